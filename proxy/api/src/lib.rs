@@ -1,1 +1,16 @@
-//! See the README.
+//! The protobuf contract between Fairlead's operator and its proxies, and nothing else.
+//!
+//! `proto/fairlead.proto` says what each message means; this crate is its generated form.
+
+/// Messages, clients and servers of package `fairlead.proxy.v1`.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("fairlead.proxy.v1");
+}
+
+/// The audience of the projected service-account token that a proxy shows to the operator: its own, so that a token made for
+/// another service opens nothing here, and one taken from here opens nothing elsewhere.
+pub const TOKEN_AUDIENCE: &str = "fairlead.dev";
+
+/// How many latency buckets [`v1::GroupCounts`] has.
+pub const LATENCY_BUCKETS: usize = 40;

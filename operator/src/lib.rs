@@ -1,1 +1,31 @@
-//! See the README.
+//! Fairlead's control plane, in layers; each imports only what stands above it.
+//!
+//! 1. [`model`]: what a proxy must know, as plain data.
+//! 2. [`index`]: watches of the cluster become the model.
+//! 3. The edges: [`inject`] and [`webhook`] (sidecars into pods), [`ca`] (identities), [`config`] (the stream to proxies), [`canary`]
+//!    (releases), [`status`] (what users read back).
+//! 4. What carries them: [`serve`] (TLS and connections), [`leader`] (who may write), [`telemetry`] (logs, metrics, health).
+//!
+//! `main.rs` wires these together and decides nothing.
+
+pub mod model;
+
+pub mod index;
+
+pub mod inject;
+
+pub mod webhook;
+
+pub mod ca;
+
+pub mod config;
+
+pub mod canary;
+
+pub mod status;
+
+pub mod serve;
+
+pub mod leader;
+
+pub mod telemetry;

@@ -1,0 +1,45 @@
+//! Identities: who may have a certificate, and the authority that signs it.
+
+mod spiffe;
+
+use std::net::IpAddr;
+
+pub use self::spiffe::{ParseSpiffeIdError, SpiffeId};
+
+/// The identity that the caller of a gRPC method proved with its client certificate.
+///
+/// `serve` puts it into the extensions of each request that came over such a connection; a request without it is anonymous.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerIdentity(pub SpiffeId);
+
+/// The address that a gRPC request came from, in the extensions of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub std::net::SocketAddr);
+
+/// What the authority must know of a pod before it certifies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodInfo {
+    /// `metadata.uid`: two pods may bear one name, one after the other.
+    pub uid: String,
+    /// `spec.serviceAccountName`.
+    pub service_account: String,
+    /// `status.podIPs`; empty until the kubelet reports them.
+    pub ips: Vec<IpAddr>,
+    /// A deletion has been asked for.
+    pub terminating: bool,
+}
+
+/// The live pods; the index implements it.
+pub trait Pods: Send + Sync + 'static {
+    /// The pod of this namespace and name, if the index has seen it.
+    fn find(&self, namespace: &str, name: &str) -> Option<PodInfo>;
+}
+
+/// The roots that this mesh trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Grows with each change (the `notBefore` of the youngest root, unix seconds), so that a proxy can tell an older one.
+    pub sequence: u64,
+    /// DER, at least one.
+    pub roots: Vec<Vec<u8>>,
+}

@@ -1,0 +1,1 @@
+//! Sidecars into pods: the decision and the patch.

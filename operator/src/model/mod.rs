@@ -1,0 +1,1 @@
+//! What a proxy must know, as plain data: no kube, no tonic.

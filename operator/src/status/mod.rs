@@ -1,0 +1,1 @@
+//! What users read back: conditions, printer columns, events.

@@ -1,5 +1,6 @@
 //! Identities: who may have a certificate, and the authority that signs it.
 
+pub mod bundles;
 mod spiffe;
 
 use std::net::IpAddr;

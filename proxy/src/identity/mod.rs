@@ -1,0 +1,214 @@
+//! Who this proxy is and whom it believes.
+//!
+//! [`Identity`] is what the data path asks: a TLS configuration to accept with, one to dial a given peer with. It is made once there is
+//! a certificate ([`certify`]), so that no code has to deal with a proxy that has none, and is replaced piece by piece afterwards: the
+//! leaf at renewal, the trust bundle when the operator pushes one. Both sides of each change are whole configurations behind one
+//! atomic pointer; handshakes in flight finish with what they began with.
+
+pub mod bundle;
+pub mod certify;
+pub mod leaf;
+mod operator;
+pub mod renew;
+pub mod spiffe;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tls;
+pub mod verifier;
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer};
+use tokio::sync::watch;
+
+pub use self::{
+    bundle::TrustBundle,
+    leaf::Leaf,
+    operator::Operator,
+    spiffe::{SpiffeId, TrustDomain},
+    tls::Alpn,
+};
+
+/// How many client configurations are kept. A pod that talks to more workloads than this rebuilds some, at a few microseconds each.
+const MAX_CLIENT_CONFIGS: usize = 512;
+
+/// Who a peer proved to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// From its certificate.
+    pub identity: SpiffeId,
+    /// When that certificate ends. A connection should not be used for longer.
+    pub not_after: SystemTime,
+}
+
+/// Reads a peer's identity from the certificates of a finished handshake, as `CommonState::peer_certificates` gives them.
+///
+/// The handshake has verified them already; this only reads. `None`: there is no certificate (not a mesh connection).
+pub fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Option<Peer> {
+    let claims = leaf::claims(certificates?.first()?).ok()?;
+    Some(Peer {
+        identity: claims.identity,
+        not_after: claims.not_after,
+    })
+}
+
+/// The proxy's certificate and trust bundle, as TLS configurations.
+pub struct Identity {
+    own: SpiffeId,
+    trust_domain: TrustDomain,
+    current: ArcSwap<Current>,
+    // Changes are made one after the other; readers never wait for them.
+    change: Mutex<()>,
+    changed: watch::Sender<Change>,
+}
+
+/// What changed last, counted, so that who keeps a connection or a file can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    /// How many leaves there were.
+    pub leaves: u64,
+    /// How many bundles there were.
+    pub bundles: u64,
+}
+
+struct Current {
+    leaf: Arc<Leaf>,
+    bundle: Arc<TrustBundle>,
+    anchors: Arc<[rustls::pki_types::TrustAnchor<'static>]>,
+    server: Arc<ServerConfig>,
+    // Locked once per new upstream connection, next to a handshake that costs a thousand times more.
+    clients: Mutex<HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
+}
+
+impl Current {
+    fn new(
+        trust_domain: &TrustDomain,
+        leaf: Arc<Leaf>,
+        bundle: Arc<TrustBundle>,
+    ) -> Result<Self, rustls::Error> {
+        let anchors: Arc<[_]> = bundle.anchors().into();
+        let server = tls::server(
+            leaf.certified().clone(),
+            anchors.clone(),
+            trust_domain.clone(),
+        )?;
+        Ok(Self {
+            leaf,
+            bundle,
+            anchors,
+            server: Arc::new(server),
+            clients: Mutex::default(),
+        })
+    }
+}
+
+impl Identity {
+    /// `leaf` must have been checked against `bundle`, as [`Leaf::new`] does.
+    pub fn new(
+        trust_domain: TrustDomain,
+        leaf: Leaf,
+        bundle: TrustBundle,
+    ) -> Result<Self, rustls::Error> {
+        let own = leaf.claims().identity.clone();
+        let current = Current::new(&trust_domain, Arc::new(leaf), Arc::new(bundle))?;
+        Ok(Self {
+            own,
+            trust_domain,
+            current: ArcSwap::from_pointee(current),
+            change: Mutex::new(()),
+            changed: watch::Sender::new(Change {
+                leaves: 1,
+                bundles: 1,
+            }),
+        })
+    }
+
+    /// This proxy.
+    pub fn own(&self) -> &SpiffeId {
+        &self.own
+    }
+
+    /// The mesh it belongs to.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// To accept connections of other proxies with: any workload of the trust domain, [`Alpn::ALL`].
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.current.load().server.clone()
+    }
+
+    /// To dial `expected` with. Nobody else is accepted, whatever name is given to the connector.
+    ///
+    /// Fails only if the provider cannot do TLS 1.3.
+    pub fn client_config(
+        &self,
+        expected: &SpiffeId,
+        alpn: Alpn,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let current = self.current.load();
+        let key = (expected.clone(), alpn);
+        if let Some(config) = current.clients.lock().get(&key) {
+            return Ok(config.clone());
+        }
+        let config = Arc::new(tls::client(
+            Some(current.leaf.certified().clone()),
+            current.anchors.clone(),
+            self.trust_domain.clone(),
+            expected.clone(),
+            alpn.name(),
+        )?);
+        let mut clients = current.clients.lock();
+        if clients.len() >= MAX_CLIENT_CONFIGS {
+            // Any will do: what is in use comes back at once, and the bound is far above what pods talk to.
+            if let Some(some) = clients.keys().next().cloned() {
+                clients.remove(&some);
+            }
+        }
+        clients.insert(key, config.clone());
+        Ok(config)
+    }
+
+    /// The certificate in use.
+    pub fn leaf(&self) -> Arc<Leaf> {
+        self.current.load().leaf.clone()
+    }
+
+    /// The bundle in use.
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        self.current.load().bundle.clone()
+    }
+
+    /// Follows renewals and new bundles.
+    pub fn changes(&self) -> watch::Receiver<Change> {
+        self.changed.subscribe()
+    }
+
+    /// Uses a renewed certificate from now on.
+    pub fn install_leaf(&self, leaf: Leaf) -> Result<(), rustls::Error> {
+        let _one = self.change.lock();
+        let bundle = self.current.load().bundle.clone();
+        let next = Current::new(&self.trust_domain, Arc::new(leaf), bundle)?;
+        self.current.store(Arc::new(next));
+        self.changed.send_modify(|change| change.leaves += 1);
+        Ok(())
+    }
+
+    /// Trusts `bundle` from now on, if it is newer than the one in use; says whether it was.
+    pub fn install_bundle(&self, bundle: TrustBundle) -> Result<bool, rustls::Error> {
+        let _one = self.change.lock();
+        let current = self.current.load();
+        if bundle.sequence() <= current.bundle.sequence() {
+            return Ok(false);
+        }
+        let next = Current::new(&self.trust_domain, current.leaf.clone(), Arc::new(bundle))?;
+        self.current.store(Arc::new(next));
+        self.changed.send_modify(|change| change.bundles += 1);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

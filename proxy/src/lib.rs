@@ -1,3 +1,15 @@
-//! See the README.
+//! Fairlead's sidecar, in the order a byte meets it:
+//!
+//! [`accept`] (listeners, workers, detection) → [`identity`] (TLS) → [`inbound`] / [`outbound`] → [`http`] / [`tcp`] → [`balance`]
+//! (endpoints, pools). Beside the path: [`route`] (what the operator said, compiled) and [`telemetry`].
+
+pub mod accept;
 pub mod backoff;
+pub mod balance;
+pub mod http;
 pub mod identity;
+pub mod inbound;
+pub mod outbound;
+pub mod route;
+pub mod tcp;
+pub mod telemetry;

@@ -1,0 +1,92 @@
+//! Why this proxy answered a request itself.
+
+use http::StatusCode;
+
+/// Every cause for which the proxy answers instead of an endpoint: the value of the `fairlead-proxy` response header, the word in logs
+/// and the `reason` label of metrics. There are no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The request breaks the rules of its protocol in a way that two servers may read differently.
+    MalformedRequest,
+    /// The route's backend refers to something that does not exist.
+    UnresolvedBackend,
+    /// The chosen backend has no ready endpoint, or every weight is 0.
+    NoEndpoints,
+    /// No endpoint could be connected to; nothing of the request was sent.
+    ConnectFailure,
+    /// The endpoint closed the connection before it answered.
+    UpstreamReset,
+    /// The route's request timeout passed.
+    RequestTimeout,
+    /// Too many requests wait for connections already.
+    Overload,
+}
+
+impl Reason {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::MalformedRequest,
+        Self::UnresolvedBackend,
+        Self::NoEndpoints,
+        Self::ConnectFailure,
+        Self::UpstreamReset,
+        Self::RequestTimeout,
+        Self::Overload,
+    ];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MalformedRequest => "malformed-request",
+            Self::UnresolvedBackend => "unresolved-backend",
+            Self::NoEndpoints => "no-endpoints",
+            Self::ConnectFailure => "connect-failure",
+            Self::UpstreamReset => "upstream-reset",
+            Self::RequestTimeout => "request-timeout",
+            Self::Overload => "overload",
+        }
+    }
+
+    /// What the caller gets.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::MalformedRequest => StatusCode::BAD_REQUEST,
+            // The Gateway API asks for 500 here.
+            Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoEndpoints | Self::ConnectFailure | Self::Overload => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::UpstreamReset => StatusCode::BAD_GATEWAY,
+            Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// What a gRPC caller gets: a code of the gRPC specification.
+    pub const fn grpc_status(self) -> u8 {
+        match self {
+            // INTERNAL
+            Self::MalformedRequest => 13,
+            // DEADLINE_EXCEEDED
+            Self::RequestTimeout => 4,
+            // RESOURCE_EXHAUSTED
+            Self::Overload => 8,
+            // UNAVAILABLE
+            Self::UnresolvedBackend
+            | Self::NoEndpoints
+            | Self::ConnectFailure
+            | Self::UpstreamReset => 14,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_its_discriminants() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Connections to the application.
+
+pub mod policy;
+
+pub use self::policy::Workload;

@@ -1,0 +1,185 @@
+//! What the operator says about arriving traffic, compiled.
+
+use std::{collections::HashMap, sync::Arc};
+
+use fairlead_proxy_api::v1;
+
+use crate::{
+    balance::Endpoint,
+    route::{self, Protocol},
+};
+
+/// Whether callers must prove who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mtls {
+    /// Authenticated callers alone. Also what holds before the operator has spoken: a proxy that knows nothing must not open what
+    /// policy may have closed.
+    #[default]
+    Strict,
+    /// Plain callers too.
+    Permissive,
+    /// Peers are told to send plain. One that has not heard of it yet is still served: refusing it would only lose requests.
+    Disabled,
+}
+
+/// How this proxy treats what arrives at its pod.
+#[derive(Debug, Default)]
+pub struct Workload {
+    mtls: Mtls,
+    port_mtls: HashMap<u16, Mtls>,
+    port_protocols: HashMap<u16, Protocol>,
+    handover: Option<HashMap<u16, Vec<Arc<Endpoint>>>>,
+}
+
+/// What becomes of a caller that came without proving who it is.
+#[derive(Debug)]
+pub enum Plain<'a> {
+    /// It is served.
+    Accept,
+    /// Policy demands authentication.
+    Refuse,
+    /// This pod is a canary, which answers nobody that the release cannot count: these endpoints of the stable version do. May be
+    /// empty: then there is nobody to answer.
+    HandOver(&'a [Arc<Endpoint>]),
+}
+
+impl Workload {
+    /// What becomes of plain callers of `port`.
+    pub fn plain(&self, port: u16) -> Plain<'_> {
+        let mtls = self.port_mtls.get(&port).copied().unwrap_or(self.mtls);
+        match (&self.handover, mtls) {
+            (_, Mtls::Strict) => Plain::Refuse,
+            (Some(ports), _) => Plain::HandOver(ports.get(&port).map_or(&[], Vec::as_slice)),
+            (None, Mtls::Permissive | Mtls::Disabled) => Plain::Accept,
+        }
+    }
+
+    /// What `port` is stated to speak.
+    pub fn protocol(&self, port: u16) -> Protocol {
+        self.port_protocols.get(&port).copied().unwrap_or_default()
+    }
+}
+
+/// Compiles one version of the proxy's own workload. The error is a sentence; the previous version then stays in use.
+pub fn compile(message: v1::Workload) -> Result<Workload, String> {
+    let port_mtls = message
+        .port_mtls
+        .iter()
+        .map(|entry| Ok((port(entry.port)?, mtls(entry.mode())?)))
+        .collect::<Result<_, String>>()?;
+    let port_protocols = message
+        .port_protocols
+        .iter()
+        .map(|entry| Ok((port(entry.port)?, entry.protocol().into())))
+        .collect::<Result<_, String>>()?;
+    let mode = mtls(message.mtls())?;
+    let handover = message
+        .handover
+        .map(|handover| {
+            handover
+                .ports
+                .into_iter()
+                .map(|entry| {
+                    let endpoints = entry
+                        .endpoints
+                        .into_iter()
+                        .map(route::endpoint)
+                        .collect::<Result<_, _>>()
+                        .map_err(|error| format!("handover of port {}: {error}", entry.port))?;
+                    Ok((port(entry.port)?, endpoints))
+                })
+                .collect::<Result<_, String>>()
+        })
+        .transpose()?;
+    Ok(Workload {
+        mtls: mode,
+        port_mtls,
+        port_protocols,
+        handover,
+    })
+}
+
+fn mtls(mode: v1::MtlsMode) -> Result<Mtls, String> {
+    match mode {
+        v1::MtlsMode::Unspecified => Err(
+            "the workload has no mTLS mode that this proxy knows; is it older than the operator?"
+                .into(),
+        ),
+        v1::MtlsMode::Permissive => Ok(Mtls::Permissive),
+        v1::MtlsMode::Strict => Ok(Mtls::Strict),
+        v1::MtlsMode::Disabled => Ok(Mtls::Disabled),
+    }
+}
+
+fn port(port: u32) -> Result<u16, String> {
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("{port} is not a port")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(mode: v1::MtlsMode) -> v1::Workload {
+        v1::Workload {
+            mtls: mode.into(),
+            ..v1::Workload::default()
+        }
+    }
+
+    #[test]
+    fn before_the_operator_has_spoken_plain_callers_are_refused() {
+        assert!(matches!(Workload::default().plain(80), Plain::Refuse));
+    }
+
+    #[test]
+    fn a_port_may_differ_from_its_workload() {
+        let mut message = workload(v1::MtlsMode::Strict);
+        message.port_mtls.push(v1::PortMtls {
+            port: 9080,
+            mode: v1::MtlsMode::Permissive.into(),
+        });
+        let workload = compile(message).unwrap();
+        assert!(matches!(workload.plain(9080), Plain::Accept));
+        assert!(matches!(workload.plain(9081), Plain::Refuse));
+    }
+
+    #[test]
+    fn a_canary_hands_plain_callers_over_but_never_around_strict() {
+        let handover = v1::Handover {
+            ports: vec![v1::HandoverPort {
+                port: 9080,
+                endpoints: vec![v1::Endpoint {
+                    ip: vec![10, 0, 0, 1],
+                    port: 9080,
+                    ..v1::Endpoint::default()
+                }],
+            }],
+        };
+        let mut message = workload(v1::MtlsMode::Permissive);
+        message.handover = Some(handover.clone());
+        let permissive = compile(message).unwrap();
+        assert!(matches!(permissive.plain(9080), Plain::HandOver([_])));
+        assert!(matches!(permissive.plain(9081), Plain::HandOver([])));
+
+        let mut message = workload(v1::MtlsMode::Strict);
+        message.handover = Some(handover);
+        assert!(matches!(
+            compile(message).unwrap().plain(9080),
+            Plain::Refuse
+        ));
+    }
+
+    #[test]
+    fn a_mode_that_is_not_known_is_refused() {
+        assert!(compile(workload(v1::MtlsMode::Unspecified)).is_err());
+        let mut port = workload(v1::MtlsMode::Strict);
+        port.port_mtls.push(v1::PortMtls {
+            port: 70_000,
+            mode: v1::MtlsMode::Strict.into(),
+        });
+        assert!(compile(port).unwrap_err().contains("70000"));
+    }
+}

@@ -1,0 +1,365 @@
+//! From the operator's message to what decides.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use fairlead_proxy_api::v1;
+use regex::bytes::{Regex, RegexBuilder};
+
+use super::{
+    Destination, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service, Split,
+    Target, ValueMatch,
+};
+use crate::balance::{Endpoint, Load};
+
+/// Bytes that one compiled pattern may take; the operator checks patterns with the same limit, so this refuses only what a broken
+/// operator sends.
+const REGEX_SIZE: usize = 256 * 1024;
+
+type Loads = HashMap<(SocketAddr, String), Arc<Load>>;
+
+/// Compiles one version of a destination.
+///
+/// Endpoints that were in `previous` keep what was learned about them (latency, requests in flight), so that a change of routes does
+/// not start the balancer over. The error is a sentence for whoever wrote the configuration; the previous version then stays in use.
+pub fn compile(
+    previous: Option<&Destination>,
+    message: v1::Destination,
+) -> Result<Destination, String> {
+    let mut loads: Loads = previous
+        .into_iter()
+        .flat_map(Destination::endpoints)
+        .map(|endpoint| {
+            let identity = endpoint.identity.as_ref().map(ToString::to_string);
+            (
+                (endpoint.address, identity.unwrap_or_default()),
+                endpoint.load.clone(),
+            )
+        })
+        .collect();
+    match message.kind {
+        None => Err(
+            "the destination has no kind that this proxy knows; is it older than the operator?"
+                .into(),
+        ),
+        Some(v1::destination::Kind::PassThrough(_)) => Ok(Destination::PassThrough),
+        Some(v1::destination::Kind::Pod(pod)) => {
+            Ok(Destination::Pod(known_endpoint(&mut loads, pod)?))
+        }
+        Some(v1::destination::Kind::Service(service)) => {
+            service_of(&mut loads, service).map(Destination::Service)
+        }
+    }
+}
+
+/// Compiles one endpoint of which nothing is known yet.
+pub fn endpoint(message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
+    known_endpoint(&mut Loads::new(), message)
+}
+
+fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String> {
+    let protocol = Protocol::from(service.protocol());
+    let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, service.port).into();
+    let sets = service
+        .endpoint_sets
+        .into_iter()
+        .map(|set| {
+            let endpoints = set
+                .endpoints
+                .into_iter()
+                .map(|endpoint| known_endpoint(loads, endpoint))
+                .collect::<Result<_, _>>()
+                .map_err(|error| format!("endpoint set {}: {error}", set.name))?;
+            Ok(EndpointSet {
+                name: set.name,
+                endpoints,
+            })
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    let routes = service
+        .routes
+        .into_iter()
+        .map(|route| {
+            let name = route.name.clone();
+            route_of(route, sets.len()).map_err(|error| format!("route {name:?}: {error}"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if !routes.last().is_some_and(|route| route.matches.is_empty()) {
+        return Err(format!(
+            "service {name}: the last route must match every request"
+        ));
+    }
+    let opaque = split_of(service.opaque_backends, sets.len())
+        .map_err(|error| format!("opaque backends: {error}"))?;
+    Ok(Service {
+        name,
+        protocol,
+        routes,
+        sets,
+        opaque,
+    })
+}
+
+fn route_of(route: v1::Route, sets: usize) -> Result<Route, String> {
+    Ok(Route {
+        matches: route
+            .matches
+            .into_iter()
+            .map(match_of)
+            .collect::<Result<_, _>>()?,
+        split: split_of(route.backends, sets)?,
+        timeout: (route.request_timeout_ms > 0)
+            .then(|| Duration::from_millis(route.request_timeout_ms)),
+        name: route.name,
+    })
+}
+
+fn split_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Split, String> {
+    let weighted = backends
+        .into_iter()
+        .map(|backend| match backend.target {
+            Some(v1::backend::Target::EndpointSet(index)) if (index as usize) < sets => {
+                Ok((backend.weight, Target::Set(index as usize)))
+            }
+            Some(v1::backend::Target::EndpointSet(index)) => Err(format!(
+                "a backend refers to endpoint set {index} of {sets}"
+            )),
+            Some(v1::backend::Target::Unresolved(why)) => {
+                Ok((backend.weight, Target::Unresolved(why.into())))
+            }
+            None => Err("a backend has no target that this proxy knows".into()),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Split::new(weighted))
+}
+
+fn match_of(message: v1::Match) -> Result<Match, String> {
+    use v1::path_match::Kind;
+    let path = match message.path.map(|path| path.kind) {
+        None => None,
+        Some(Some(Kind::Exact(exact))) => Some(PathMatch::Exact(exact)),
+        // The Gateway API ignores a trailing slash of a prefix.
+        Some(Some(Kind::Prefix(prefix))) => {
+            Some(PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()))
+        }
+        Some(Some(Kind::Regex(pattern))) => Some(PathMatch::Regex(regex(&pattern)?)),
+        Some(None) => return Err("a path match has no kind that this proxy knows".into()),
+    };
+    let headers = message
+        .headers
+        .into_iter()
+        .map(header_of)
+        .collect::<Result<_, _>>()?;
+    let methods = message
+        .methods
+        .into_iter()
+        .map(|method| {
+            method
+                .parse()
+                .map_err(|_| format!("{method:?} is not a method"))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Match {
+        path,
+        headers,
+        methods,
+    })
+}
+
+fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
+    use v1::header_match::Kind;
+    let name = message
+        .name
+        .parse()
+        .map_err(|_| format!("{:?} is not a header name", message.name))?;
+    let (value, not) = match message.kind {
+        Some(Kind::Exact(exact)) => (ValueMatch::Exact(exact.into_bytes()), message.not),
+        Some(Kind::Prefix(prefix)) => (ValueMatch::Prefix(prefix.into_bytes()), message.not),
+        Some(Kind::Regex(pattern)) => (ValueMatch::Regex(regex(&pattern)?), message.not),
+        // "present: false" asks for absence.
+        Some(Kind::Present(present)) => (ValueMatch::Present, message.not == present),
+        None => {
+            return Err(format!(
+                "the match of header {:?} has no kind that this proxy knows",
+                message.name
+            ));
+        }
+    };
+    Ok(HeaderMatch { name, value, not })
+}
+
+fn regex(pattern: &str) -> Result<Regex, String> {
+    RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(REGEX_SIZE)
+        .build()
+        .map_err(|error| format!("the pattern {pattern:?} does not compile: {error}"))
+}
+
+fn known_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
+    let address = SocketAddr::new(ip(&message.ip)?, port(message.port)?);
+    let identity = match message.identity.as_str() {
+        "" => None,
+        identity => Some(
+            identity
+                .parse()
+                .map_err(|error| format!("endpoint {address}: identity {identity:?}: {error}"))?,
+        ),
+    };
+    let load = loads
+        .entry((address, message.identity))
+        .or_default()
+        .clone();
+    Ok(Arc::new(Endpoint::new(
+        address,
+        identity,
+        &message.zone,
+        &message.group,
+        load,
+    )))
+}
+
+fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        Ok(IpAddr::from(v4))
+    } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {
+        Ok(IpAddr::from(v6))
+    } else {
+        Err(format!(
+            "an endpoint's address has {} bytes, not 4 or 16",
+            bytes.len()
+        ))
+    }
+}
+
+fn port(port: u32) -> Result<u16, String> {
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("an endpoint's port is {port}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(weight: u32, set: u32) -> v1::Backend {
+        v1::Backend {
+            weight,
+            target: Some(v1::backend::Target::EndpointSet(set)),
+        }
+    }
+
+    fn reviews(hosts: &[u8]) -> v1::Service {
+        v1::Service {
+            namespace: "bookinfo".into(),
+            name: "reviews".into(),
+            port: 9080,
+            protocol: v1::Protocol::Http1.into(),
+            routes: vec![v1::Route {
+                backends: vec![backend(1, 0)],
+                ..v1::Route::default()
+            }],
+            endpoint_sets: vec![v1::EndpointSet {
+                name: "all".into(),
+                endpoints: hosts
+                    .iter()
+                    .map(|host| v1::Endpoint {
+                        ip: vec![10, 0, 0, *host],
+                        port: 9080,
+                        ..v1::Endpoint::default()
+                    })
+                    .collect(),
+            }],
+            opaque_backends: vec![backend(1, 0)],
+        }
+    }
+
+    fn compiled(
+        previous: Option<&Destination>,
+        service: v1::Service,
+    ) -> Result<Destination, String> {
+        compile(
+            previous,
+            v1::Destination {
+                kind: Some(v1::destination::Kind::Service(service)),
+            },
+        )
+    }
+
+    #[test]
+    fn endpoints_that_stay_keep_what_was_learned_about_them() {
+        let before = compiled(None, reviews(&[1, 2])).unwrap();
+        let after = compiled(Some(&before), reviews(&[2, 3])).unwrap();
+        let (before, after): (Vec<_>, Vec<_>) =
+            (before.endpoints().collect(), after.endpoints().collect());
+        assert!(Arc::ptr_eq(&before[1].load, &after[0].load));
+        assert!(!Arc::ptr_eq(&before[0].load, &after[1].load));
+    }
+
+    #[test]
+    fn an_endpoint_in_two_sets_is_one_to_the_balancer() {
+        let mut service = reviews(&[1]);
+        service.endpoint_sets.push(service.endpoint_sets[0].clone());
+        let service = compiled(None, service).unwrap();
+        let loads: Vec<_> = service.endpoints().map(|e| &e.load).collect();
+        assert!(Arc::ptr_eq(loads[0], loads[1]));
+    }
+
+    #[test]
+    fn what_cannot_be_obeyed_is_refused_with_its_place() {
+        let mut dangling = reviews(&[1]);
+        dangling.routes[0].backends = vec![backend(1, 4)];
+        let mut pattern = reviews(&[1]);
+        pattern.routes.insert(
+            0,
+            v1::Route {
+                name: "testers".into(),
+                matches: vec![v1::Match {
+                    path: Some(v1::PathMatch {
+                        kind: Some(v1::path_match::Kind::Regex("(".into())),
+                    }),
+                    ..v1::Match::default()
+                }],
+                ..v1::Route::default()
+            },
+        );
+        let mut open = reviews(&[1]);
+        open.routes[0].matches.push(v1::Match {
+            methods: vec!["GET".into()],
+            ..v1::Match::default()
+        });
+        let mut address = reviews(&[1]);
+        address.endpoint_sets[0].endpoints[0].ip = vec![1, 2, 3];
+        for (service, expected) in [
+            (dangling, "endpoint set 4 of 1"),
+            (pattern, "route \"testers\": the pattern \"(\""),
+            (open, "the last route must match every request"),
+            (address, "3 bytes, not 4 or 16"),
+        ] {
+            let error = compiled(None, service).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(compile(None, v1::Destination { kind: None }).is_err());
+    }
+
+    #[test]
+    fn present_false_asks_for_absence() {
+        let header = |present, not| {
+            header_of(v1::HeaderMatch {
+                name: "x".into(),
+                kind: Some(v1::header_match::Kind::Present(present)),
+                not,
+            })
+            .unwrap()
+            .not
+        };
+        assert!(!header(true, false));
+        assert!(header(true, true));
+        assert!(header(false, false));
+        assert!(!header(false, true));
+    }
+}

@@ -1,0 +1,116 @@
+//! What an address leads to, compiled from the operator's message into a form that decides without allocating.
+//!
+//! [`compile`] turns one `Destination` message into one immutable [`Destination`]; it is called once per version by the configuration
+//! stream, and its error is what the proxy refuses the version with. Requests then call [`Service::route`] and [`Split::choose`]; nothing here
+//! performs I/O, and randomness is an argument.
+
+mod compile;
+mod matcher;
+mod split;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+pub use self::{
+    compile::{compile, endpoint},
+    matcher::{HeaderMatch, Match, PathMatch, RequestHead, ValueMatch},
+    split::{Split, Target},
+};
+use crate::balance::Endpoint;
+
+/// Where the newest version of one destination is read from; the configuration stream swaps it, the data path loads it once per request.
+pub type Handle = Arc<ArcSwap<Destination>>;
+
+/// What an address that the application connected to leads to.
+#[derive(Debug)]
+pub enum Destination {
+    /// Unknown to the mesh: bytes go to the address itself, untouched and undetected.
+    PassThrough,
+    /// A port of a Service.
+    Service(Service),
+    /// A pod's own address.
+    Pod(Arc<Endpoint>),
+}
+
+/// Which protocol a port speaks, as far as somebody stated it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Nobody did: the first bytes tell.
+    #[default]
+    Detect,
+    /// HTTP of either version: the preface tells HTTP/2 from HTTP/1, because callers with prior knowledge are common on ports that
+    /// say only "http".
+    Http,
+    /// Forwarded as bytes, so that protocols in which the server speaks first lose no time to detection.
+    Opaque,
+}
+
+impl From<fairlead_proxy_api::v1::Protocol> for Protocol {
+    fn from(protocol: fairlead_proxy_api::v1::Protocol) -> Self {
+        use fairlead_proxy_api::v1::Protocol as P;
+        match protocol {
+            P::Detect => Self::Detect,
+            P::Http1 | P::Http2 => Self::Http,
+            P::Opaque => Self::Opaque,
+        }
+    }
+}
+
+/// A port of a Service with its routes.
+#[derive(Debug)]
+pub struct Service {
+    /// `namespace/name:port`, for logs and as a metric's label.
+    pub name: Arc<str>,
+    /// What the port is stated to speak.
+    pub protocol: Protocol,
+    /// In the order they are tried. The last one matches every request ([`compile`] sees to that).
+    pub routes: Vec<Route>,
+    /// Parts of the Service's endpoints; [`Target::Set`] points into this list.
+    pub sets: Vec<EndpointSet>,
+    /// Where connections that are not HTTP go.
+    pub opaque: Split,
+}
+
+/// One rule: which requests, and where they go.
+#[derive(Debug)]
+pub struct Route {
+    /// For people; unique in no way.
+    pub name: String,
+    /// Any of these must hold; none: every request.
+    pub matches: Vec<Match>,
+    /// Where matching requests go.
+    pub split: Split,
+    /// From the first byte of the request to the last of the response head; `None`: no limit.
+    pub timeout: Option<Duration>,
+}
+
+/// Endpoints that a backend stands for.
+#[derive(Debug)]
+pub struct EndpointSet {
+    /// For people: `bookinfo/reviews:9080/v2`.
+    pub name: String,
+    /// Without any the set's share of requests gets 503.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Service {
+    /// The first route that matches; `None` cannot happen for a compiled service.
+    pub fn route(&self, head: &RequestHead<'_>) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            route.matches.is_empty() || route.matches.iter().any(|entry| entry.matches(head))
+        })
+    }
+}
+
+impl Destination {
+    /// Every endpoint that this destination can lead to.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let (sets, pod) = match self {
+            Self::PassThrough => (&[][..], None),
+            Self::Service(service) => (&service.sets[..], None),
+            Self::Pod(endpoint) => (&[][..], Some(endpoint)),
+        };
+        sets.iter().flat_map(|set| set.endpoints.iter()).chain(pod)
+    }
+}

@@ -1,1 +1,94 @@
-//! See the README.
+//! The API of Fairlead: three namespaced kinds of the group `fairlead.dev/v1alpha1`.
+//!
+//! Users write [`TrafficPolicy`], [`PeerAuth`] and [`Canary`]; the operator writes their status. Validation that needs no cluster
+//! sits in the schema, so that the API server refuses a mistake with the field and the fix; what only the cluster can tell is a
+//! condition. The YAML in `manifests/crds.yaml` is printed by this crate's binary: `cargo run -p fairlead-crds`.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "comments become the schema's descriptions, which people read in a terminal"
+)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column has a type of its own"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "the derive of KubeSchema repeats each struct, with its visibility, inside a function"
+)]
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+mod canary;
+mod condition;
+mod duration;
+mod peer_auth;
+mod percent;
+mod schema;
+mod traffic_policy;
+
+pub use canary::{
+    Analysis, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, ErrorLimits, Outcome,
+    Phase, Release, Verdict, VerdictResult, VersionStatus, WorkloadKind, WorkloadRef,
+};
+pub use condition::{ConditionType, Fact, set_condition};
+pub use duration::{Duration, ParseDurationError};
+pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, PortMtls};
+pub use percent::{OutOfRange, Percent};
+pub use traffic_policy::{
+    Backend, HeaderMatch, HeaderMatchType, HttpMethod, PathMatch, PathMatchType, Route, RouteMatch,
+    ServiceRef, Subset, TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec,
+    TrafficPolicyStatus,
+};
+
+/// The group of the three kinds, and the prefix of every label and annotation.
+pub const GROUP: &str = "fairlead.dev";
+
+/// On a Deployment: the name of the Canary (same namespace) that manages it. The admission webhook that holds template changes
+/// selects by this label.
+pub const CANARY_LABEL: &str = "fairlead.dev/canary";
+
+/// On the clone of a Deployment and on the clone's pods: the name of the Deployment that it was made from.
+pub const CLONE_OF_LABEL: &str = "fairlead.dev/clone-of";
+
+/// On a namespace or pod: `enabled` asks for a sidecar, `disabled` opts out; the pod's wins.
+pub const INJECT_LABEL: &str = "fairlead.dev/inject";
+
+/// The three definitions, as they are installed.
+///
+/// Unlike `Kind::crd()` they say nowhere that a field may be null: the API server then drops a null before it applies defaults and
+/// rules, so that null and absent mean the same.
+///
+/// # Errors
+///
+/// Where a schema does not survive JSON, which the tests of this crate rule out.
+pub fn definitions() -> serde_json::Result<Vec<CustomResourceDefinition>> {
+    [TrafficPolicy::crd(), PeerAuth::crd(), Canary::crd()]
+        .into_iter()
+        .map(|crd| {
+            let mut json = serde_json::to_value(crd)?;
+            schema::remove_nullable(&mut json["spec"]["versions"]);
+            serde_json::from_value(json)
+        })
+        .collect()
+}
+
+/// The three definitions as one YAML stream, as kept in `manifests/crds.yaml`.
+///
+/// # Errors
+///
+/// As [`definitions`].
+pub fn to_yaml() -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    let mut yaml = String::from(
+        "# Printed by `cargo run -p fairlead-crds > manifests/crds.yaml`. Edit the types in crds/src instead.\n",
+    );
+    for crd in definitions()? {
+        yaml.push_str("---\n");
+        yaml.push_str(&serde_yaml::to_string(&crd)?);
+    }
+    Ok(yaml)
+}
+
+#[cfg(test)]
+mod tests;

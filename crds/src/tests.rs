@@ -1,0 +1,219 @@
+//! What the schemas promise, checked on the definitions as the API server gets them.
+
+use super::*;
+use serde_json::Value;
+
+/// Where the definitions are kept, and how they are made.
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/crds.yaml");
+const REGENERATE: &str = "cargo run -p fairlead-crds > manifests/crds.yaml";
+
+fn schemas() -> Vec<(String, Value)> {
+    definitions()
+        .unwrap()
+        .into_iter()
+        .map(|crd| {
+            let crd = serde_json::to_value(crd).unwrap();
+            let kind = crd["spec"]["names"]["kind"].as_str().unwrap().to_owned();
+            (
+                kind,
+                crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone(),
+            )
+        })
+        .collect()
+}
+
+/// Calls `visit` with the path and schema of every field below `schema`.
+fn walk(path: &str, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, schema);
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{name}"), field, visit);
+    }
+    for (key, suffix) in [("items", "[]"), ("additionalProperties", "{}")] {
+        if schema[key].is_object() {
+            walk(&format!("{path}{suffix}"), &schema[key], visit);
+        }
+    }
+}
+
+fn violations(mut check: impl FnMut(&Value) -> Option<&'static str>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (kind, schema) in schemas() {
+        for part in ["spec", "status"] {
+            walk(
+                &format!("{kind}.{part}"),
+                &schema["properties"][part],
+                &mut |path, field| {
+                    found.extend(check(field).map(|what| format!("{path}: {what}")));
+                },
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn the_kept_yaml_is_what_the_types_say() {
+    let kept = std::fs::read_to_string(KEPT).unwrap_or_default();
+    assert!(
+        kept == to_yaml().unwrap(),
+        "manifests/crds.yaml differs from the types; run: {REGENERATE}"
+    );
+}
+
+#[test]
+fn everything_that_can_grow_has_a_maximum() {
+    let unbounded = violations(|field| match field["type"].as_str()? {
+        "string" if field["enum"].is_array() || field["format"] == "date-time" => None,
+        "string" if field["maxLength"].is_u64() => None,
+        "string" => Some("a string without maxLength"),
+        "array" if field["maxItems"].is_u64() => None,
+        "array" => Some("a list without maxItems"),
+        "object" if field["properties"].is_object() || field["maxProperties"].is_u64() => None,
+        "object" => Some("a map without maxProperties"),
+        _ => None,
+    });
+    assert!(unbounded.is_empty(), "{unbounded:#?}");
+}
+
+#[test]
+fn every_field_says_its_type_and_what_it_is_for() {
+    let silent = violations(|field| {
+        if !field["type"].is_string() {
+            return Some("no type");
+        }
+        [
+            "$ref",
+            "anyOf",
+            "oneOf",
+            "allOf",
+            "x-kubernetes-preserve-unknown-fields",
+        ]
+        .iter()
+        .any(|key| !field[*key].is_null())
+        .then_some("not structural")
+    });
+    assert!(silent.is_empty(), "{silent:#?}");
+    let mut undescribed = Vec::new();
+    for (kind, schema) in schemas() {
+        walk(&kind, &schema, &mut |path, field| {
+            for (name, property) in field["properties"].as_object().into_iter().flatten() {
+                if path != kind && property["description"].as_str().is_none_or(str::is_empty) {
+                    undescribed.push(format!("{path}.{name}"));
+                }
+            }
+        });
+    }
+    assert!(undescribed.is_empty(), "{undescribed:#?}");
+}
+
+#[test]
+fn formats_are_ones_that_the_api_server_knows() {
+    let unknown = violations(|field| match field["format"].as_str()? {
+        "int32" | "int64" | "double" | "date-time" => None,
+        _ => Some("a format that the API server warns about"),
+    });
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+#[test]
+fn every_rule_says_the_field_and_the_fix() {
+    let mut rules = 0;
+    let mute = violations(|field| {
+        let all = field["x-kubernetes-validations"].as_array()?;
+        rules += all.len();
+        all.iter()
+            .any(|rule| rule["message"].as_str().is_none_or(|m| !m.contains(':')))
+            .then_some("a rule without a message")
+    });
+    assert!(mute.is_empty(), "{mute:#?}");
+    assert!(rules >= 7, "only {rules} rules were found");
+}
+
+/// What the examples in the API's description look like is read, and written back the same.
+#[test]
+fn the_kinds_round_trip() {
+    let policy: Value = serde_json::json!({
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": "TrafficPolicy",
+        "metadata": {"name": "reviews", "namespace": "bookinfo"},
+        "spec": {
+            "targetRef": {"kind": "Service", "name": "reviews"},
+            "subsets": [{"name": "v1", "labels": {"version": "v1"}}, {"name": "v2", "labels": {"version": "v2"}}],
+            "routes": [{
+                "name": "testers",
+                "matches": [{
+                    "headers": [{"name": "end-user", "type": "Exact", "value": "jason", "not": false}],
+                    "path": {"type": "PathPrefix", "value": "/reviews"},
+                    "methods": ["GET"],
+                }],
+                "backends": [
+                    {"subset": "v2", "weight": 100},
+                    {"service": {"name": "old", "namespace": "bookinfo", "port": 9080}, "weight": 0},
+                ],
+                "timeouts": {"request": "5s"},
+            }],
+        },
+    });
+    let parsed: TrafficPolicy = serde_json::from_value(policy.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), policy);
+
+    let auth: Value = serde_json::json!({
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": "PeerAuth",
+        "metadata": {"name": "ratings", "namespace": "bookinfo"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "ratings"}},
+            "mtls": {"mode": "Strict", "ports": [{"port": 9080, "mode": "Permissive"}]},
+        },
+    });
+    let parsed: PeerAuth = serde_json::from_value(auth.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), auth);
+
+    let canary: Value = serde_json::json!({
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": "Canary",
+        "metadata": {"name": "reviews", "namespace": "bookinfo"},
+        "spec": {
+            "workloadRef": {"kind": "Deployment", "name": "reviews"},
+            "steps": [{"weight": 1, "hold": "2m"}, {"weight": 12.5, "hold": "0s"}],
+            "analysis": {"errors": {"margin": 0.5, "max": 5}},
+            "suspend": false,
+        },
+        "status": {
+            "phase": "Progressing",
+            "step": {"index": 1, "weight": 12.5, "since": "2026-11-20T10:00:00Z"},
+            "stable": {"revision": "a", "requests": 10, "errors": 1, "p50": 1.5, "p99": 4.0},
+            "verdict": {"result": "Inconclusive", "reason": "too few requests"},
+            "history": [{"revision": "b", "outcome": "Failed", "reason": "it crashed", "finished": "2026-11-20T09:00:00Z"}],
+        },
+    });
+    let parsed: Canary = serde_json::from_value(canary.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&parsed).unwrap(), canary);
+}
+
+#[test]
+fn what_is_left_out_gets_its_default_in_the_schema_and_in_rust_alike() {
+    let canary: CanarySpec = serde_json::from_value(
+        serde_json::json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}}),
+    )
+    .unwrap();
+    let weights: Vec<f64> = canary
+        .steps
+        .iter()
+        .map(|step| step.weight.value())
+        .collect();
+    assert_eq!(weights, [1.0, 5.0, 10.0, 25.0, 50.0]);
+    assert_eq!(canary.analysis.errors.margin.to_string(), "0.5");
+
+    let (_, schema) = schemas().pop().unwrap();
+    let spec = &schema["properties"]["spec"]["properties"];
+    assert_eq!(
+        spec["steps"]["default"],
+        serde_json::to_value(&canary.steps).unwrap()
+    );
+    assert_eq!(
+        spec["analysis"]["default"],
+        serde_json::to_value(&canary.analysis).unwrap()
+    );
+    assert_eq!(spec["suspend"]["default"], serde_json::json!(false));
+}

@@ -29,3 +29,6 @@ pub mod serve;
 pub mod leader;
 
 pub mod telemetry;
+
+#[cfg(test)]
+mod fake_api;

@@ -1,0 +1,173 @@
+//! The operator's own certificate: what webhooks and gRPC are served with, and what one replica shows to another. Issued by the authority that it
+//! serves, and replaced in place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rcgen::KeyPair;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::SpiffeId;
+use super::authority::{Authority, LEAF_LIFETIME, MaterialError, Serial, public_key_of};
+use super::keeper::State;
+
+/// How long after a failure to try again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Present certificate and key; every handshake takes what is there at its time.
+#[derive(Debug, Default)]
+pub struct ServingCertificate {
+    current: ArcSwapOption<CertifiedKey>,
+}
+
+impl ServingCertificate {
+    /// Whether there is one yet.
+    pub fn is_present(&self) -> bool {
+        self.current.load().is_some()
+    }
+
+    /// Replaces the certificate when the authority changes and at half of its life, until stopped.
+    pub async fn run(
+        self: Arc<Self>,
+        mut authority: watch::Receiver<State>,
+        identity: SpiffeId,
+        dns_names: Vec<String>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let present = authority.borrow_and_update().authority();
+            let wait = match present.map(|authority| {
+                self.renew(&authority, &identity, &dns_names, OffsetDateTime::now_utc())
+            }) {
+                Ok(Ok(())) => Duration::from_secs(LEAF_LIFETIME.whole_seconds().unsigned_abs() / 2),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "cannot issue the operator's own certificate");
+                    RETRY
+                }
+                // The state's next change wakes us.
+                Err(_) => Duration::MAX,
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = authority.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => (),
+            }
+        }
+    }
+
+    fn renew(
+        &self,
+        authority: &Authority,
+        identity: &SpiffeId,
+        dns_names: &[String],
+        now: OffsetDateTime,
+    ) -> Result<(), MaterialError> {
+        let key = KeyPair::generate()?;
+        let public_key = public_key_of(&key).ok_or(MaterialError::Key)?;
+        let leaf = authority.issue(&public_key, identity, dns_names, &Serial::random()?, now)?;
+        let signing_key = any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialized_der()).into())
+            .map_err(|_| MaterialError::Key)?;
+        let chain = leaf.chain.into_iter().map(CertificateDer::from).collect();
+        self.current
+            .store(Some(Arc::new(CertifiedKey::new(chain, signing_key))));
+        tracing::info!(ends = %leaf.not_after, "the operator's own certificate was issued");
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServingCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current.load_full()
+    }
+}
+
+impl ResolvesClientCert for ServingCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.current.load_full()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.is_present()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::authority::tests::{authority, identity};
+    use super::*;
+
+    /// A certificate of `authority` that is valid now.
+    pub(crate) fn serving(
+        authority: &Authority,
+        identity: &SpiffeId,
+        dns_names: &[&str],
+    ) -> Arc<ServingCertificate> {
+        let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
+        let serving = ServingCertificate::default();
+        serving
+            .renew(authority, identity, &names, OffsetDateTime::now_utc())
+            .unwrap();
+        Arc::new(serving)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_replaced_at_half_life_and_when_the_authority_changes() {
+        let (sender, state) = watch::channel(State::Starting);
+        let (serving, stop) = (
+            Arc::new(ServingCertificate::default()),
+            CancellationToken::new(),
+        );
+        let running = tokio::spawn(Arc::clone(&serving).run(
+            state,
+            identity(),
+            vec!["fairlead-operator.fairlead-system.svc".to_owned()],
+            stop.clone(),
+        ));
+        let leaf = || serving.current.load_full().map(|key| key.cert[0].to_vec());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(leaf(), None);
+
+        let now = OffsetDateTime::now_utc();
+        let fresh = || {
+            let root = super::super::authority::Material::new_root(&Serial::random().unwrap(), now)
+                .unwrap();
+            let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
+            State::Ready(Arc::new(Authority::new(root, issuer)))
+        };
+        sender.send(fresh()).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let first = leaf().unwrap();
+        tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
+        let second = leaf().unwrap();
+        assert_ne!(first, second);
+        sender.send(State::Broken("x".to_owned())).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            leaf().unwrap(),
+            second,
+            "what is served outlives a Secret that broke"
+        );
+        sender.send(fresh()).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_ne!(leaf().unwrap(), second);
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    #[test]
+    fn an_expired_authority_leaves_the_old_certificate() {
+        let serving = ServingCertificate::default();
+        let late = authority().issuer().not_after();
+        assert!(serving.renew(&authority(), &identity(), &[], late).is_err());
+        assert!(!serving.is_present());
+    }
+}

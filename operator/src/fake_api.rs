@@ -1,0 +1,137 @@
+//! An API server for unit tests: objects by path, optimistic locking, and the failures that matter.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+type Hook = Box<dyn FnOnce(&FakeApi) + Send>;
+
+/// Clones share their objects.
+#[derive(Clone, Default)]
+pub(crate) struct FakeApi(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    version: u64,
+    writes: usize,
+    down: bool,
+    before_write: Option<Hook>,
+}
+
+impl FakeApi {
+    pub(crate) fn client(&self) -> kube::Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.answer(request).await) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Stores an object as someone else would.
+    pub(crate) fn put(&self, path: &str, mut object: Value) {
+        let mut state = self.0.lock();
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        object["metadata"]["name"] = json!(path.rsplit('/').next());
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
+        self.0.lock().objects.get(path).cloned()
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        self.0.lock().objects.remove(path);
+    }
+
+    /// While down, everything is answered 503.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.0.lock().down = down;
+    }
+
+    /// Runs once, before the next POST, PUT or PATCH takes effect.
+    pub(crate) fn before_next_write(&self, hook: impl FnOnce(&Self) + Send + 'static) {
+        self.0.lock().before_write = Some(Box::new(hook));
+    }
+
+    /// How many requests changed something.
+    pub(crate) fn writes(&self) -> usize {
+        self.0.lock().writes
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let body: Value =
+            serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
+        let path = head.uri.path().to_owned();
+        if head.method != Method::GET {
+            let hook = self.0.lock().before_write.take();
+            if let Some(hook) = hook {
+                hook(self);
+            }
+        }
+        if self.0.lock().down {
+            return failure(503, "ServiceUnavailable");
+        }
+        let present = self.get(&path);
+        let stored = |path: &str, object: Value| {
+            self.put(path, object);
+            self.0.lock().writes += 1;
+            success(&self.get(path).unwrap())
+        };
+        match (head.method, present) {
+            (Method::GET, Some(object)) => success(&object),
+            (Method::GET | Method::PUT, None) => failure(404, "NotFound"),
+            (Method::POST, _) => {
+                let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
+                if self.get(&path).is_some() {
+                    failure(409, "AlreadyExists")
+                } else {
+                    stored(&path, body)
+                }
+            }
+            (Method::PUT, Some(object)) => {
+                if body["metadata"]["resourceVersion"] == object["metadata"]["resourceVersion"] {
+                    stored(&path, body)
+                } else {
+                    failure(409, "Conflict")
+                }
+            }
+            (Method::PATCH, present) => {
+                let kind = head.headers[http::header::CONTENT_TYPE]
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                let mut object = present.unwrap_or_else(|| json!({"metadata": {}}));
+                if kind == "application/json-patch+json" {
+                    let patch: json_patch::Patch = serde_json::from_value(body).unwrap();
+                    if json_patch::patch(&mut object, &patch).is_err() {
+                        return failure(422, "Invalid");
+                    }
+                } else {
+                    json_patch::merge(&mut object, &body);
+                }
+                stored(&path, object)
+            }
+            (method, _) => panic!("no test needs {method} {path}"),
+        }
+    }
+}
+
+fn success(object: &Value) -> Response<Body> {
+    Response::new(Body::from(serde_json::to_vec(object).unwrap()))
+}
+
+fn failure(code: u16, reason: &str) -> Response<Body> {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code});
+    let mut response = success(&status);
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+    response
+}

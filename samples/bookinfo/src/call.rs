@@ -290,7 +290,7 @@ async fn grpc_stream(url: &Uri, messages: u32) -> Result<bool> {
             .await
             .context("send a message")?;
         loop {
-            match decoder.next() {
+            match decoder.take() {
                 Ok(Some(answer)) => {
                     println!("{}", String::from_utf8_lossy(&answer));
                     good &= answer == message;

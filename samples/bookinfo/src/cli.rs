@@ -7,24 +7,26 @@ use clap::{Parser, Subcommand};
 
 use crate::{call, details, echo, load, productpage, ratings, redis, reviews};
 
+const EXAMPLE: &str = "\
+The whole application on one machine, each command in a terminal of its own:
+
+  fairlead-bookinfo redis --health-listen 127.0.0.1:9084
+  fairlead-bookinfo ratings --listen 127.0.0.1:9083 --redis 127.0.0.1:6379
+  fairlead-bookinfo details --listen 127.0.0.1:9081
+  fairlead-bookinfo reviews --listen 127.0.0.1:9082 --version v3 \\
+      --ratings-url http://127.0.0.1:9083
+  fairlead-bookinfo productpage --listen 127.0.0.1:9080 \\
+      --details-url http://127.0.0.1:9081 --reviews-url http://127.0.0.1:9082
+
+Then open http://127.0.0.1:9080/productpage.
+
+A minute of load, with an account by version at the end:
+
+  fairlead-bookinfo load --url http://127.0.0.1:9082/reviews/0 --rate 100 --duration 1m";
+
 /// Bookinfo, the sample application of Fairlead: one binary, many roles.
-///
-/// Start the whole application on one machine, each line in a terminal of its own:
-///
-///   fairlead-bookinfo redis       --health-listen 127.0.0.1:9084
-///   fairlead-bookinfo ratings     --listen 127.0.0.1:9083 --redis 127.0.0.1:6379
-///   fairlead-bookinfo details     --listen 127.0.0.1:9081
-///   fairlead-bookinfo reviews     --listen 127.0.0.1:9082 --version v3 --ratings-url http://127.0.0.1:9083
-///   fairlead-bookinfo productpage --listen 127.0.0.1:9080 --details-url http://127.0.0.1:9081 --reviews-url http://127.0.0.1:9082
-///
-/// and open http://127.0.0.1:9080/productpage.
 #[derive(Debug, Parser)]
-#[command(
-    name = "fairlead-bookinfo",
-    version,
-    verbatim_doc_comment,
-    max_term_width = 120
-)]
+#[command(name = "fairlead-bookinfo", version, after_help = EXAMPLE, max_term_width = 100)]
 pub struct Cli {
     /// The role to play.
     #[command(subcommand)]

@@ -64,7 +64,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The status and sentence to end the stream with.
-    pub fn next(&mut self) -> Result<Option<Bytes>, (Code, &'static str)> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, (Code, &'static str)> {
         let Some((head, rest)) = self.buffer.split_at_checked(5) else {
             return Ok(None);
         };
@@ -104,7 +104,7 @@ mod tests {
         let mut seen = Vec::new();
         for byte in wire {
             decoder.push(&[byte]);
-            while let Some(message) = decoder.next().unwrap() {
+            while let Some(message) = decoder.take().unwrap() {
                 seen.push(message);
             }
         }
@@ -117,7 +117,7 @@ mod tests {
         let refusal = |head: &[u8]| {
             let mut decoder = Decoder::default();
             decoder.push(head);
-            decoder.next().unwrap_err().0
+            decoder.take().unwrap_err().0
         };
         assert_eq!(refusal(&[1, 0, 0, 0, 1]), Code::Unimplemented);
         assert_eq!(refusal(&[0, 0, 0x40, 0, 1]), Code::ResourceExhausted);

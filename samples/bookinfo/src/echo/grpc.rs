@@ -58,7 +58,7 @@ async fn next_message(
     decoder: &mut Decoder,
 ) -> Result<Option<Bytes>, (Code, &'static str)> {
     loop {
-        if let Some(message) = decoder.next()? {
+        if let Some(message) = decoder.take()? {
             return Ok(Some(message));
         }
         match body.frame().await {

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::grpc;
 use crate::server::{Stop, problem};
 
-const MAX_DELAY: Duration = Duration::from_secs(60);
+const MAX_DELAY: Duration = Duration::from_mins(1);
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What is repeated in the answer; the rest of a body is only counted.
 const MAX_REPEATED: usize = 4 * 1024;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -140,7 +141,7 @@ fn target(args: &Args) -> Result<Target> {
         let host = args
             .url
             .authority()
-            .map(|authority| authority.as_str())
+            .map(Authority::as_str)
             .unwrap_or_default();
         headers.insert(header::HOST, host.parse().context("make the host header")?);
     }

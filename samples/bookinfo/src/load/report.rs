@@ -74,14 +74,14 @@ impl Report {
                     let proxy = proxy
                         .map(|reason| format!(", made by the proxy: {reason}"))
                         .unwrap_or_default();
-                    self.fail(after, format!("status {status} from {version}{proxy}"));
+                    self.fail(after, &format!("status {status} from {version}{proxy}"));
                 }
             }
-            Outcome::Failure(reason) => self.fail(after, reason),
+            Outcome::Failure(reason) => self.fail(after, &reason),
         }
     }
 
-    fn fail(&mut self, after: Duration, reason: String) {
+    fn fail(&mut self, after: Duration, reason: &str) {
         self.failed += 1;
         if self.errors.len() < MAX_ERRORS {
             self.errors

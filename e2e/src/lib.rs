@@ -1,1 +1,8 @@
-//! See the README.
+//! Fairlead on a real Kubernetes: the embedded cluster, and what is built, tried and measured on it. The binary of
+//! this crate is what the Makefile calls; its modules are what the end-to-end tests use.
+
+pub mod cluster;
+pub mod command;
+pub mod images;
+pub mod prerequisites;
+pub mod progress;

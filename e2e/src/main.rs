@@ -1,2 +1,60 @@
-//! See the README.
-fn main() {}
+//! The commands behind the Makefile's targets.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use fairlead_e2e::{cluster, images};
+
+/// Fairlead on a real Kubernetes, on this machine.
+#[derive(Parser)]
+#[command(name = "fairlead-e2e", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a Kubernetes of two nodes on this machine; its kubeconfig is .cluster/kubeconfig
+    Cluster,
+    /// End it and leave nothing behind but its data in .cluster
+    Down {
+        /// Remove the data as well
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Bring a Docker or OCI archive onto the nodes
+    Load {
+        /// As `docker save --output app.tar app:1` writes it; may be compressed
+        archive: PathBuf,
+    },
+    /// Build the images of this checkout and bring them onto the nodes
+    Images,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Cluster => cluster::up().await,
+        Command::Down { purge } => cluster::down(purge).await,
+        Command::Load { archive } => {
+            for name in cluster::load(&archive).await? {
+                println!("{name} is on both nodes; use it with `imagePullPolicy: IfNotPresent`");
+            }
+            Ok(())
+        }
+        Command::Images => images::build_and_load(&images::IMAGES).await,
+    }
+}

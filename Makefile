@@ -1,0 +1,34 @@
+# A thin layer over the fairlead-e2e binary, so that every target works from a clean checkout.
+
+# Builds are kept outside of the checkout, so that the next clean one is quick.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fairlead
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+E2E = cargo run --quiet --locked --package fairlead-e2e --
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test cluster load down bench images tools
+
+help:
+	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
+	@echo 'make test                 every test, those on a real cluster too'
+	@echo 'make cluster              a Kubernetes of two nodes on this machine (.cluster/kubeconfig, .cluster/bin/kubectl)'
+	@echo 'make load IMAGE=app.tar   bring your own image onto its nodes'
+	@echo 'make images               build the images of this checkout and bring them onto its nodes'
+	@echo 'make down                 end the cluster; PURGE=1 removes its data in .cluster as well'
+	@echo 'make bench                measure and print speed and size'
+
+demo test cluster bench images: tools
+	@$(E2E) $@
+
+load: tools
+	@test -n '$(IMAGE)' || { echo 'say which archive to load: make load IMAGE=app.tar' >&2; exit 2; }
+	@$(E2E) load '$(IMAGE)'
+
+down: tools
+	@$(E2E) down $(if $(PURGE),--purge)
+
+tools:
+	@command -v cc >/dev/null || { echo 'A C compiler is missing: `apt-get install gcc libc6-dev`.' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'Rust is missing: get it from https://rustup.rs (rust-toolchain.toml says which).' >&2; exit 1; }
+	@test -x "$(CARGO_TARGET_DIR)/debug/fairlead-e2e" || echo 'building fairlead-e2e (first time about 2 min) …' >&2

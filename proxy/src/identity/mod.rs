@@ -8,7 +8,7 @@
 pub mod bundle;
 pub mod certify;
 pub mod leaf;
-mod operator;
+pub mod operator;
 pub mod renew;
 pub mod spiffe;
 #[cfg(test)]

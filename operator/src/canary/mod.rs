@@ -1,1 +1,5 @@
 //! Releases by evidence.
+
+pub mod bounds;
+pub mod counts;
+pub mod judge;

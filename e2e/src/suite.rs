@@ -1,0 +1,113 @@
+//! `make test`: everything that must hold, the quick things first, the mesh on a real cluster last.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::cluster::Places;
+use crate::progress::Step;
+use crate::{cluster, images, prerequisites};
+
+/// The version of cargo-deny that `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Runs the whole suite. The cluster it starts is taken down again, also when a test failed, unless `keep` is set.
+pub async fn run(keep: bool) -> Result<()> {
+    prerequisites::packages(&prerequisites::CAPTURE_PACKAGES).await?;
+    step("formatting", &["fmt", "--all", "--check"]).await?;
+    step("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"]).await?;
+    dependencies().await?;
+    step("unit and integration tests", &["test", "--workspace", "--quiet"]).await?;
+
+    // Where KUBECONFIG names another cluster, the tests use that one and leave it as it is.
+    let own = cluster::nodes().is_ok();
+    if own {
+        cluster::up().await?;
+    }
+    let result = on_cluster("").await;
+    if own && !keep {
+        cluster::down(true).await?;
+        nothing_left().await?;
+    }
+    result
+}
+
+/// `make e2e`: the tests on a running cluster alone; `filter` picks those whose name contains it.
+pub async fn on_cluster(filter: &str) -> Result<()> {
+    images::build_and_load(&images::IMAGES).await?;
+    let mut words = vec!["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "mesh", "--"];
+    if !filter.is_empty() {
+        words.push(filter);
+    }
+    // One namespace each, but two cores: more at once only wait for each other.
+    words.extend_from_slice(&["--test-threads", "2"]);
+    step("the mesh on a real cluster", &words).await
+}
+
+/// What [`cluster::down`] promises: nothing that carries our name is left on this machine.
+async fn nothing_left() -> Result<()> {
+    let step = Step::begin("looking for anything left behind");
+    for (what, program, words) in [
+        ("network namespaces", "ip", &["netns", "list"][..]),
+        ("links", "ip", &["-brief", "link"][..]),
+        ("rules", "nft", &["list", "tables"][..]),
+        ("mounts", "cat", &["/proc/self/mounts"][..]),
+    ] {
+        let output = Command::new(program).args(words).output().await.with_context(|| format!("{program} cannot be started"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let left: Vec<&str> = text.lines().filter(|line| line.contains("fairlead") || line.contains("/.cluster/")).collect();
+        if !left.is_empty() {
+            bail!("`make down` left {what} behind:\n{}", left.join("\n"));
+        }
+    }
+    step.done_with("nothing");
+    Ok(())
+}
+
+/// Checks `deny.toml`, with cargo-deny from the cache or, once, from crates.io.
+async fn dependencies() -> Result<()> {
+    let places = Places::find()?;
+    let root = places.cache.join("tools");
+    let program = root.join("bin/cargo-deny");
+    if installed_version(&program).await.as_deref() != Some(CARGO_DENY) {
+        let step = Step::begin("installing cargo-deny (first time about 4 min)");
+        let target = root.join("build");
+        let status = Command::new("cargo")
+            .args(["install", "--locked", "--quiet", "--version", CARGO_DENY, "cargo-deny", "--root"])
+            .arg(&root)
+            .env("CARGO_TARGET_DIR", &target)
+            .status()
+            .await?;
+        if !status.success() {
+            bail!("cargo-deny {CARGO_DENY} could not be installed; what cargo said stands above");
+        }
+        // Its build is only wanted once; the binary stays.
+        let _ = std::fs::remove_dir_all(&target);
+        step.done();
+    }
+    let step = Step::begin("dependencies (deny.toml)");
+    let status =
+        Command::new(&program).current_dir(Places::find()?.checkout).args(["--log-level", "error", "check", "bans", "licenses", "sources"]).status().await?;
+    if !status.success() {
+        bail!("deny.toml refuses a dependency; the reason stands above");
+    }
+    step.done();
+    Ok(())
+}
+
+async fn installed_version(program: &PathBuf) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().await.ok()?;
+    String::from_utf8_lossy(&output.stdout).split_whitespace().last().map(str::to_owned)
+}
+
+/// Runs cargo with its output where people see it.
+async fn step(what: &str, words: &[&str]) -> Result<()> {
+    let step = Step::begin(what);
+    let status = Command::new("cargo").current_dir(Places::find()?.checkout).args(words).status().await.context("cargo cannot be started")?;
+    if !status.success() {
+        bail!("{what} failed: `cargo {}`", words.join(" "));
+    }
+    step.done();
+    Ok(())
+}

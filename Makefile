@@ -7,11 +7,12 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 E2E = cargo run --quiet --locked --package fairlead-e2e --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster load down bench images tools
+.PHONY: help demo test e2e cluster load down bench images tools
 
 help:
 	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
 	@echo 'make test                 every test, those on a real cluster too'
+	@echo 'make e2e TEST=canary      the tests on a cluster that is up, only those whose name contains TEST'
 	@echo 'make cluster              a Kubernetes of two nodes on this machine (.cluster/kubeconfig, .cluster/bin/kubectl)'
 	@echo 'make load IMAGE=app.tar   bring your own image onto its nodes'
 	@echo 'make images               build the images of this checkout and bring them onto its nodes'
@@ -20,6 +21,9 @@ help:
 
 demo test cluster bench images: tools
 	@$(E2E) $@
+
+e2e: tools
+	@$(E2E) mesh $(TEST)
 
 load: tools
 	@test -n '$(IMAGE)' || { echo 'say which archive to load: make load IMAGE=app.tar' >&2; exit 2; }

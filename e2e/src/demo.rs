@@ -41,7 +41,7 @@ pub async fn run() -> Result<()> {
     step.done();
 
     // The four-line Canary with shorter steps: a demo has less patience, and more traffic, than most releases.
-    mesh.apply_file("manifests/samples/reviews-canary-demo.yaml").await?;
+    mesh.apply_file("manifests/samples/reviews-canary-steps.yaml").await?;
     eventually("the Canary to know its Deployment", || async {
         let canary = canary(&mesh).await?;
         if canary["status"]["phase"] == "Initialized" { Ok(()) } else { bail!("status: {}", canary["status"]) }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use fairlead_e2e::{cluster, images};
+use fairlead_e2e::{bench, cluster, demo, images, suite};
 
 /// Fairlead on a real Kubernetes, on this machine.
 #[derive(Parser)]
@@ -17,6 +17,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show the whole path: a cluster, the mesh on it, a bad version rolled back and a good one promoted
+    Demo,
+    /// Run every test: lints, unit tests, then the mesh on a cluster that is started for it and ended after it
+    Test {
+        /// Leave the cluster running
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run the tests that need a cluster on the one that is up
+    Mesh {
+        /// Only those whose name contains this
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// Measure speed and size, print them beside what was promised, write .bench/results.json
+    Bench,
     /// Start a Kubernetes of two nodes on this machine; its kubeconfig is .cluster/kubeconfig
     Cluster,
     /// End it and leave nothing behind but its data in .cluster
@@ -47,6 +63,10 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     match command {
+        Command::Demo => demo::run().await,
+        Command::Test { keep } => suite::run(keep).await,
+        Command::Mesh { filter } => suite::on_cluster(&filter).await,
+        Command::Bench => bench::run().await,
         Command::Cluster => cluster::up().await,
         Command::Down { purge } => cluster::down(purge).await,
         Command::Load { archive } => {

@@ -25,7 +25,11 @@ pub async fn run(keep: bool) -> Result<()> {
     if own {
         cluster::up().await?;
     }
-    let result = on_cluster("").await;
+    let mut result = on_cluster("").await;
+    if result.is_ok() {
+        let words = ["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "removal"];
+        result = step("taking the mesh away", &words).await;
+    }
     if own && !keep {
         cluster::down(true).await?;
         nothing_left().await?;
@@ -36,13 +40,10 @@ pub async fn run(keep: bool) -> Result<()> {
 /// `make e2e`: the tests on a running cluster alone; `filter` picks those whose name contains it.
 pub async fn on_cluster(filter: &str) -> Result<()> {
     images::build_and_load(&images::IMAGES).await?;
-    let mut words = vec!["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "mesh", "--"];
-    if !filter.is_empty() {
-        words.push(filter);
-    }
-    // One namespace each, but two cores: more at once only wait for each other.
-    words.extend_from_slice(&["--test-threads", "2"]);
-    step("the mesh on a real cluster", &words).await
+    // Each test has a namespace of its own; more of them at once than there are cores only wait for each other.
+    let words = ["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "mesh", "--", "--test-threads", "3", filter];
+    let words = if filter.is_empty() { &words[..words.len() - 1] } else { &words[..] };
+    step("the mesh on a real cluster", words).await
 }
 
 /// What [`cluster::down`] promises: nothing that carries our name is left on this machine.

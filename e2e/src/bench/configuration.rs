@@ -16,7 +16,7 @@ use crate::kit::{Mesh, eventually, kind};
 const CHANGES: u64 = 60;
 
 /// Changes a policy again and again; the time until its status says `Programmed` for the new generation, as a watch sees it.
-pub async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
+pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
     // A proxy subscribes to a destination when its application first connects to it.
     let call = [BINARY, "call", "http://reviews:9080/reviews/0"];
     eventually("a first answer", || async { mesh.exec(namespace, "app=client", CONTAINER, &call).await?.ok() }).await?;

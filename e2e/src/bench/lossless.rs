@@ -12,7 +12,7 @@ use crate::kit::{Load, LoadReport, Mesh, OPERATOR_NAMESPACE, RunningLoad, eventu
 const RATE: u32 = 500;
 
 /// Failed requests of each event, at 500 requests a second.
-pub async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
+pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
     let load = Load::of("http://reviews:9080/reviews/0").rate(RATE).seconds(900).start(mesh, namespace).await?;
     let mut figures = Vec::new();
     let mut before = load.report().await?;

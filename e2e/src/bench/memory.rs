@@ -6,7 +6,7 @@ use super::Figure;
 use crate::kit::{Process, processes};
 
 /// Of all idle proxies the median, of the operator what it has.
-pub async fn measure() -> Result<Vec<Figure>> {
+pub(super) async fn measure() -> Result<Vec<Figure>> {
     // Buffers of the start are given back within a few seconds.
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     let proxies = resident("fairlead-proxy")?;

@@ -6,10 +6,10 @@ use crate::kit::{Mesh, OPERATOR_NAMESPACE};
 
 /// Cumulative buckets of one histogram: upper bound in the metric's unit, count.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Histogram(Vec<(f64, f64)>);
+pub(super) struct Histogram(Vec<(f64, f64)>);
 
 /// The operator's metrics, as text.
-pub async fn of_operator(mesh: &Mesh) -> Result<String> {
+pub(super) async fn of_operator(mesh: &Mesh) -> Result<String> {
     let pod = mesh.running_pod(OPERATOR_NAMESPACE, "app.kubernetes.io/name=fairlead-operator").await?;
     let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{pod}:9090/proxy/metrics");
     mesh.kubectl().run(&["get", "--raw", &path]).await?.ok()
@@ -17,7 +17,7 @@ pub async fn of_operator(mesh: &Mesh) -> Result<String> {
 
 impl Histogram {
     /// The histogram of this name whose lines hold `label`; several that do are added up.
-    pub fn parse(text: &str, name: &str, label: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str, name: &str, label: &str) -> Result<Self> {
         let mut buckets: Vec<(f64, f64)> = Vec::new();
         for line in text.lines().filter(|line| line.starts_with(&format!("{name}_bucket")) && line.contains(label)) {
             let bound = line.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).context("a bucket without a bound")?;
@@ -33,18 +33,18 @@ impl Histogram {
     }
 
     /// What was added since an earlier reading.
-    pub fn since(&self, earlier: &Self) -> Self {
+    pub(super) fn since(&self, earlier: &Self) -> Self {
         let before = |bound: f64| earlier.0.iter().find(|(b, _)| b.total_cmp(&bound).is_eq()).map_or(0.0, |(_, count)| *count);
         Self(self.0.iter().map(|(bound, count)| (*bound, count - before(*bound))).collect())
     }
 
     /// How many values.
-    pub fn count(&self) -> f64 {
+    pub(super) fn count(&self) -> f64 {
         self.0.last().map_or(0.0, |(_, count)| *count)
     }
 
     /// The upper bound of the bucket in which this quantile lies: at most so much.
-    pub fn quantile(&self, share: f64) -> f64 {
+    pub(super) fn quantile(&self, share: f64) -> f64 {
         let wanted = self.count() * share;
         self.0.iter().find(|(_, count)| *count >= wanted && *count > 0.0).map_or(f64::INFINITY, |(bound, _)| *bound)
     }

@@ -19,7 +19,7 @@ const RATE: u64 = 50;
 const PODS: u64 = 1000;
 
 /// What the operator measured of its own work, p99 as the upper bound of a bucket.
-pub async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
+pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
     let pods: Api<Pod> = Api::namespaced(mesh.client(), namespace);
     let before = Histogram::parse(&of_operator(mesh).await?, "fairlead_webhook_seconds", "inject")?;
     let mut ticks = interval(Duration::from_millis(1000 / RATE));

@@ -41,7 +41,8 @@ mod tests {
         let asked = AtomicU32::new(0);
         let answer = eventually("the third answer", || async {
             let n = asked.fetch_add(1, Ordering::Relaxed);
-            if n < 2 { bail!("answer {n}") } else { Ok(n) }
+            anyhow::ensure!(n >= 2, "answer {n}");
+            Ok(n)
         })
         .await;
         assert_eq!(answer.unwrap(), 2);

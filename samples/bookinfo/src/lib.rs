@@ -10,6 +10,7 @@
 //! Beside these, [`echo`] speaks every protocol that a mesh must carry, [`load`] sends requests at a constant rate and
 //! counts what comes back, and [`call`] sends a single request of any of the protocols. [`cli::Cli::run`] enters each.
 
+pub mod bounded;
 pub mod call;
 pub mod cli;
 pub mod client;

@@ -14,7 +14,6 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,11 +22,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bounded::Bounded;
 use crate::units;
 
 /// How long requests in flight may take to finish after the lameduck. Within the 30 s that Kubernetes grants.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// Connections that an HTTP port holds at once: more than the proxies of a large test keep open, and some ten MB.
+const HTTP_CONNECTIONS: usize = 1024;
 /// Connections that a TCP role holds at once; more wait in the listen queue.
 const TCP_CONNECTIONS: usize = 1024;
 
@@ -169,7 +171,7 @@ pub async fn serve(
             (identity, stop.clone()),
             stamp,
         ));
-    let listener = listener.tap_io(no_delay);
+    let listener = Bounded::new(listener, HTTP_CONNECTIONS);
     let closing = stop.closing.clone();
     let serving = axum::serve(listener, app).with_graceful_shutdown(closing.cancelled_owned());
     let cut_off = async {
@@ -204,8 +206,10 @@ where
                 return;
             };
             match listener.accept().await {
-                Ok((mut stream, peer)) => {
-                    no_delay(&mut stream);
+                Ok((stream, peer)) => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
                     let session = session(stream);
                     stop.spawn(async move {
                         if let Err(error) = session.await {
@@ -237,12 +241,6 @@ pub fn problem(status: StatusCode, message: impl Into<String>) -> Response {
 
 async fn health() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "healthy" }))
-}
-
-fn no_delay(stream: &mut TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
 }
 
 async fn stamp(

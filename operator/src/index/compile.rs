@@ -1,0 +1,255 @@
+//! Joins the tables to resources. [`State::compile`] is the one entry; every look into a table leaves a [`Dependency`] behind, and
+//! every object that took part a [`SourceRef`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+
+use super::pod::Pod;
+use super::service::{Service, ServicePort};
+use super::state::{Dependency, State};
+use super::traffic_policy::{Reference, Rules};
+use crate::model::{
+    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Resource, ResourceName, Source,
+    SourceKind, SourceRef, canonical,
+};
+
+/// A resource in the making.
+pub(super) struct Compiler<'a> {
+    pub state: &'a State,
+    pub dependencies: HashSet<Dependency>,
+    pub sources: BTreeMap<Source, i64>,
+}
+
+/// An endpoint of a Service and the pod behind it.
+#[derive(Clone)]
+pub(super) struct Candidate<'a> {
+    pub endpoint: Endpoint,
+    pub pod: Option<&'a Pod>,
+}
+
+/// What a reference of a policy leads to.
+pub(super) struct Resolved<'a> {
+    pub service: ObjectName,
+    pub port: &'a ServicePort,
+    /// Name and labels.
+    pub subset: Option<(&'a str, &'a BTreeMap<String, String>)>,
+}
+
+impl State {
+    /// Computes a resource, and what must change for it to be computed again.
+    pub(super) fn compile(&self, name: &ResourceName) -> (Resource, HashSet<Dependency>) {
+        let mut compiler = Compiler {
+            state: self,
+            dependencies: HashSet::new(),
+            sources: BTreeMap::new(),
+        };
+        let body = match name {
+            ResourceName::Workload(pod) => compiler
+                .workload(pod)
+                .map_or(Body::NoWorkload, Body::Workload),
+            ResourceName::Destination(address) => Body::Destination(compiler.destination(*address)),
+        };
+        let sources = compiler
+            .sources
+            .into_iter()
+            .map(|(source, generation)| SourceRef { source, generation })
+            .collect();
+        (Resource { body, sources }, compiler.dependencies)
+    }
+
+    /// The policy that holds for a Service: the oldest that can be used.
+    pub(super) fn policy_on(&self, service: &ObjectName) -> Option<(&ObjectName, &Rules)> {
+        self.service_policies
+            .get(service)?
+            .iter()
+            .filter_map(|name| {
+                let policy = self.policies.get(name)?;
+                Some((policy.created, name, policy.in_force.as_ref()?))
+            })
+            .filter(|(_, _, rules)| rules.target == service.name)
+            .min_by_key(|(created, name, _)| (*created, *name))
+            .map(|(_, name, rules)| (name, rules))
+    }
+
+    /// Where a reference leads, or why nowhere: a sentence for the caller's 500 and for the policy's status. `own` is the port of
+    /// the Service that the request was for.
+    pub(super) fn resolve<'a>(
+        &'a self,
+        target: &ObjectName,
+        own: &'a ServicePort,
+        rules: &'a Rules,
+        reference: &'a Reference,
+    ) -> Result<Resolved<'a>, String> {
+        match reference {
+            Reference::Subset(name) => {
+                let labels = rules.subsets.get(name).ok_or_else(|| {
+                    format!("subset {name} is not defined: add it to the policy's spec.subsets")
+                })?;
+                Ok(Resolved {
+                    service: target.clone(),
+                    port: own,
+                    subset: Some((name, labels)),
+                })
+            }
+            Reference::Service(name, port) => {
+                let service = self.services.get(name).ok_or_else(|| {
+                    format!("Service {name} does not exist: create it or correct the backend")
+                })?;
+                Ok(Resolved {
+                    service: name.clone(),
+                    port: service
+                        .port(*port)
+                        .ok_or_else(|| no_port(name, service, *port))?,
+                    subset: None,
+                })
+            }
+        }
+    }
+}
+
+fn no_port(name: &ObjectName, service: &Service, port: u16) -> String {
+    let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
+    let known = if ports.is_empty() {
+        "none for TCP".to_owned()
+    } else {
+        ports.join(", ")
+    };
+    format!("Service {name} has no port {port}, its ports are: {known}")
+}
+
+impl<'a> Compiler<'a> {
+    fn destination(&mut self, address: SocketAddr) -> Destination {
+        let ip = canonical(address.ip());
+        self.depend(Dependency::Address(ip));
+        if let Some(name) = self.state.service_ips.get(&ip) {
+            self.depend(Dependency::Service(name.clone()));
+            let service = self.state.services.get(name);
+            return match service.and_then(|s| s.port(address.port())) {
+                Some(port) => Destination::Service(self.service(name, port, ip.is_ipv4())),
+                None => Destination::PassThrough,
+            };
+        }
+        let pod = self.state.pod_ips.get(&ip);
+        let pod = pod.and_then(|name| Some((name, self.state.pods.get(name)?)));
+        let Some((name, pod)) = pod else {
+            return Destination::PassThrough;
+        };
+        let address = SocketAddr::new(ip, address.port());
+        let endpoint = self.endpoint(&name.namespace, pod, address, self.zone_of(name));
+        if endpoint.identity.is_empty() {
+            return Destination::PassThrough;
+        }
+        Destination::Pod(endpoint)
+    }
+
+    /// The endpoints of a Service's port with addresses of one family, by address: ready ones alone. The two families of a Service
+    /// lead to the same pods, which must not count twice.
+    pub(super) fn candidates(
+        &mut self,
+        service: &ObjectName,
+        port_name: &str,
+        ipv4: bool,
+    ) -> Vec<Candidate<'a>> {
+        self.depend(Dependency::Endpoints(service.clone()));
+        let mut found = BTreeMap::new();
+        let state = self.state;
+        for slice in state.slices_of(service) {
+            let Some(port) = slice.target_port(port_name) else {
+                continue;
+            };
+            for e in &slice.endpoints {
+                if !e.ready || e.ip.is_ipv4() != ipv4 {
+                    continue;
+                }
+                let address = SocketAddr::new(e.ip, port);
+                let Some(reference) = &e.pod else {
+                    let endpoint = Endpoint {
+                        address,
+                        identity: String::new(),
+                        zone: e.zone.clone(),
+                        group: String::new(),
+                    };
+                    found.insert(
+                        address,
+                        Candidate {
+                            endpoint,
+                            pod: None,
+                        },
+                    );
+                    continue;
+                };
+                // A pod that is not known yet could be one that must be reached with mTLS, so it waits until it is.
+                let Some(pod) = state.pods.get(&reference.name) else {
+                    continue;
+                };
+                let stale = !reference.uid.is_empty() && reference.uid != pod.uid;
+                if stale || pod.terminating {
+                    continue;
+                }
+                let endpoint =
+                    self.endpoint(&reference.name.namespace, pod, address, e.zone.clone());
+                let pod = Some(pod);
+                found.insert(address, Candidate { endpoint, pod });
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// A pod's port as callers reach it.
+    pub(super) fn endpoint(
+        &mut self,
+        namespace: &str,
+        pod: &Pod,
+        address: SocketAddr,
+        zone: String,
+    ) -> Endpoint {
+        let mut identity = String::new();
+        // An address that the pod does not know as its own (a second network's) does not lead to its proxy.
+        if pod.captures(address.port()) && pod.ips.contains(&address.ip()) {
+            self.depend(Dependency::Namespace(namespace.to_owned()));
+            let mtls = self.state.mtls(namespace, &pod.labels);
+            if mtls.of_port(address.port()) == MtlsMode::Disabled {
+                // Otherwise it is the pod's own proxy alone that applies them.
+                for source in mtls.sources {
+                    self.cite(source);
+                }
+            } else {
+                let trust_domain = &self.state.settings.trust_domain;
+                identity = model::identity(trust_domain, namespace, &pod.service_account);
+            }
+        }
+        Endpoint {
+            address,
+            identity,
+            zone,
+            group: String::new(),
+        }
+    }
+
+    /// The zone that slices state for a pod; empty: none does.
+    pub(super) fn zone_of(&self, pod: &ObjectName) -> String {
+        let slices = self.state.pod_slices.get(pod).into_iter().flatten();
+        slices
+            .filter_map(|name| self.state.slices.get(name))
+            .flat_map(|slice| &slice.endpoints)
+            .find(|e| e.pod.as_ref().is_some_and(|p| p.name == *pod))
+            .map(|e| e.zone.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn depend(&mut self, dependency: Dependency) {
+        self.dependencies.insert(dependency);
+    }
+
+    pub(super) fn cite(&mut self, source: SourceRef) {
+        self.sources.insert(source.source, source.generation);
+    }
+
+    pub(super) fn cite_object(&mut self, kind: SourceKind, object: &ObjectName, generation: i64) {
+        let object = object.clone();
+        self.cite(SourceRef {
+            source: Source { kind, object },
+            generation,
+        });
+    }
+}

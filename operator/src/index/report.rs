@@ -1,0 +1,133 @@
+//! What is to be said of policies: what only the whole cluster can tell.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::peer_auth::PeerAuth;
+use super::state::State;
+use super::traffic_policy::TrafficPolicy;
+use crate::model::{ObjectName, Source, SourceKind};
+
+/// What is to be said of one `TrafficPolicy` or `PeerAuth`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Which.
+    pub source: Source,
+    /// To tell it from one that bore its name before.
+    pub uid: String,
+    /// Its newest generation.
+    pub generation: i64,
+    /// Why that is not in force.
+    pub problem: Option<Problem>,
+    /// An older generation that is in force instead.
+    pub kept: Option<i64>,
+    /// References that lead nowhere, as sentences, each once.
+    pub unresolved: Vec<String>,
+    /// What its status says now.
+    pub conditions: Vec<Condition>,
+}
+
+/// Why a policy is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It contradicts itself or cannot be read.
+    Invalid(String),
+    /// This older one is about the same thing.
+    Conflicted(ObjectName),
+}
+
+pub(super) fn all(state: &State) -> Vec<Report> {
+    let policies = state
+        .policies
+        .iter()
+        .map(|(name, p)| traffic_policy(state, name, p));
+    let auths = state.peer_auths.iter().flat_map(|(namespace, auths)| {
+        auths.iter().map(move |(name, auth)| {
+            let name = ObjectName::new(namespace, name);
+            peer_auth(state, name, auth)
+        })
+    });
+    policies.chain(auths).collect()
+}
+
+fn traffic_policy(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Report {
+    let kept = policy
+        .in_force
+        .as_ref()
+        .filter(|r| r.generation != policy.generation);
+    let problem = if let Some(why) = &policy.invalid {
+        Some(Problem::Invalid(why.clone()))
+    } else {
+        let target = policy.target.as_deref().unwrap_or_default();
+        let winner = state.policy_on(&ObjectName::new(&name.namespace, target));
+        winner
+            .filter(|(winner, _)| *winner != name)
+            .map(|(winner, _)| Problem::Conflicted(winner.clone()))
+    };
+    Report {
+        source: Source {
+            kind: SourceKind::TrafficPolicy,
+            object: name.clone(),
+        },
+        uid: policy.uid.clone(),
+        generation: policy.generation,
+        problem,
+        kept: kept.map(|r| r.generation),
+        unresolved: unresolved(state, name, policy),
+        conditions: policy.conditions.clone(),
+    }
+}
+
+fn unresolved(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Vec<String> {
+    let Some(rules) = &policy.in_force else {
+        return Vec::new();
+    };
+    let target = ObjectName::new(&name.namespace, &rules.target);
+    let Some(service) = state.services.get(&target) else {
+        return vec![format!(
+            "Service {target} does not exist: create it or correct spec.targetRef"
+        )];
+    };
+    let Some(port) = service.ports.first() else {
+        return vec![format!("Service {target} has no TCP port")];
+    };
+    let mut sentences = BTreeSet::new();
+    for route in &rules.routes {
+        for (_, reference) in &route.backends {
+            if let Err(why) = state.resolve(&target, port, rules, reference) {
+                sentences.insert(format!("route {}: {why}", route.name));
+            }
+        }
+    }
+    sentences.into_iter().collect()
+}
+
+fn peer_auth(state: &State, name: ObjectName, auth: &PeerAuth) -> Report {
+    let kept = auth
+        .in_force
+        .as_ref()
+        .filter(|r| r.generation != auth.generation);
+    let problem = if let Some(why) = &auth.invalid {
+        Some(Problem::Invalid(why.clone()))
+    } else {
+        let selector = auth.in_force.as_ref().and_then(|r| r.selector.as_ref());
+        // Selectors that merely overlap are no conflict: for the pods in both the older one holds.
+        let winner = state.oldest_peer_auth(&name.namespace, |other| other == selector);
+        winner
+            .filter(|(winner, _)| *winner != name)
+            .map(|(winner, _)| Problem::Conflicted(winner))
+    };
+    Report {
+        uid: auth.uid.clone(),
+        generation: auth.generation,
+        problem,
+        kept: kept.map(|r| r.generation),
+        unresolved: Vec::new(),
+        conditions: auth.conditions.clone(),
+        source: Source {
+            kind: SourceKind::PeerAuth,
+            object: name,
+        },
+    }
+}

@@ -1,0 +1,255 @@
+//! Routes of a Service: its policy joined with endpoints, and divided by releases.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::canary::{Canary, WHOLE};
+use super::compile::{Candidate, Compiler};
+use super::service::ServicePort;
+use super::split::{Release, Undivided, divide};
+use super::state::Dependency;
+use super::traffic_policy::{Reference, RouteRule};
+use crate::model::{
+    Backend, Endpoint, EndpointSet, ObjectName, Route, Service, SourceKind, Target,
+};
+
+/// Endpoint sets in the making: each part of each Service once, however many routes lead there.
+#[derive(Default)]
+struct Sets<'a> {
+    done: Vec<EndpointSet>,
+    parts: HashMap<String, Part>,
+    candidates: HashMap<(ObjectName, u16), Vec<Candidate<'a>>>,
+}
+
+/// A part of a Service: its set and those of its canaries.
+#[derive(Clone)]
+struct Part {
+    set: u32,
+    endpoints: usize,
+    releases: Vec<(Release, u32)>,
+}
+
+/// The name of the route to the Service as it is.
+const DEFAULT_ROUTE: &str = "default";
+
+impl<'a> Compiler<'a> {
+    pub(super) fn service(
+        &mut self,
+        name: &ObjectName,
+        port: &'a ServicePort,
+        ipv4: bool,
+    ) -> Service {
+        let mut sets = Sets::default();
+        let mut routes = Vec::new();
+        // What is no HTTP matches no conditions: it follows the first route that has none.
+        let mut opaque = None;
+        if let Some((policy, rules)) = self.state.policy_on(name) {
+            self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
+            for rule in &rules.routes {
+                let resolved = self.resolve_all(name, port, rules, rule);
+                let backends = self.backends(&mut sets, &resolved, ipv4);
+                if rule.matches.is_empty() && opaque.is_none() {
+                    opaque = Some(backends.clone());
+                }
+                routes.push(Route {
+                    name: rule.name.clone(),
+                    matches: rule.matches.clone(),
+                    backends,
+                    request_timeout_ms: rule.request_timeout_ms,
+                });
+            }
+        }
+        if routes.last().is_none_or(|r| !r.matches.is_empty()) {
+            let own = Wanted {
+                service: name.clone(),
+                port,
+                subset: None,
+            };
+            let backends = self.backends(&mut sets, &[(1, Ok(own))], ipv4);
+            opaque.get_or_insert_with(|| backends.clone());
+            routes.push(Route {
+                name: DEFAULT_ROUTE.to_owned(),
+                matches: Vec::new(),
+                backends,
+                request_timeout_ms: 0,
+            });
+        }
+        Service {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            port: port.port,
+            protocol: port.protocol,
+            routes,
+            endpoint_sets: sets.done,
+            opaque_backends: opaque.unwrap_or_default(),
+        }
+    }
+
+    fn resolve_all(
+        &mut self,
+        name: &ObjectName,
+        port: &'a ServicePort,
+        rules: &'a super::traffic_policy::Rules,
+        rule: &'a RouteRule,
+    ) -> Vec<(u32, Result<Wanted<'a>, String>)> {
+        if rule.backends.is_empty() {
+            let own = Wanted {
+                service: name.clone(),
+                port,
+                subset: None,
+            };
+            return vec![(1, Ok(own))];
+        }
+        let references = rule.backends.iter().map(|(weight, reference)| {
+            if let Reference::Service(service, _) = reference {
+                self.depend(Dependency::Service(service.clone()));
+            }
+            (*weight, self.state.resolve(name, port, rules, reference))
+        });
+        references.collect()
+    }
+
+    /// Backends by weight, divided where one of their Deployments is being released.
+    fn backends(
+        &mut self,
+        sets: &mut Sets<'a>,
+        resolved: &[(u32, Result<Wanted<'a>, String>)],
+        ipv4: bool,
+    ) -> Vec<Backend> {
+        let parts: Vec<(u32, Result<Part, &String>)> = resolved
+            .iter()
+            .map(|(weight, wanted)| {
+                let part = wanted.as_ref().map(|w| self.part(sets, w, ipv4));
+                (*weight, part)
+            })
+            .collect();
+        let undivided: Vec<Undivided> = parts
+            .iter()
+            .map(|(weight, part)| Undivided {
+                weight: *weight,
+                endpoints: part.as_ref().map_or(0, |p| p.endpoints),
+                releases: part.as_ref().map_or_else(
+                    |_| Vec::new(),
+                    |p| p.releases.iter().map(|(r, _)| r.clone()).collect(),
+                ),
+            })
+            .collect();
+        let mut backends = Vec::new();
+        for ((_, part), divided) in parts.into_iter().zip(divide(&undivided)) {
+            let target = match &part {
+                Ok(part) => Target::EndpointSet(part.set),
+                Err(why) => Target::Unresolved((*why).clone()),
+            };
+            backends.push(Backend {
+                weight: divided.rest,
+                target,
+            });
+            let canaries = part.iter().flat_map(|p| &p.releases);
+            for ((_, set), weight) in canaries.zip(divided.canaries) {
+                backends.push(Backend {
+                    weight,
+                    target: Target::EndpointSet(*set),
+                });
+            }
+        }
+        backends
+    }
+
+    /// A part of a Service. The pods of canaries are in none; they have sets of their own while they get traffic.
+    fn part(&mut self, sets: &mut Sets<'a>, wanted: &Wanted<'a>, ipv4: bool) -> Part {
+        let service = &wanted.service;
+        let port = wanted.port.port;
+        let mut name = format!("{service}:{port}");
+        if let Some((subset, _)) = wanted.subset {
+            name.push('/');
+            name.push_str(subset);
+        }
+        if let Some(part) = sets.parts.get(&name) {
+            return part.clone();
+        }
+        let key = (service.clone(), port);
+        if !sets.candidates.contains_key(&key) {
+            let found = self.candidates(service, &wanted.port.name, ipv4);
+            sets.candidates.insert(key.clone(), found);
+        }
+        let candidates = sets.candidates.get(&key).map_or(&[][..], Vec::as_slice);
+        self.depend(Dependency::Namespace(service.namespace.clone()));
+
+        let mut clones: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
+        let mut base: Vec<(Endpoint, Option<&str>)> = Vec::new();
+        for candidate in candidates {
+            let endpoint = candidate.endpoint.clone();
+            if let Some(deployment) = candidate.pod.and_then(|p| p.clone_of.as_deref()) {
+                clones.entry(deployment).or_default().push(endpoint);
+            } else if wanted
+                .subset
+                .is_none_or(|(_, labels)| candidate.pod.is_some_and(|p| p.has_labels(labels)))
+            {
+                base.push((
+                    endpoint,
+                    candidate.pod.and_then(|p| p.deployment.as_deref()),
+                ));
+            }
+        }
+        let endpoints = base.len();
+        let mut releases = Vec::new();
+        let mut all = Vec::new();
+        let state = self.state;
+        for (canary_name, canary) in state.canaries.get(&service.namespace).into_iter().flatten() {
+            let deployment = canary.deployment.as_str();
+            let stable = base.iter().filter(|(_, d)| *d == Some(deployment)).count();
+            if stable == 0 {
+                continue;
+            }
+            let object = ObjectName::new(&service.namespace, canary_name);
+            self.cite_object(SourceKind::Canary, &object, canary.generation);
+            // Removed, so that a second Canary of the same Deployment does not divide it again.
+            if canary.share > 0
+                && let Some(mut clone) = clones.remove(deployment)
+            {
+                mark(&mut base, &mut clone, canary);
+                let share = canary.share;
+                all.push((format!("{name}#{deployment}-canary"), clone));
+                releases.push(Release { share, stable });
+                // With all of it on the canary, nothing of the rest is for the Deployment.
+                if share == WHOLE && stable < endpoints {
+                    base.retain(|(_, d)| *d != Some(deployment));
+                }
+            }
+        }
+        let set = sets.push(name.clone(), base.into_iter().map(|(e, _)| e).collect());
+        let releases = releases
+            .into_iter()
+            .zip(all)
+            .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints)))
+            .collect();
+        let part = Part {
+            set,
+            endpoints,
+            releases,
+        };
+        sets.parts.insert(name, part.clone());
+        part
+    }
+}
+
+/// What a reference leads to.
+type Wanted<'a> = super::compile::Resolved<'a>;
+
+/// Has both sides of a release counted.
+fn mark(base: &mut [(Endpoint, Option<&str>)], clone: &mut [Endpoint], canary: &Canary) {
+    for endpoint in clone {
+        endpoint.group = canary.canary_group();
+    }
+    for (endpoint, deployment) in base {
+        if *deployment == Some(canary.deployment.as_str()) {
+            endpoint.group = canary.stable_group();
+        }
+    }
+}
+
+impl Sets<'_> {
+    fn push(&mut self, name: String, endpoints: Vec<Endpoint>) -> u32 {
+        self.done.push(EndpointSet { name, endpoints });
+        (self.done.len() - 1) as u32
+    }
+}

@@ -1,0 +1,219 @@
+//! Builders of the few objects that the tests are made of.
+
+use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::DeserializeGuard;
+use serde_json::{Value, json};
+
+use crate::index::{Index, Settings};
+use crate::model::{self, Body, Destination, Endpoint, ObjectName, ResourceName, Target};
+
+pub(super) const NS: &str = "shop";
+
+pub(super) fn index() -> Index {
+    Index::new(Settings {
+        trust_domain: "cluster.local".into(),
+        operator_namespace: "fairlead-system".into(),
+    })
+}
+
+/// A pod in the mesh: `name` is `<deployment>-<hash>-<number>`, its address `10.0.<n>.<m>`.
+pub(super) struct PodBuilder(pub Value);
+
+pub(super) fn pod(name: &str, ip: &str) -> PodBuilder {
+    let mut parts = name.rsplitn(3, '-');
+    let (_, hash, deployment) = (
+        parts.next(),
+        parts.next().unwrap_or("h"),
+        parts.next().unwrap_or(name),
+    );
+    PodBuilder(json!({
+        "metadata": {
+            "namespace": NS, "name": name, "uid": format!("uid-{name}"),
+            "labels": {"app": deployment, "pod-template-hash": hash},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": "rs", "controller": true, "name": format!("{deployment}-{hash}")}],
+        },
+        "spec": {
+            "serviceAccountName": deployment,
+            "initContainers": [{"name": "fairlead-proxy", "restartPolicy": "Always"}],
+            "containers": [{"name": "app", "ports": [{"containerPort": 9080}]}],
+        },
+        "status": {"phase": "Running", "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": "True"}]},
+    }))
+}
+
+impl PodBuilder {
+    pub(super) fn label(mut self, key: &str, value: &str) -> Self {
+        self.0["metadata"]["labels"][key] = json!(value);
+        self
+    }
+    pub(super) fn account(mut self, account: &str) -> Self {
+        self.0["spec"]["serviceAccountName"] = json!(account);
+        self
+    }
+    pub(super) fn unmeshed(mut self) -> Self {
+        self.0["spec"]["initContainers"] = json!([]);
+        self
+    }
+    pub(super) fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.0["metadata"]["annotations"][key] = json!(value);
+        self
+    }
+    pub(super) fn terminating(mut self) -> Self {
+        self.0["metadata"]["deletionTimestamp"] = json!("2026-11-20T12:00:00Z");
+        self
+    }
+    pub(super) fn build(self) -> Pod {
+        serde_json::from_value(self.0).unwrap()
+    }
+}
+
+/// A Service with one port, `http`, 80.
+pub(super) fn service(name: &str, ips: &[&str]) -> Service {
+    serde_json::from_value(json!({
+        "metadata": {"namespace": NS, "name": name},
+        "spec": {"clusterIP": ips.first(), "clusterIPs": ips, "ports": [{"name": "http", "port": 80}]},
+    }))
+    .unwrap()
+}
+
+/// The slice `<service>-1`: port `http` is 9080 on these pods.
+pub(super) fn slice(service: &str, pods: &[(&str, &str)]) -> EndpointSlice {
+    let endpoints: Vec<Value> = pods
+        .iter()
+        .map(|(name, ip)| {
+            json!({
+                "addresses": [ip], "zone": "a", "conditions": {"ready": true},
+                "targetRef": {"kind": "Pod", "namespace": NS, "name": name, "uid": format!("uid-{name}")},
+            })
+        })
+        .collect();
+    let ipv6 = pods.first().is_some_and(|(_, ip)| ip.contains(':'));
+    serde_json::from_value(json!({
+        "metadata": {
+            "namespace": NS, "name": format!("{service}-{}", if ipv6 { 6 } else { 4 }),
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": if ipv6 { "IPv6" } else { "IPv4" },
+        "ports": [{"name": "http", "port": 9080}],
+        "endpoints": endpoints,
+    }))
+    .unwrap()
+}
+
+/// Made in the order of `generation`, for tests of "the oldest wins" by name and age.
+pub(super) fn policy(name: &str, generation: i64, spec: Value) -> DeserializeGuard<TrafficPolicy> {
+    guard("TrafficPolicy", NS, name, generation, spec, Value::Null)
+}
+
+pub(super) fn peer_auth(namespace: &str, name: &str, spec: Value) -> DeserializeGuard<PeerAuth> {
+    guard("PeerAuth", namespace, name, 1, spec, Value::Null)
+}
+
+/// The release of a Deployment, `weight` percent at present.
+pub(super) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> {
+    guard(
+        "Canary",
+        NS,
+        "release",
+        1,
+        json!({"workloadRef": {"kind": "Deployment", "name": deployment}}),
+        json!({
+            "phase": "Progressing", "canary": {"revision": "new"},
+            "step": {"index": 1, "weight": weight, "since": "2026-11-20T12:00:00Z"},
+        }),
+    )
+}
+
+fn guard<K>(
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    generation: i64,
+    spec: Value,
+    status: Value,
+) -> DeserializeGuard<K>
+where
+    K: serde::de::DeserializeOwned + kube::Resource,
+{
+    serde_json::from_value(json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": kind,
+        "metadata": {
+            "namespace": namespace, "name": name, "generation": generation, "uid": format!("uid-{name}"),
+            "creationTimestamp": "2026-11-20T10:00:00Z",
+        },
+        "spec": spec, "status": status,
+    }))
+    .unwrap()
+}
+
+/// A Service `web` at 10.96.0.1 with two pods of the Deployment `web`.
+pub(super) fn web(index: &Index) {
+    index.apply(service("web", &["10.96.0.1"]));
+    index.apply(slice(
+        "web",
+        &[("web-1-a", "10.0.0.1"), ("web-1-b", "10.0.0.2")],
+    ));
+    index.apply(pod("web-1-a", "10.0.0.1").build());
+    index.apply(pod("web-1-b", "10.0.0.2").build());
+}
+
+pub(super) fn name(name: &str) -> ObjectName {
+    ObjectName::new(NS, name)
+}
+
+pub(super) fn destination(index: &Index, address: &str) -> Destination {
+    let name = ResourceName::Destination(address.parse().unwrap());
+    match index.get(&name).body {
+        Body::Destination(destination) => destination,
+        other => panic!("{address} is {other:?}"),
+    }
+}
+
+pub(super) fn service_at(index: &Index, address: &str) -> model::Service {
+    match destination(index, address) {
+        Destination::Service(service) => service,
+        other => panic!("{address} leads to {other:?}"),
+    }
+}
+
+/// Sources as `Kind name generation`.
+pub(super) fn sources(index: &Index, name: &ResourceName) -> Vec<String> {
+    let sources = index.get(name).sources.into_iter();
+    sources
+        .map(|s| {
+            format!(
+                "{} {} {}",
+                s.source.kind.as_str(),
+                s.source.object,
+                s.generation
+            )
+        })
+        .collect()
+}
+
+/// Where a route's backends lead, as `<set> <weight>`.
+pub(super) fn backends(service: &model::Service, route: &str) -> Vec<String> {
+    let route = service.routes.iter().find(|r| r.name == route);
+    let route = route.unwrap_or_else(|| panic!("{:?} lack the route", service.routes));
+    let line = |b: &model::Backend| match &b.target {
+        Target::EndpointSet(set) => {
+            format!("{} {}", service.endpoint_sets[*set as usize].name, b.weight)
+        }
+        Target::Unresolved(why) => format!("unresolved {}: {why}", b.weight),
+    };
+    route.backends.iter().map(line).collect()
+}
+
+/// The endpoints of a set by its name.
+pub(super) fn set<'a>(service: &'a model::Service, name: &str) -> &'a [Endpoint] {
+    let set = service.endpoint_sets.iter().find(|s| s.name == name);
+    &set.unwrap_or_else(|| panic!("{:?} lack {name}", service.endpoint_sets))
+        .endpoints
+}
+
+/// Addresses of endpoints.
+pub(super) fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+    endpoints.iter().map(|e| e.address.to_string()).collect()
+}

@@ -1,0 +1,170 @@
+//! What addresses lead to.
+
+use serde_json::json;
+
+use super::build::*;
+use crate::model::Destination;
+
+#[test]
+fn a_cluster_address_leads_to_the_services_ready_pods() {
+    let index = index();
+    web(&index);
+    let service = service_at(&index, "10.96.0.1:80");
+    assert_eq!((service.name.as_str(), service.port), ("web", 80));
+    let endpoints = set(&service, "shop/web:80");
+    assert_eq!(addresses(endpoints), ["10.0.0.1:9080", "10.0.0.2:9080"]);
+    assert_eq!(
+        endpoints[0].identity,
+        "spiffe://cluster.local/ns/shop/sa/web"
+    );
+    assert_eq!(endpoints[0].zone, "a");
+    assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
+    assert_eq!(service.opaque_backends, service.routes[0].backends);
+}
+
+#[test]
+fn an_unknown_address_or_port_passes_through() {
+    let index = index();
+    web(&index);
+    for address in ["10.96.0.1:81", "1.1.1.1:443", "[2001:db8::1]:80"] {
+        assert_eq!(
+            destination(&index, address),
+            Destination::PassThrough,
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn each_family_of_a_service_leads_to_each_pod_once() {
+    let index = index();
+    index.apply(service("web", &["10.96.0.1", "fd00::1"]));
+    index.apply(slice("web", &[("web-1-a", "10.0.0.1")]));
+    index.apply(slice("web", &[("web-1-a", "fd01::1")]));
+    let mut dual = pod("web-1-a", "10.0.0.1");
+    dual.0["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd01::1"}]);
+    index.apply(dual.build());
+    assert_eq!(
+        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
+        ["10.0.0.1:9080"]
+    );
+    assert_eq!(
+        addresses(set(&service_at(&index, "[fd00::1]:80"), "shop/web:80")),
+        ["[fd01::1]:9080"]
+    );
+    assert_eq!(
+        addresses(set(
+            &service_at(&index, "[::ffff:10.96.0.1]:80"),
+            "shop/web:80"
+        )),
+        ["10.0.0.1:9080"]
+    );
+}
+
+#[test]
+fn a_pods_own_address_leads_to_it_if_it_is_in_the_mesh() {
+    let index = index();
+    index.apply(pod("db-1-a", "10.0.0.7").account("db").build());
+    index.apply(pod("old-1-a", "10.0.0.8").unmeshed().build());
+    let Destination::Pod(endpoint) = destination(&index, "10.0.0.7:6379") else {
+        panic!("not a pod");
+    };
+    assert_eq!(endpoint.identity, "spiffe://cluster.local/ns/shop/sa/db");
+    assert_eq!(endpoint.address.to_string(), "10.0.0.7:6379");
+    assert_eq!(
+        destination(&index, "10.0.0.8:6379"),
+        Destination::PassThrough
+    );
+}
+
+#[test]
+fn a_port_that_the_proxy_does_not_capture_is_reached_in_plain() {
+    let index = index();
+    let pod = pod("db-1-a", "10.0.0.7").annotation("fairlead.dev/skip-inbound-ports", "6379");
+    index.apply(pod.build());
+    assert_eq!(
+        destination(&index, "10.0.0.7:6379"),
+        Destination::PassThrough
+    );
+    assert_eq!(
+        destination(&index, "10.0.0.7:15020"),
+        Destination::PassThrough
+    );
+    assert!(matches!(
+        destination(&index, "10.0.0.7:80"),
+        Destination::Pod(_)
+    ));
+}
+
+#[test]
+fn what_ends_gets_no_new_requests() {
+    let index = index();
+    web(&index);
+    index.apply(pod("web-1-a", "10.0.0.1").terminating().build());
+    assert_eq!(
+        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
+        ["10.0.0.2:9080"]
+    );
+}
+
+#[test]
+fn a_pod_that_is_not_known_yet_is_not_reached_in_plain() {
+    let index = index();
+    web(&index);
+    index.delete::<k8s_openapi::api::core::v1::Pod>(&name("web-1-a"));
+    assert_eq!(
+        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
+        ["10.0.0.2:9080"]
+    );
+}
+
+#[test]
+fn a_slice_about_an_earlier_pod_of_the_name_is_stale() {
+    let index = index();
+    web(&index);
+    let mut again = pod("web-1-a", "10.0.0.1");
+    again.0["metadata"]["uid"] = json!("another");
+    index.apply(again.build());
+    assert_eq!(
+        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
+        ["10.0.0.2:9080"]
+    );
+}
+
+#[test]
+fn an_endpoint_without_a_pod_is_reached_in_plain() {
+    let index = index();
+    web(&index);
+    let mut by_hand = slice("web", &[("x", "192.168.7.7")]);
+    by_hand.endpoints[0].target_ref = None;
+    index.apply(by_hand);
+    let service = service_at(&index, "10.96.0.1:80");
+    let endpoints = set(&service, "shop/web:80");
+    assert_eq!(addresses(endpoints), ["192.168.7.7:9080"]);
+    assert_eq!(endpoints[0].identity, "");
+}
+
+#[test]
+fn an_address_given_to_a_new_pod_stays_with_it_when_the_old_one_goes() {
+    let index = index();
+    index.apply(pod("old-1-a", "10.0.0.7").build());
+    index.apply(pod("new-1-a", "10.0.0.7").account("new").build());
+    index.delete::<k8s_openapi::api::core::v1::Pod>(&name("old-1-a"));
+    let Destination::Pod(endpoint) = destination(&index, "10.0.0.7:80") else {
+        panic!("not a pod");
+    };
+    assert_eq!(endpoint.identity, "spiffe://cluster.local/ns/shop/sa/new");
+}
+
+#[test]
+fn where_authentication_is_disabled_peers_send_plain_and_say_why() {
+    let index = index();
+    web(&index);
+    let spec = json!({"mtls": {"mode": "Strict", "ports": [{"port": 9080, "mode": "Disabled"}]}});
+    index.apply(peer_auth(NS, "all", spec));
+    let address = "10.96.0.1:80".parse().unwrap();
+    let service = service_at(&index, "10.96.0.1:80");
+    assert_eq!(set(&service, "shop/web:80")[0].identity, "");
+    let name = crate::model::ResourceName::Destination(address);
+    assert_eq!(sources(&index, &name), ["PeerAuth shop/all 1"]);
+}

@@ -1,0 +1,8 @@
+//! A small cluster built in code, and what proxies are told of it.
+
+mod build;
+mod canary;
+mod destination;
+mod policy;
+mod subscription;
+mod workload;

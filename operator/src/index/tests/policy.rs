@@ -1,0 +1,192 @@
+//! Routes, subsets and whose policy holds.
+
+use fairlead_crds::TrafficPolicy;
+use kube::core::DeserializeGuard;
+use serde_json::{Value, json};
+
+use super::build::*;
+use crate::index::{Index, Problem, Report};
+use crate::model::ResourceName;
+
+fn versions(index: &Index) {
+    web(index);
+    index.apply(pod("web-1-a", "10.0.0.1").label("version", "v1").build());
+    index.apply(pod("web-1-b", "10.0.0.2").label("version", "v2").build());
+}
+
+fn testers(backends: Value) -> Value {
+    json!({
+        "targetRef": {"kind": "Service", "name": "web"},
+        "subsets": [{"name": "v1", "labels": {"version": "v1"}}, {"name": "v2", "labels": {"version": "v2"}}, {"name": "v3", "labels": {"version": "v3"}}],
+        "routes": [{
+            "name": "testers",
+            "matches": [{"headers": [{"name": "End-User", "value": "jason"}]}],
+            "backends": backends,
+            "timeouts": {"request": "5s"},
+        }],
+    })
+}
+
+fn report(index: &Index, policy: &str) -> Report {
+    let reports = index.reports();
+    let found = reports.into_iter().find(|r| r.source.object.name == policy);
+    found.expect("the policy is reported on")
+}
+
+fn address() -> ResourceName {
+    ResourceName::Destination("10.96.0.1:80".parse().unwrap())
+}
+
+#[test]
+fn a_route_leads_to_a_subset_and_the_rest_to_the_service() {
+    let index = index();
+    versions(&index);
+    index.apply(policy(
+        "p",
+        3,
+        testers(json!([{"subset": "v2", "weight": 100}])),
+    ));
+    let service = service_at(&index, "10.96.0.1:80");
+    assert_eq!(backends(&service, "testers"), ["shop/web:80/v2 100"]);
+    assert_eq!(
+        addresses(set(&service, "shop/web:80/v2")),
+        ["10.0.0.2:9080"]
+    );
+    assert_eq!(service.routes[0].request_timeout_ms, 5000);
+    assert_eq!(service.routes[0].matches[0].headers[0].name, "end-user");
+    assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
+    assert!(service.routes[1].matches.is_empty());
+    assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/p 3"]);
+    let report = report(&index, "p");
+    assert_eq!((report.problem, report.unresolved), (None, vec![]));
+}
+
+#[test]
+fn a_subset_without_pods_is_empty_and_not_another_version() {
+    let index = index();
+    versions(&index);
+    index.apply(policy("p", 1, testers(json!([{"subset": "v3"}]))));
+    let service = service_at(&index, "10.96.0.1:80");
+    assert!(set(&service, "shop/web:80/v3").is_empty());
+}
+
+#[test]
+fn references_that_lead_nowhere_keep_their_weight_and_are_named() {
+    let index = index();
+    versions(&index);
+    let spec = testers(json!([
+        {"subset": "v9", "weight": 1},
+        {"service": {"name": "cart", "port": 80}, "weight": 2},
+        {"service": {"name": "web", "port": 99}, "weight": 3},
+    ]));
+    index.apply(policy("p", 1, spec));
+    let lines = backends(&service_at(&index, "10.96.0.1:80"), "testers");
+    assert!(
+        lines[0].starts_with("unresolved 1: subset v9 is not defined"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with("unresolved 2: Service shop/cart does not exist"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[2].starts_with("unresolved 3: Service shop/web has no port 99, its ports are: 80"),
+        "{lines:?}"
+    );
+    assert_eq!(report(&index, "p").unresolved.len(), 3);
+}
+
+#[tokio::test]
+async fn a_missing_service_is_followed_until_it_comes() {
+    let index = index();
+    versions(&index);
+    index.apply(policy(
+        "p",
+        1,
+        testers(json!([{"service": {"name": "cart", "port": 80}}])),
+    ));
+    let mut listener = index.subscribe(address()).unwrap();
+    index.apply(service("cart", &["10.96.0.2"]));
+    index.flush();
+    assert!(listener.has_changed().unwrap());
+    listener.mark_unchanged();
+    let service = service_at(&index, "10.96.0.1:80");
+    assert_eq!(backends(&service, "testers"), ["shop/cart:80 1"]);
+    index.apply(slice("cart", &[("cart-1-a", "10.0.0.9")]));
+    index.apply(pod("cart-1-a", "10.0.0.9").build());
+    index.flush();
+    assert!(
+        listener.has_changed().unwrap(),
+        "endpoints of another Service matter as well"
+    );
+}
+
+#[test]
+fn a_route_without_conditions_is_the_last_and_governs_opaque_connections() {
+    let index = index();
+    versions(&index);
+    let mut spec = testers(json!([{"subset": "v1", "weight": 9}, {"subset": "v2", "weight": 1}]));
+    spec["routes"][0]["matches"] = json!([]);
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    assert_eq!(service.routes.len(), 1);
+    assert_eq!(service.opaque_backends, service.routes[0].backends);
+}
+
+#[test]
+fn the_oldest_policy_wins_then_the_name() {
+    let index = index();
+    versions(&index);
+    let mut older = policy("z", 1, testers(json!([{"subset": "v1"}])));
+    older.0.as_mut().unwrap().metadata.creation_timestamp =
+        serde_json::from_value(json!("2026-11-19T10:00:00Z")).unwrap();
+    index.apply(policy("b", 1, testers(json!([{"subset": "v2"}]))));
+    index.apply(policy("a", 1, testers(json!([{"subset": "v2"}]))));
+    assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/a 1"]);
+    assert_eq!(
+        report(&index, "b").problem,
+        Some(Problem::Conflicted(name("a")))
+    );
+    index.apply(older);
+    assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/z 1"]);
+    assert_eq!(
+        report(&index, "a").problem,
+        Some(Problem::Conflicted(name("z")))
+    );
+    index.delete::<DeserializeGuard<TrafficPolicy>>(&name("z"));
+    assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/a 1"]);
+}
+
+#[test]
+fn a_mistake_disturbs_nothing_and_is_reported() {
+    let index = index();
+    versions(&index);
+    index.apply(policy("p", 1, testers(json!([{"subset": "v2"}]))));
+    let before = index.get(&address());
+    let mut bad = testers(json!([{"subset": "v1"}]));
+    bad["routes"][0]["matches"][0]["headers"][0] =
+        json!({"name": "a", "type": "RegularExpression", "value": "("});
+    index.apply(policy("p", 2, bad));
+    assert_eq!(index.get(&address()), before);
+    let report = report(&index, "p");
+    assert!(matches!(report.problem, Some(Problem::Invalid(_))));
+    assert_eq!((report.generation, report.kept), (2, Some(1)));
+}
+
+#[test]
+fn an_object_that_cannot_be_read_disturbs_nothing() {
+    let index = index();
+    versions(&index);
+    index.apply(policy("p", 1, testers(json!([{"subset": "v2"}]))));
+    let before = index.get(&address());
+    index.apply(policy(
+        "p",
+        2,
+        json!({"targetRef": {"kind": "Moon", "name": "web"}}),
+    ));
+    assert_eq!(index.get(&address()), before);
+    assert!(matches!(
+        report(&index, "p").problem,
+        Some(Problem::Invalid(_))
+    ));
+}

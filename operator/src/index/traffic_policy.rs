@@ -1,0 +1,266 @@
+//! What the index keeps of a `TrafficPolicy`: its rules, ready to be joined with Services, or why they cannot be used.
+
+use std::collections::BTreeMap;
+
+use fairlead_crds::{HeaderMatchType, PathMatchType, RouteMatch, TrafficPolicySpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use regex::RegexBuilder;
+
+use crate::model::{HeaderMatch, Match, ObjectName, PathMatch, StringMatch};
+
+/// The compiled size of one expression, bytes. Proxies compile what passed here, so the limit is a proxy's memory; expressions that
+/// people write need some kilobytes.
+pub const MAX_REGEX_SIZE: usize = 256 * 1024;
+
+/// What the index keeps of a `TrafficPolicy`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TrafficPolicy {
+    pub uid: String,
+    pub generation: i64,
+    pub created: Option<Timestamp>,
+    /// The Service that the newest generation names; `None` if it cannot even be read.
+    pub target: Option<String>,
+    /// Why the newest generation cannot be used.
+    pub invalid: Option<String>,
+    /// The newest generation that could be used: a mistake in a later one does not disturb it.
+    pub in_force: Option<Rules>,
+    /// As last written to its status.
+    pub conditions: Vec<Condition>,
+}
+
+/// The rules of a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rules {
+    pub generation: i64,
+    pub target: String,
+    pub subsets: BTreeMap<String, BTreeMap<String, String>>,
+    pub routes: Vec<RouteRule>,
+}
+
+/// A route whose references are still names.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RouteRule {
+    pub name: String,
+    pub matches: Vec<Match>,
+    /// Weights and where they lead; none: the Service itself.
+    pub backends: Vec<(u32, Reference)>,
+    pub request_timeout_ms: u64,
+}
+
+/// Where a share of requests is to go.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reference {
+    Subset(String),
+    Service(ObjectName, u16),
+}
+
+impl TrafficPolicy {
+    /// `before` is what was kept of the same policy.
+    pub(super) fn parse(
+        metadata: ObjectMeta,
+        spec: Result<TrafficPolicySpec, String>,
+        conditions: Vec<Condition>,
+        before: Option<&Self>,
+    ) -> Self {
+        let generation = metadata.generation.unwrap_or_default();
+        let uid = metadata.uid.unwrap_or_default();
+        let namespace = metadata.namespace.unwrap_or_default();
+        let target = spec.as_ref().ok().map(|s| s.target_ref.name.clone());
+        let (in_force, invalid) = match spec.and_then(|s| rules(&namespace, generation, s)) {
+            Ok(rules) => (Some(rules), None),
+            Err(why) => {
+                // One made anew under the same name is another policy.
+                let kept = before
+                    .filter(|b| b.uid == uid)
+                    .and_then(|b| b.in_force.clone());
+                (kept, Some(why))
+            }
+        };
+        Self {
+            uid,
+            generation,
+            created: metadata.creation_timestamp.map(|t| t.0),
+            target,
+            invalid,
+            in_force,
+            conditions,
+        }
+    }
+
+    /// The Services that it has to do with: the one that it names, and the one that its rules in force are about.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &str> {
+        let in_force = self.in_force.iter().map(|r| r.target.as_str());
+        let named = self.target.iter().map(String::as_str);
+        in_force.chain(named)
+    }
+}
+
+fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Rules, String> {
+    let mut routes = Vec::with_capacity(spec.routes.len());
+    for route in spec.routes {
+        let mut matches = Vec::with_capacity(route.matches.len());
+        for (i, m) in route.matches.into_iter().enumerate() {
+            let rule = request_match(m)
+                .map_err(|why| format!("route {}, matches[{i}]: {why}", route.name))?;
+            matches.push(rule);
+        }
+        let mut backends = Vec::with_capacity(route.backends.len());
+        for (i, backend) in route.backends.into_iter().enumerate() {
+            let at = || format!("route {}, backends[{i}]", route.name);
+            let weight = u32::try_from(backend.weight)
+                .map_err(|_| format!("{}: weight {} is negative", at(), backend.weight))?;
+            let reference = match (backend.subset, backend.service) {
+                (Some(subset), None) => Reference::Subset(subset),
+                (None, Some(service)) => {
+                    let port = u16::try_from(service.port)
+                        .map_err(|_| format!("{}: {} is no port", at(), service.port))?;
+                    let namespace = service.namespace.unwrap_or_else(|| namespace.to_owned());
+                    Reference::Service(ObjectName::new(namespace, service.name), port)
+                }
+                _ => return Err(format!("{}: needs either subset or service", at())),
+            };
+            backends.push((weight, reference));
+        }
+        let timeout = route.timeouts.and_then(|t| t.request).unwrap_or_default();
+        routes.push(RouteRule {
+            name: route.name,
+            matches,
+            backends,
+            request_timeout_ms: u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+    let subsets = spec
+        .subsets
+        .into_iter()
+        .map(|s| (s.name, s.labels))
+        .collect();
+    Ok(Rules {
+        generation,
+        target: spec.target_ref.name,
+        subsets,
+        routes,
+    })
+}
+
+fn request_match(m: RouteMatch) -> Result<Match, String> {
+    let path = m
+        .path
+        .map(|path| {
+            Ok::<_, String>(match path.type_ {
+                PathMatchType::Exact => PathMatch::Exact(path.value),
+                PathMatchType::PathPrefix => PathMatch::Prefix(path.value),
+                PathMatchType::RegularExpression => {
+                    PathMatch::Regex(expression("path.value", path.value)?)
+                }
+            })
+        })
+        .transpose()?;
+    let mut headers = Vec::with_capacity(m.headers.len());
+    for header in m.headers {
+        let name = header.name.to_ascii_lowercase();
+        let at = format!("header {name}");
+        let value = || {
+            let value = header.value.clone();
+            value.ok_or_else(|| format!("{at}: type {:?} needs a value", header.type_))
+        };
+        let value = match header.type_ {
+            HeaderMatchType::Exact => StringMatch::Exact(value()?),
+            HeaderMatchType::Prefix => StringMatch::Prefix(value()?),
+            HeaderMatchType::RegularExpression => StringMatch::Regex(expression(&at, value()?)?),
+            HeaderMatchType::Present => StringMatch::Present,
+        };
+        headers.push(HeaderMatch {
+            name,
+            value,
+            not: header.not,
+        });
+    }
+    let methods = m
+        .methods
+        .into_iter()
+        .map(|m| m.as_str().to_owned())
+        .collect();
+    Ok(Match {
+        path,
+        headers,
+        methods,
+    })
+}
+
+/// Checks an expression as proxies will compile it.
+fn expression(at: &str, expression: String) -> Result<String, String> {
+    match RegexBuilder::new(&expression)
+        .size_limit(MAX_REGEX_SIZE)
+        .build()
+    {
+        Ok(_) => Ok(expression),
+        // The crate draws a picture over several lines; its last line is the sentence.
+        Err(error) => {
+            let text = error.to_string();
+            let sentence = text.lines().last().unwrap_or_default();
+            let sentence = sentence.trim_start_matches("error: ");
+            Err(format!(
+                "{at}: {expression:?} is no regular expression: {sentence}"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(generation: i64, spec: Value, before: Option<&TrafficPolicy>) -> TrafficPolicy {
+        let metadata = ObjectMeta {
+            namespace: Some("shop".into()),
+            uid: Some("u".into()),
+            generation: Some(generation),
+            ..ObjectMeta::default()
+        };
+        let spec = serde_json::from_value(spec).map_err(|e| e.to_string());
+        TrafficPolicy::parse(metadata, spec, Vec::new(), before)
+    }
+
+    fn header(value: &str) -> Value {
+        json!({
+            "targetRef": {"kind": "Service", "name": "cart"},
+            "routes": [{"name": "r", "matches": [{"headers": [{"name": "X-A", "type": "RegularExpression", "value": value}]}]}],
+        })
+    }
+
+    #[test]
+    fn header_names_are_compared_in_lower_case() {
+        let policy = parse(1, header("a+"), None);
+        let rules = policy.in_force.unwrap();
+        assert_eq!(rules.routes[0].matches[0].headers[0].name, "x-a");
+    }
+
+    #[test]
+    fn a_mistake_leaves_the_previous_generation_in_force() {
+        let good = parse(1, header("a+"), None);
+        let bad = parse(2, header("a("), Some(&good));
+        assert_eq!(bad.in_force.as_ref().unwrap().generation, 1);
+        let why = bad.invalid.unwrap();
+        assert!(
+            why.starts_with("route r, matches[0]: header x-a: \"a(\" is no regular expression"),
+            "{why}"
+        );
+        assert!(!why.contains('\n'));
+    }
+
+    #[test]
+    fn a_mistake_in_a_new_policy_of_the_same_name_keeps_nothing() {
+        let mut good = parse(1, header("a+"), None);
+        good.uid = "other".into();
+        assert_eq!(parse(1, header("a("), Some(&good)).in_force, None);
+    }
+
+    #[test]
+    fn an_expression_that_explodes_is_refused() {
+        let policy = parse(1, header(r"(\w{100}){100}"), None);
+        assert!(policy.invalid.is_some() && policy.in_force.is_none());
+    }
+}

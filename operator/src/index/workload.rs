@@ -1,0 +1,118 @@
+//! How a pod's own proxy treats what arrives.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::compile::Compiler;
+use super::pod::Pod;
+use super::state::Dependency;
+use crate::model::{self, Endpoint, HandoverPort, ObjectName, Protocol, Workload};
+
+impl Compiler<'_> {
+    /// `None`: there is no such pod.
+    pub(super) fn workload(&mut self, name: &ObjectName) -> Option<Workload> {
+        self.depend(Dependency::Pod(name.clone()));
+        let pod = self.state.pods.get(name)?;
+        self.depend(Dependency::Namespace(name.namespace.clone()));
+        let mtls = self.state.mtls(&name.namespace, &pod.labels);
+        for source in mtls.sources {
+            self.cite(source);
+        }
+        let handover = pod
+            .clone_of
+            .as_ref()
+            .map(|deployment| self.handover(name, pod, deployment));
+        let trust_domain = &self.state.settings.trust_domain;
+        Some(Workload {
+            uid: pod.uid.clone(),
+            identity: model::identity(trust_domain, &name.namespace, &pod.service_account),
+            mtls: mtls.mode,
+            port_mtls: mtls.ports.into_iter().collect(),
+            port_protocols: self.port_protocols(name),
+            handover,
+        })
+    }
+
+    /// What Services say of the pod's ports. Where two contradict each other it is told from the bytes.
+    fn port_protocols(&mut self, pod: &ObjectName) -> Vec<(u16, Protocol)> {
+        let mut protocols = BTreeMap::new();
+        for name in self.state.services_of(pod) {
+            let ports = self.pod_ports(&name, pod);
+            let service = self.state.services.get(&name);
+            for port in service.iter().flat_map(|s| &s.ports) {
+                for (_, number) in ports.iter().filter(|(n, _)| *n == port.name) {
+                    let known = protocols.entry(*number).or_insert(port.protocol);
+                    if *known != port.protocol {
+                        *known = Protocol::Detect;
+                    }
+                }
+            }
+            self.depend(Dependency::Service(name));
+        }
+        protocols.retain(|_, protocol| *protocol != Protocol::Detect);
+        protocols.into_iter().collect()
+    }
+
+    /// The port names of a Service and the numbers that they have on this pod.
+    fn pod_ports(&self, service: &ObjectName, pod: &ObjectName) -> Vec<(String, u16)> {
+        self.state
+            .slices_of(service)
+            .filter(|slice| slice.pods().any(|name| name == pod))
+            .flat_map(|slice| slice.ports.iter().cloned())
+            .collect()
+    }
+
+    /// Where plain callers of a canary's pod go: to the Deployment's own ready pods. Ports that a Service leads to are matched by
+    /// the Service's port name, because the versions may listen on different numbers; others by number.
+    fn handover(&mut self, name: &ObjectName, pod: &Pod, deployment: &str) -> Vec<HandoverPort> {
+        let mut ports: BTreeMap<u16, Vec<Endpoint>> = BTreeMap::new();
+        let Some(ipv4) = pod.ips.first().map(IpAddr::is_ipv4) else {
+            return Vec::new();
+        };
+        for service in self.state.services_of(name) {
+            for (port_name, number) in self.pod_ports(&service, name) {
+                let candidates = self.candidates(&service, &port_name, ipv4);
+                let stable = candidates
+                    .into_iter()
+                    .filter(|c| c.pod.is_some_and(|p| is_stable(p, deployment)))
+                    .map(|c| c.endpoint);
+                ports.entry(number).or_default().extend(stable);
+            }
+        }
+        let deployment = ObjectName::new(&name.namespace, deployment);
+        self.depend(Dependency::Deployment(deployment.clone()));
+        for number in &pod.ports {
+            if ports.contains_key(number) {
+                continue;
+            }
+            let mut endpoints = Vec::new();
+            let members = self.state.deployment_pods.get(&deployment);
+            for member in members.into_iter().flatten() {
+                let Some(other) = self.state.pods.get(member) else {
+                    continue;
+                };
+                if !is_stable(other, &deployment.name) || !other.ready || other.terminating {
+                    continue;
+                }
+                if let Some(ip) = other.ips.iter().find(|ip| ip.is_ipv4() == ipv4) {
+                    let address = SocketAddr::new(*ip, *number);
+                    let zone = self.zone_of(member);
+                    endpoints.push(self.endpoint(&member.namespace, other, address, zone));
+                }
+            }
+            ports.insert(*number, endpoints);
+        }
+        ports
+            .into_iter()
+            .map(|(port, mut endpoints)| {
+                endpoints.sort_unstable();
+                endpoints.dedup();
+                HandoverPort { port, endpoints }
+            })
+            .collect()
+    }
+}
+
+fn is_stable(pod: &Pod, deployment: &str) -> bool {
+    pod.clone_of.is_none() && pod.deployment.as_deref() == Some(deployment)
+}

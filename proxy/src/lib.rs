@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod backoff;
 pub mod balance;
+pub mod capture;
 pub mod config;
 pub mod http;
 pub mod identity;

@@ -97,11 +97,7 @@ impl Load {
     /// Falls with time even if nobody looks, so that an endpoint that was slow once is tried again.
     fn average_at(&self, now: Instant) -> f64 {
         let average = f64::from_bits(self.average.load(Relaxed));
-        if average < 0.0 {
-            average
-        } else {
-            average * self.weight_at(now)
-        }
+        if average < 0.0 { average } else { average * self.weight_at(now) }
     }
 
     /// What an observation of the last time weighs at `now`, 0 to 1.
@@ -129,10 +125,7 @@ mod tests {
         load.observe(100 * MS, start + MS);
         assert!(load.cost(start + MS) > 90_000.0);
         load.observe(2 * MS, start + 2 * MS);
-        assert!(
-            load.cost(start + 2 * MS) > 90_000.0,
-            "one good answer does not undo it"
-        );
+        assert!(load.cost(start + 2 * MS) > 90_000.0, "one good answer does not undo it");
         let later = start + 4 * DECAY;
         assert!(load.cost(later) < 3_000.0, "{}", load.cost(later));
     }

@@ -45,32 +45,20 @@ impl fmt::Debug for GroupRef {
 
 impl Endpoint {
     /// `group` is what its answers are counted under; empty: they are not.
-    pub fn new(
-        address: SocketAddr,
-        identity: Option<SpiffeId>,
-        zone: &str,
-        group: &str,
-        load: Arc<Load>,
-    ) -> Self {
+    pub fn new(address: SocketAddr, identity: Option<SpiffeId>, zone: &str, group: &str, load: Arc<Load>) -> Self {
         Self {
             address,
             identity,
             zone: zone.into(),
             load,
-            group: (!group.is_empty()).then(|| GroupRef {
-                name: group.into(),
-                counters: OnceLock::new(),
-            }),
+            group: (!group.is_empty()).then(|| GroupRef { name: group.into(), counters: OnceLock::new() }),
         }
     }
 
     /// Where attempts on this endpoint are counted during a release; `None`: nowhere.
     pub fn group(&self, groups: &Groups) -> Option<&Arc<Group>> {
         let group = self.group.as_ref()?;
-        group
-            .counters
-            .get_or_init(|| groups.get(&group.name))
-            .as_ref()
+        group.counters.get_or_init(|| groups.get(&group.name)).as_ref()
     }
 }
 
@@ -92,10 +80,7 @@ pub fn pick<'a>(
     if avoid.is_empty() {
         return pick_of(endpoints.len(), |index| &endpoints[index], random, now);
     }
-    let fresh: Vec<_> = endpoints
-        .iter()
-        .filter(|endpoint| !avoid.contains(&endpoint.address))
-        .collect();
+    let fresh: Vec<_> = endpoints.iter().filter(|endpoint| !avoid.contains(&endpoint.address)).collect();
     if fresh.is_empty() {
         pick_of(endpoints.len(), |index| &endpoints[index], random, now)
     } else {
@@ -117,11 +102,7 @@ fn pick_of<'a>(
             let first = (random & 0xffff_ffff) as usize % len;
             let offset = 1 + (random >> 32) as usize % (len - 1);
             let (a, b) = (get(first), get((first + offset) % len));
-            Some(if a.load.cost(now) <= b.load.cost(now) {
-                a
-            } else {
-                b
-            })
+            Some(if a.load.cost(now) <= b.load.cost(now) { a } else { b })
         }
     }
 }
@@ -150,10 +131,7 @@ mod tests {
         let mut counts = vec![0; endpoints.len()];
         for _ in 0..1000 {
             let picked = pick(endpoints, avoid, rng.random(), now).unwrap();
-            counts[endpoints
-                .iter()
-                .position(|e| Arc::ptr_eq(e, picked))
-                .unwrap()] += 1;
+            counts[endpoints.iter().position(|e| Arc::ptr_eq(e, picked)).unwrap()] += 1;
         }
         counts
     }

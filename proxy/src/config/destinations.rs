@@ -94,18 +94,12 @@ impl Slot {
         match route::compile(Some(&previous), destination) {
             Ok(compiled) => {
                 self.destination.store(Arc::new(compiled));
-                *self.programmed.lock() = Programmed {
-                    version: version.to_owned(),
-                    refused: None,
-                };
+                *self.programmed.lock() = Programmed { version: version.to_owned(), refused: None };
                 self.answered();
                 Ok(())
             }
             Err(reason) => {
-                self.programmed.lock().refused = Some(Refused {
-                    version: version.to_owned(),
-                    reason: reason.clone(),
-                });
+                self.programmed.lock().refused = Some(Refused { version: version.to_owned(), reason: reason.clone() });
                 // There is nothing better to wait for.
                 self.answered();
                 Err(reason)
@@ -130,10 +124,7 @@ impl Slot {
         if self.answered.load(Acquire) {
             return;
         }
-        if tokio::time::timeout_at(self.patience_ends, notified)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout_at(self.patience_ends, notified).await.is_err() {
             tracing::debug!(address = %self.address, "the operator has not answered: passing through");
         }
     }
@@ -146,9 +137,7 @@ impl Slot {
 
     /// Fails if somebody holds it.
     fn retire(&self) -> bool {
-        self.users
-            .compare_exchange(0, RETIRED, AcqRel, Relaxed)
-            .is_ok()
+        self.users.compare_exchange(0, RETIRED, AcqRel, Relaxed).is_ok()
     }
 }
 
@@ -275,11 +264,7 @@ impl Destinations {
     fn patience(&self) -> Duration {
         let away = match self.away_since.load(Relaxed) {
             0 => None,
-            since => Some(
-                self.start
-                    .elapsed()
-                    .saturating_sub(Duration::from_millis(since - 1)),
-            ),
+            since => Some(self.start.elapsed().saturating_sub(Duration::from_millis(since - 1))),
         };
         patience(away)
     }
@@ -382,10 +367,7 @@ fn patience(away: Option<Duration>) -> Duration {
 /// Takes the least recently used slot out that nobody holds.
 fn make_room(slots: &mut Slots) -> bool {
     let now = Instant::now();
-    let mut idle: Vec<_> = slots
-        .values()
-        .filter_map(|slot| Some((slot.idle_for(now)?, slot.address)))
-        .collect();
+    let mut idle: Vec<_> = slots.values().filter_map(|slot| Some((slot.idle_for(now)?, slot.address))).collect();
     idle.sort_unstable_by(|a, b| b.cmp(a));
     // Between looking and taking somebody may have come: then the next one.
     for (_, address) in idle {
@@ -406,9 +388,7 @@ mod tests {
     }
 
     fn pass_through() -> v1::Destination {
-        v1::Destination {
-            kind: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})),
-        }
+        v1::Destination { kind: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})) }
     }
 
     fn pod() -> v1::Destination {
@@ -449,9 +429,7 @@ mod tests {
         // One patience per address, not per connection.
         destinations.get(address(1)).await;
         assert_eq!(start.elapsed(), PATIENCE);
-        destinations.wanted()[&address(1)]
-            .apply("1", pod())
-            .unwrap();
+        destinations.wanted()[&address(1)].apply("1", pod()).unwrap();
         assert!(matches!(**handle.load(), Destination::Pod(_)));
     }
 
@@ -482,9 +460,7 @@ mod tests {
     async fn idle_destinations_are_forgotten_and_held_ones_never() {
         let destinations = Destinations::new();
         for n in 1..=2 {
-            destinations
-                .restore(address(n), "1", pass_through())
-                .unwrap();
+            destinations.restore(address(n), "1", pass_through()).unwrap();
         }
         let held = destinations.get(address(1)).await;
         drop(destinations.get(address(2)).await);
@@ -493,10 +469,7 @@ mod tests {
         assert_eq!(destinations.len(), 2);
         tokio::time::advance(Duration::from_secs(2)).await;
         destinations.sweep();
-        assert_eq!(
-            destinations.wanted().keys().collect::<Vec<_>>(),
-            [&address(1)]
-        );
+        assert_eq!(destinations.wanted().keys().collect::<Vec<_>>(), [&address(1)]);
         drop(held.clone());
         tokio::time::advance(2 * IDLE).await;
         destinations.sweep();
@@ -512,9 +485,7 @@ mod tests {
         let destinations = Destinations::new();
         let mut held = Vec::new();
         for n in 0..MAX_DESTINATIONS as u16 {
-            destinations
-                .restore(address(n), "1", pass_through())
-                .unwrap();
+            destinations.restore(address(n), "1", pass_through()).unwrap();
             held.push(destinations.get(address(n)).await);
         }
         let extra = destinations.get(address(5000)).await;

@@ -30,11 +30,7 @@ impl Metrics {
             "Whether the configuration stream to the operator is up",
             self.connected.clone(),
         );
-        registry.register(
-            "config_streams",
-            "Configuration streams begun",
-            self.streams.clone(),
-        );
+        registry.register("config_streams", "Configuration streams begun", self.streams.clone());
         registry.register(
             "config_versions_applied",
             "Versions of configuration that were put to use",
@@ -45,11 +41,7 @@ impl Metrics {
             "Versions of configuration that this proxy refused",
             self.refused.clone(),
         );
-        registry.register(
-            "config_destinations",
-            "Destinations that this proxy knows",
-            self.destinations.clone(),
-        );
+        registry.register("config_destinations", "Destinations that this proxy knows", self.destinations.clone());
         registry.register_with_unit(
             "certificate_expiry_timestamp",
             "When this proxy's certificate ends, as Unix time",

@@ -52,10 +52,7 @@ fn to_proto(address: SocketAddr) -> v1::Address {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    v1::Address {
-        ip,
-        port: address.port().into(),
-    }
+    v1::Address { ip, port: address.port().into() }
 }
 
 fn from_proto(address: &v1::Address) -> Option<SocketAddr> {
@@ -70,14 +67,10 @@ fn from_proto(address: &v1::Address) -> Option<SocketAddr> {
 
 /// The name of a destination on the wire.
 fn destination_name(address: SocketAddr) -> v1::ResourceName {
-    v1::ResourceName {
-        kind: Some(v1::resource_name::Kind::Destination(to_proto(address))),
-    }
+    v1::ResourceName { kind: Some(v1::resource_name::Kind::Destination(to_proto(address))) }
 }
 
 /// The name of the proxy's own workload on the wire.
 fn workload_name() -> v1::ResourceName {
-    v1::ResourceName {
-        kind: Some(v1::resource_name::Kind::Workload(v1::OwnWorkload {})),
-    }
+    v1::ResourceName { kind: Some(v1::resource_name::Kind::Workload(v1::OwnWorkload {})) }
 }

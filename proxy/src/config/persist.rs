@@ -103,9 +103,7 @@ impl StateDir {
                 Some("identity") => read(&path)
                     .and_then(|body| identity(&body, own, now))
                     .map(|identity| restored.identity = Some(identity)),
-                Some("workload") => {
-                    read_resource(&path).map(|workload| restored.workload = Some(workload))
-                }
+                Some("workload") => read_resource(&path).map(|workload| restored.workload = Some(workload)),
                 Some(name) if name.starts_with("destination-") => {
                     if restored.destinations.len() < MAX_DESTINATIONS {
                         read_resource(&path).map(|resource| restored.destinations.push(resource))
@@ -114,9 +112,7 @@ impl StateDir {
                     }
                 }
                 // What a write that was cut short left behind.
-                Some(name) if name.ends_with(".tmp") => {
-                    fs::remove_file(&path).map_err(|error| error.to_string())
-                }
+                Some(name) if name.ends_with(".tmp") => fs::remove_file(&path).map_err(|error| error.to_string()),
                 _ => Ok(()),
             };
             if let Err(reason) = result {
@@ -130,12 +126,7 @@ impl StateDir {
     pub fn write(&self, entry: Entry, body: &[u8]) -> io::Result<()> {
         let name = entry.file_name();
         let temporary = self.0.join(format!("{name}.tmp"));
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(MAGIC)?;
         file.write_all(digest::digest(&digest::SHA256, body).as_ref())?;
         file.write_all(body)?;
@@ -167,12 +158,8 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .map_err(|error| error.to_string())?;
-    let rest = bytes
-        .strip_prefix(MAGIC)
-        .ok_or("it is not of this version's format")?;
-    let (sum, body) = rest
-        .split_at_checked(digest::SHA256_OUTPUT_LEN)
-        .ok_or("it is cut short")?;
+    let rest = bytes.strip_prefix(MAGIC).ok_or("it is not of this version's format")?;
+    let (sum, body) = rest.split_at_checked(digest::SHA256_OUTPUT_LEN).ok_or("it is cut short")?;
     if digest::digest(&digest::SHA256, body).as_ref() != sum {
         return Err("its checksum does not match".into());
     }
@@ -194,8 +181,7 @@ pub(super) fn address_of(resource: &v1::Resource) -> Option<SocketAddr> {
 
 fn identity(body: &[u8], own: &SpiffeId, now: SystemTime) -> Result<(Leaf, TrustBundle), String> {
     let file = IdentityFile::decode(body).map_err(|error| error.to_string())?;
-    let bundle = TrustBundle::from_proto(file.bundle.unwrap_or_default())
-        .map_err(|error| error.to_string())?;
+    let bundle = TrustBundle::from_proto(file.bundle.unwrap_or_default()).map_err(|error| error.to_string())?;
     let chain = file.chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivatePkcs8KeyDer::from(file.key);
     let leaf = Leaf::new(own, key, chain, &bundle, now).map_err(|error| error.to_string())?;
@@ -221,11 +207,7 @@ mod tests {
     }
 
     fn resource(address: &str) -> v1::Resource {
-        v1::Resource {
-            name: Some(destination_name(address.parse().unwrap())),
-            version: "7".into(),
-            body: None,
-        }
+        v1::Resource { name: Some(destination_name(address.parse().unwrap())), version: "7".into(), body: None }
     }
 
     #[test]
@@ -236,25 +218,16 @@ mod tests {
         state.write_identity(&leaf, &authority.bundle(3)).unwrap();
         for address in ["10.0.0.1:80", "[fd00::1]:80"] {
             let entry = Entry::Destination(address.parse().unwrap());
-            state
-                .write(entry, &resource(address).encode_to_vec())
-                .unwrap();
+            state.write(entry, &resource(address).encode_to_vec()).unwrap();
         }
         let restored = state.load(&id(OWN), SystemTime::now());
         let (again, bundle) = restored.identity.unwrap();
         assert_eq!(again.chain(), leaf.chain());
         assert_eq!(bundle.sequence(), 3);
         assert!(restored.workload.is_none());
-        let mut addresses: Vec<_> = restored
-            .destinations
-            .iter()
-            .filter_map(address_of)
-            .collect();
+        let mut addresses: Vec<_> = restored.destinations.iter().filter_map(address_of).collect();
         addresses.sort();
-        assert_eq!(
-            addresses,
-            ["10.0.0.1:80", "[fd00::1]:80"].map(|a| a.parse::<SocketAddr>().unwrap())
-        );
+        assert_eq!(addresses, ["10.0.0.1:80", "[fd00::1]:80"].map(|a| a.parse::<SocketAddr>().unwrap()));
         for file in fs::read_dir(directory.path()).unwrap() {
             let mode = file.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
@@ -263,19 +236,14 @@ mod tests {
         let entry = Entry::Destination("10.0.0.1:80".parse().unwrap());
         state.remove(entry).unwrap();
         state.remove(entry).unwrap();
-        assert_eq!(
-            state.load(&id(OWN), SystemTime::now()).destinations.len(),
-            1
-        );
+        assert_eq!(state.load(&id(OWN), SystemTime::now()).destinations.len(), 1);
     }
 
     #[test]
     fn damaged_state_is_as_good_as_none() {
         let (directory, state) = state();
         let authority = Authority::new();
-        state
-            .write_identity(&authority.leaf(OWN), &authority.bundle(1))
-            .unwrap();
+        state.write_identity(&authority.leaf(OWN), &authority.bundle(1)).unwrap();
         let path = directory.path().join("identity");
         let good = fs::read(&path).unwrap();
         let load = || state.load(&id(OWN), SystemTime::now()).identity;
@@ -283,13 +251,7 @@ mod tests {
 
         let mut flipped = good.clone();
         *flipped.last_mut().unwrap() ^= 1;
-        for bad in [
-            &flipped[..],
-            &good[..good.len() / 2],
-            &good[..20],
-            b"",
-            b"fairlead state 9\n",
-        ] {
+        for bad in [&flipped[..], &good[..good.len() / 2], &good[..20], b"", b"fairlead state 9\n"] {
             fs::write(&path, bad).unwrap();
             assert!(load().is_none());
         }
@@ -303,19 +265,12 @@ mod tests {
     fn a_certificate_of_somebody_else_or_of_the_past_is_not_used() {
         let (_directory, state) = state();
         let authority = Authority::new();
-        state
-            .write_identity(&authority.leaf(OWN), &authority.bundle(1))
-            .unwrap();
+        state.write_identity(&authority.leaf(OWN), &authority.bundle(1)).unwrap();
         let now = SystemTime::now();
         let other = id("spiffe://cluster.local/ns/bookinfo/sa/ratings");
         assert!(state.load(&other, now).identity.is_none());
         assert!(state.load(&id(OWN), now + 2 * DAY).identity.is_none());
-        assert!(
-            state
-                .load(&id(OWN), now + Duration::from_secs(60))
-                .identity
-                .is_some()
-        );
+        assert!(state.load(&id(OWN), now + Duration::from_secs(60)).identity.is_some());
     }
 
     #[test]

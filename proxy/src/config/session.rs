@@ -51,9 +51,7 @@ impl Store {
         }
         for resource in destinations {
             let address = super::persist::address_of(&resource);
-            let (Some(address), Some(v1::resource::Body::Destination(body))) =
-                (address, resource.body)
-            else {
+            let (Some(address), Some(v1::resource::Body::Destination(body))) = (address, resource.body) else {
                 continue;
             };
             if let Err(reason) = self.destinations.restore(address, &resource.version, body) {
@@ -96,28 +94,17 @@ fn message(kind: proxy_message::Kind) -> v1::ProxyMessage {
 }
 
 fn subscribe(name: v1::ResourceName, have_version: String) -> v1::ProxyMessage {
-    message(proxy_message::Kind::Subscribe(v1::Subscribe {
-        name: Some(name),
-        have_version,
-    }))
+    message(proxy_message::Kind::Subscribe(v1::Subscribe { name: Some(name), have_version }))
 }
 
 impl<'a> Session<'a> {
     /// Introduces the proxy and subscribes to what it has, by the versions it has, so that nothing is sent twice.
     pub(super) fn begin(store: &'a Store, hello: v1::Hello) -> Self {
-        let mut session = Self {
-            store,
-            subscribed: HashMap::new(),
-            reported: Reported::default(),
-            outbox: VecDeque::new(),
-        };
+        let mut session =
+            Self { store, subscribed: HashMap::new(), reported: Reported::default(), outbox: VecDeque::new() };
         let workload = store.workload.programmed().version;
-        session
-            .outbox
-            .push_back(message(proxy_message::Kind::Hello(hello)));
-        session
-            .outbox
-            .push_back(subscribe(workload_name(), workload));
+        session.outbox.push_back(message(proxy_message::Kind::Hello(hello)));
+        session.outbox.push_back(subscribe(workload_name(), workload));
         session.follow(&mut Unsaved::default());
         session
     }
@@ -129,9 +116,7 @@ impl<'a> Session<'a> {
         let outbox = &mut self.outbox;
         self.subscribed.retain(|address, slot| {
             // A slot that was forgotten and asked for anew is another one, which has nothing.
-            let same = wanted
-                .get(address)
-                .is_some_and(|now| Arc::ptr_eq(now, slot));
+            let same = wanted.get(address).is_some_and(|now| Arc::ptr_eq(now, slot));
             if !same {
                 let name = destination_name(*address);
                 outbox.push_back(message(proxy_message::Kind::Unsubscribe(name)));
@@ -160,18 +145,12 @@ impl<'a> Session<'a> {
 
     fn resource(&mut self, resource: v1::Resource, unsaved: &mut Unsaved) {
         let encoded = resource.encode_to_vec();
-        let v1::Resource {
-            name,
-            version,
-            body,
-        } = resource;
+        let v1::Resource { name, version, body } = resource;
         let wrong = || Err("the body is not of the kind that the name says".to_owned());
         let (entry, applied) = match name.as_ref().and_then(|name| name.kind.as_ref()) {
             Some(resource_name::Kind::Workload(_)) => {
                 let applied = match body {
-                    Some(v1::resource::Body::Workload(workload)) => {
-                        self.store.workload.apply(&version, workload)
-                    }
+                    Some(v1::resource::Body::Workload(workload)) => self.store.workload.apply(&version, workload),
                     _ => wrong(),
                 };
                 (Entry::Workload, applied)
@@ -185,9 +164,7 @@ impl<'a> Session<'a> {
                     return;
                 };
                 let applied = match body {
-                    Some(v1::resource::Body::Destination(destination)) => {
-                        slot.apply(&version, destination)
-                    }
+                    Some(v1::resource::Body::Destination(destination)) => slot.apply(&version, destination),
                     _ => wrong(),
                 };
                 (Entry::Destination(address), applied)
@@ -203,11 +180,7 @@ impl<'a> Session<'a> {
             Err(reason) => {
                 tracing::warn!(?entry, version, reason, "configuration refused");
                 self.store.metrics.refused.inc();
-                proxy_message::Kind::Refuse(v1::Refuse {
-                    name,
-                    version,
-                    reason,
-                })
+                proxy_message::Kind::Refuse(v1::Refuse { name, version, reason })
             }
         };
         self.outbox.push_back(message(answer));
@@ -215,12 +188,10 @@ impl<'a> Session<'a> {
 
     fn bundle(&self, bundle: v1::TrustBundle) {
         let sequence = bundle.sequence;
-        let installed = TrustBundle::from_proto(bundle)
-            .map_err(|error| error.to_string())
-            .and_then(|bundle| {
-                let installed = self.store.identity.install_bundle(bundle);
-                installed.map_err(|error| error.to_string())
-            });
+        let installed = TrustBundle::from_proto(bundle).map_err(|error| error.to_string()).and_then(|bundle| {
+            let installed = self.store.identity.install_bundle(bundle);
+            installed.map_err(|error| error.to_string())
+        });
         match installed {
             Ok(true) => tracing::info!(sequence, "trust bundle replaced"),
             Ok(false) => {}
@@ -237,8 +208,7 @@ impl<'a> Session<'a> {
         let groups = self.store.groups().changed(&mut self.reported);
         if !groups.is_empty() {
             let report = v1::Report { groups };
-            self.outbox
-                .push_back(message(proxy_message::Kind::Report(report)));
+            self.outbox.push_back(message(proxy_message::Kind::Report(report)));
         }
     }
 }

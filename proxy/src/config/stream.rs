@@ -92,19 +92,11 @@ pub async fn run(
         store.metrics.connected.set(0);
         store.destinations.set_operator(false);
         // Another replica may have to count from the start again, and one with a new certificate has nothing to wait for.
-        attempt = if begun.elapsed() >= GOOD || matches!(ended, Ended::Renewed) {
-            0
-        } else {
-            attempt + 1
-        };
+        attempt = if begun.elapsed() >= GOOD || matches!(ended, Ended::Renewed) { 0 } else { attempt + 1 };
         let wait = backoff::delay(attempt, RETRY_BASE, RETRY_MAX, random());
         let reason = ended.to_string();
         // The same sentence every few seconds helps nobody.
-        if connection.borrow().clone()
-            == (Connection::Away {
-                reason: reason.clone(),
-            })
-        {
+        if connection.borrow().clone() == (Connection::Away { reason: reason.clone() }) {
             tracing::debug!(reason, retry_in = ?wait, "still without the operator");
         } else {
             tracing::info!(reason, retry_in = ?wait, "configuration stream ended: what is known stays in use");
@@ -128,9 +120,8 @@ async fn once(
         Ok(channel) => channel,
         Err(error) => return error.into(),
     };
-    let mut client = ConfigClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let mut client =
+        ConfigClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
 
     let mut session = Session::begin(store, stream.hello.clone());
     let (sender, receiver) = mpsc::channel(16);
@@ -144,10 +135,7 @@ async fn once(
         Ok(Err(status)) => return Ended::Status(Box::new(status)),
         Err(_) => return Ended::NotAccepted,
     };
-    tracing::info!(
-        operator = stream.operator.address,
-        "configuration stream is up"
-    );
+    tracing::info!(operator = stream.operator.address, "configuration stream is up");
     store.metrics.streams.inc();
     store.metrics.connected.set(1);
     store.destinations.set_operator(true);

@@ -49,10 +49,7 @@ struct Handlers(Arc<Shared>);
 
 #[tonic::async_trait]
 impl Identity for Handlers {
-    async fn certify(
-        &self,
-        request: Request<v1::CertifyRequest>,
-    ) -> Result<Response<v1::CertifyResponse>, Status> {
+    async fn certify(&self, request: Request<v1::CertifyRequest>) -> Result<Response<v1::CertifyResponse>, Status> {
         let request = request.into_inner();
         if request.token != TOKEN {
             return Err(Status::unauthenticated("token refused"));
@@ -61,10 +58,7 @@ impl Identity for Handlers {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = SystemTime::now();
         let validity = (now - Duration::from_secs(120), now + DAY);
-        let chain = self
-            .0
-            .authority
-            .sign(&csr.public_key, OWN, validity, |_| {});
+        let chain = self.0.authority.sign(&csr.public_key, OWN, validity, |_| {});
         let sequence = *self.0.sequence.lock();
         Ok(Response::new(v1::CertifyResponse {
             chain: chain.iter().map(|der| der.to_vec()).collect(),
@@ -116,12 +110,8 @@ impl FakeOperator {
         std::fs::write(files.path().join("ca.crt"), authority.root_pem()).unwrap();
         std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let (said, heard) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            authority: authority.clone(),
-            sequence: Mutex::new(1),
-            say: Mutex::default(),
-            said,
-        });
+        let shared =
+            Arc::new(Shared { authority: authority.clone(), sequence: Mutex::new(1), say: Mutex::default(), said });
         let mut operator = Self {
             authority,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -159,17 +149,12 @@ impl FakeOperator {
 
     /// What the proxy said next.
     pub(crate) async fn next(&mut self) -> proxy_message::Kind {
-        tokio::time::timeout(Duration::from_secs(10), self.said.recv())
-            .await
-            .expect("the proxy says nothing")
-            .unwrap()
+        tokio::time::timeout(Duration::from_secs(10), self.said.recv()).await.expect("the proxy says nothing").unwrap()
     }
 
     /// Whether the proxy says nothing for a while.
     pub(crate) async fn silence(&mut self, duration: Duration) -> bool {
-        tokio::time::timeout(duration, self.said.recv())
-            .await
-            .is_err()
+        tokio::time::timeout(duration, self.said.recv()).await.is_err()
     }
 
     pub(crate) async fn say(&self, kind: operator_message::Kind) {
@@ -189,11 +174,7 @@ impl FakeOperator {
     }
 
     pub(crate) fn certifier(&self) -> Certifier {
-        Certifier {
-            operator: self.operator(),
-            own: id(OWN),
-            token_path: self.file("token"),
-        }
+        Certifier { operator: self.operator(), own: id(OWN), token_path: self.file("token") }
     }
 
     /// One of the mounted files.
@@ -243,11 +224,7 @@ async fn serve(listener: TcpListener, tls: rustls::ServerConfig, handlers: Handl
             let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                 let handlers = handlers.clone();
                 async move {
-                    if request
-                        .uri()
-                        .path()
-                        .starts_with("/fairlead.proxy.v1.Identity/")
-                    {
+                    if request.uri().path().starts_with("/fairlead.proxy.v1.Identity/") {
                         return IdentityServer::new(handlers).call(request).await;
                     }
                     assert!(!anonymous, "the configuration stream demands a certificate");

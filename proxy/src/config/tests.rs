@@ -52,36 +52,22 @@ impl Proxy {
             metrics: Metrics::default(),
         };
         store.restore(restored.workload, restored.destinations);
-        let (connection, _) = watch::channel(Connection::Away {
-            reason: String::new(),
-        });
+        let (connection, _) = watch::channel(Connection::Away { reason: String::new() });
         let stream = Stream {
             operator: operator.operator(),
-            hello: v1::Hello {
-                pod_namespace: "bookinfo".into(),
-                pod_name: "reviews-1".into(),
-                ..Default::default()
-            },
+            hello: v1::Hello { pod_namespace: "bookinfo".into(), pod_name: "reviews-1".into(), ..Default::default() },
         };
         let task = tokio::spawn({
             let (store, state, connection) = (store.clone(), state.clone(), connection.clone());
             async move { stream::run(&stream, &store, &state, &connection, || 0.0).await }
         });
-        Self {
-            store,
-            state,
-            connection,
-            task,
-        }
+        Self { store, state, connection, task }
     }
 
     async fn connected(&self, connected: bool) {
         let mut connection = self.connection.subscribe();
         let wait = connection.wait_for(|now| (*now == Connection::Connected) == connected);
-        tokio::time::timeout(Duration::from_secs(10), wait)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
     }
 }
 
@@ -96,49 +82,26 @@ fn address(n: u8) -> SocketAddr {
 }
 
 fn resource(name: v1::ResourceName, version: &str, body: Body) -> operator_message::Kind {
-    operator_message::Kind::Resource(v1::Resource {
-        name: Some(name),
-        version: version.into(),
-        body: Some(body),
-    })
+    operator_message::Kind::Resource(v1::Resource { name: Some(name), version: version.into(), body: Some(body) })
 }
 
 fn workload(version: &str, mode: v1::MtlsMode) -> operator_message::Kind {
-    let workload = v1::Workload {
-        mtls: mode.into(),
-        ..Default::default()
-    };
+    let workload = v1::Workload { mtls: mode.into(), ..Default::default() };
     resource(workload_name(), version, Body::Workload(workload))
 }
 
 fn pod(n: u8, version: &str) -> operator_message::Kind {
-    let endpoint = v1::Endpoint {
-        ip: vec![10, 0, 0, n],
-        port: 9080,
-        ..Default::default()
-    };
-    let destination = v1::Destination {
-        kind: Some(v1::destination::Kind::Pod(endpoint)),
-    };
-    resource(
-        destination_name(address(n)),
-        version,
-        Body::Destination(destination),
-    )
+    let endpoint = v1::Endpoint { ip: vec![10, 0, 0, n], port: 9080, ..Default::default() };
+    let destination = v1::Destination { kind: Some(v1::destination::Kind::Pod(endpoint)) };
+    resource(destination_name(address(n)), version, Body::Destination(destination))
 }
 
 fn subscription(name: v1::ResourceName, have: &str) -> proxy_message::Kind {
-    Subscribe(v1::Subscribe {
-        name: Some(name),
-        have_version: have.into(),
-    })
+    Subscribe(v1::Subscribe { name: Some(name), have_version: have.into() })
 }
 
 fn acknowledged(name: v1::ResourceName, version: &str) -> proxy_message::Kind {
-    Acknowledge(v1::Acknowledge {
-        name: Some(name),
-        version: version.into(),
-    })
+    Acknowledge(v1::Acknowledge { name: Some(name), version: version.into() })
 }
 
 async fn expect_hello(operator: &mut FakeOperator) {
@@ -168,16 +131,9 @@ async fn what_is_subscribed_is_applied_and_acknowledged_or_refused() {
     assert!(matches!(handle.load().plain(9080), Plain::Accept));
 
     // What does not compile is refused with a reason, and what was there stays.
-    operator
-        .say(workload("w2", v1::MtlsMode::Unspecified))
-        .await;
-    let Refuse(refused) = operator.next().await else {
-        panic!("expected a refusal")
-    };
-    assert_eq!(
-        (refused.version.as_str(), refused.reason.is_empty()),
-        ("w2", false)
-    );
+    operator.say(workload("w2", v1::MtlsMode::Unspecified)).await;
+    let Refuse(refused) = operator.next().await else { panic!("expected a refusal") };
+    assert_eq!((refused.version.as_str(), refused.reason.is_empty()), ("w2", false));
     assert!(matches!(handle.load().plain(9080), Plain::Accept));
     operator.say(workload("w3", v1::MtlsMode::Strict)).await;
     assert_eq!(operator.next().await, acknowledged(workload_name(), "w3"));
@@ -188,38 +144,19 @@ async fn what_is_subscribed_is_applied_and_acknowledged_or_refused() {
         let destinations = proxy.store.destinations.clone();
         async move { destinations.get(address(1)).await }
     });
-    assert_eq!(
-        operator.next().await,
-        subscription(destination_name(address(1)), "")
-    );
+    assert_eq!(operator.next().await, subscription(destination_name(address(1)), ""));
     operator.say(pod(1, "d1")).await;
     let handle = dial.await.unwrap();
     assert!(is_pod(&handle));
-    assert_eq!(
-        operator.next().await,
-        acknowledged(destination_name(address(1)), "d1")
-    );
-    let pass = v1::Destination {
-        kind: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})),
-    };
-    operator
-        .say(resource(
-            destination_name(address(1)),
-            "d2",
-            Body::Destination(pass),
-        ))
-        .await;
-    assert_eq!(
-        operator.next().await,
-        acknowledged(destination_name(address(1)), "d2")
-    );
+    assert_eq!(operator.next().await, acknowledged(destination_name(address(1)), "d1"));
+    let pass = v1::Destination { kind: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})) };
+    operator.say(resource(destination_name(address(1)), "d2", Body::Destination(pass))).await;
+    assert_eq!(operator.next().await, acknowledged(destination_name(address(1)), "d2"));
     assert!(!is_pod(&handle));
 
     // A body of another kind than the name, and a destination that nobody asked for.
     let wrong = Body::Workload(v1::Workload::default());
-    operator
-        .say(resource(destination_name(address(1)), "d3", wrong))
-        .await;
+    operator.say(resource(destination_name(address(1)), "d3", wrong)).await;
     assert!(matches!(operator.next().await, Refuse(_)));
     operator.say(pod(9, "x")).await;
     assert!(operator.silence(Duration::from_millis(200)).await);
@@ -244,20 +181,10 @@ async fn after_an_outage_it_resumes_with_the_versions_it_has() {
     operator.say(pod(1, "d1")).await;
     operator.next().await;
     let handle = dial.await.unwrap();
-    let group = proxy
-        .store
-        .telemetry
-        .groups
-        .get(&"step/canary".into())
-        .unwrap();
+    let group = proxy.store.telemetry.groups.get(&"step/canary".into()).unwrap();
     group.count(true, None);
-    let Report(report) = operator.next().await else {
-        panic!("expected a report")
-    };
-    assert_eq!(
-        (report.groups[0].requests, report.groups[0].failures),
-        (1, 1)
-    );
+    let Report(report) = operator.next().await else { panic!("expected a report") };
+    assert_eq!((report.groups[0].requests, report.groups[0].failures), (1, 1));
 
     operator.stop().await;
     proxy.connected(false).await;
@@ -268,16 +195,11 @@ async fn after_an_outage_it_resumes_with_the_versions_it_has() {
     expect_hello(&mut operator).await;
     let mut resumed = vec![operator.next().await, operator.next().await];
     resumed.sort_by_key(|message| format!("{message:?}"));
-    let mut expected = vec![
-        subscription(workload_name(), "w1"),
-        subscription(destination_name(address(1)), "d1"),
-    ];
+    let mut expected = vec![subscription(workload_name(), "w1"), subscription(destination_name(address(1)), "d1")];
     expected.sort_by_key(|message| format!("{message:?}"));
     assert_eq!(resumed, expected);
     // Another replica knows nothing of what was reported before.
-    let Report(report) = operator.next().await else {
-        panic!("expected a report")
-    };
+    let Report(report) = operator.next().await else { panic!("expected a report") };
     assert_eq!(report.groups[0].requests, 1);
     operator.say(workload("w2", v1::MtlsMode::Strict)).await;
     assert_eq!(operator.next().await, acknowledged(workload_name(), "w2"));
@@ -305,35 +227,20 @@ async fn a_container_that_restarts_alone_serves_what_it_knew_without_the_operato
     proxy.connected(false).await;
     let saved = proxy.state.clone();
     drop(proxy);
-    assert_eq!(
-        saved
-            .load(&id(OWN), std::time::SystemTime::now())
-            .destinations
-            .len(),
-        1
-    );
+    assert_eq!(saved.load(&id(OWN), std::time::SystemTime::now()).destinations.len(), 1);
 
     let proxy = Proxy::start(&operator, state.path()).await;
     assert_eq!(proxy.store.identity.leaf().chain(), before);
     assert!(*proxy.store.workload.known().borrow());
-    assert!(matches!(
-        proxy.store.workload.handle().load().plain(9080),
-        Plain::Accept
-    ));
+    assert!(matches!(proxy.store.workload.handle().load().plain(9080), Plain::Accept));
     let begun = tokio::time::Instant::now();
     assert!(is_pod(&proxy.store.destinations.get(address(1)).await));
-    assert!(
-        begun.elapsed() < Duration::from_millis(100),
-        "nobody waits for what is known"
-    );
+    assert!(begun.elapsed() < Duration::from_millis(100), "nobody waits for what is known");
 
     operator.resume().await;
     expect_hello(&mut operator).await;
     assert_eq!(operator.next().await, subscription(workload_name(), "w1"));
-    assert_eq!(
-        operator.next().await,
-        subscription(destination_name(address(1)), "d1")
-    );
+    assert_eq!(operator.next().await, subscription(destination_name(address(1)), "d1"));
 }
 
 #[tokio::test]
@@ -343,32 +250,16 @@ async fn a_pushed_bundle_is_used_from_then_on_and_an_older_one_is_not() {
     let proxy = Proxy::start(&operator, state.path()).await;
     expect_hello(&mut operator).await;
     let new = Authority::new();
-    let both = TrustBundle::new(
-        5,
-        vec![operator.authority.root_der().into(), new.root_der().into()],
-    )
-    .unwrap();
+    let both = TrustBundle::new(5, vec![operator.authority.root_der().into(), new.root_der().into()]).unwrap();
     let mut changes = proxy.store.identity.changes();
-    operator
-        .say(operator_message::Kind::TrustBundle(both.to_proto()))
-        .await;
-    changes
-        .wait_for(|change| change.bundles == 2)
-        .await
-        .unwrap();
+    operator.say(operator_message::Kind::TrustBundle(both.to_proto())).await;
+    changes.wait_for(|change| change.bundles == 2).await.unwrap();
     assert_eq!(proxy.store.identity.bundle().anchors(), both.anchors());
 
-    let empty = v1::TrustBundle {
-        sequence: 6,
-        roots: Vec::new(),
-    };
-    operator
-        .say(operator_message::Kind::TrustBundle(empty))
-        .await;
+    let empty = v1::TrustBundle { sequence: 6, roots: Vec::new() };
+    operator.say(operator_message::Kind::TrustBundle(empty)).await;
     let older = new.bundle(4).to_proto();
-    operator
-        .say(operator_message::Kind::TrustBundle(older))
-        .await;
+    operator.say(operator_message::Kind::TrustBundle(older)).await;
     // Answered after both were read.
     operator.next().await;
     operator.say(workload("w1", v1::MtlsMode::Strict)).await;
@@ -388,13 +279,7 @@ async fn a_destination_that_is_forgotten_is_unsubscribed() {
         proxy
             .store
             .destinations
-            .restore(
-                some,
-                "1",
-                v1::Destination {
-                    kind: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})),
-                },
-            )
+            .restore(some, "1", v1::Destination { kind: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})) })
             .unwrap();
     }
     // The map is full, so one has to go for this one.
@@ -425,11 +310,7 @@ async fn a_renewed_certificate_gets_a_stream_of_its_own() {
     let proxy = Proxy::start(&operator, state.path()).await;
     expect_hello(&mut operator).await;
     operator.next().await;
-    let issued = operator
-        .certifier()
-        .certify(Some(&proxy.store.identity.bundle()))
-        .await
-        .unwrap();
+    let issued = operator.certifier().certify(Some(&proxy.store.identity.bundle())).await.unwrap();
     proxy.store.identity.install_leaf(issued.leaf).unwrap();
     expect_hello(&mut operator).await;
 }
@@ -439,9 +320,7 @@ async fn a_token_that_is_refused_gives_no_certificate_and_says_why() {
     let operator = FakeOperator::start().await;
     std::fs::write(operator.file("token"), "other.pod.token").unwrap();
     let error = operator.certifier().certify(None).await.unwrap_err();
-    let CertifyError::Refused { status, .. } = &error else {
-        panic!("{error}")
-    };
+    let CertifyError::Refused { status, .. } = &error else { panic!("{error}") };
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
     assert!(error.to_string().contains(OWN), "{error}");
     for junk in ["", "not a token", "two.parts", "a.b.c\r\nx: y"] {
@@ -474,10 +353,7 @@ async fn an_operator_that_is_not_there_is_named() {
     let mut operator = FakeOperator::start().await;
     operator.stop().await;
     let error = operator.certifier().certify(None).await.unwrap_err();
-    assert!(
-        error.to_string().contains(&operator.address.to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&operator.address.to_string()), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
@@ -488,14 +364,8 @@ fn addresses_have_one_form_on_the_wire() {
         assert_eq!(from_proto(&to_proto(address)), Some(address));
     }
     for bad in [
-        v1::Address {
-            ip: vec![1, 2, 3],
-            port: 80,
-        },
-        v1::Address {
-            ip: vec![10, 0, 0, 1],
-            port: 65536,
-        },
+        v1::Address { ip: vec![1, 2, 3], port: 80 },
+        v1::Address { ip: vec![10, 0, 0, 1], port: 65536 },
         v1::Address::default(),
     ] {
         assert_eq!(from_proto(&bad), None);

@@ -50,18 +50,12 @@ impl OwnWorkload {
         match policy::compile(workload) {
             Ok(compiled) => {
                 self.current.store(Arc::new(compiled));
-                *self.programmed.lock() = Programmed {
-                    version: version.to_owned(),
-                    refused: None,
-                };
+                *self.programmed.lock() = Programmed { version: version.to_owned(), refused: None };
                 self.known.send_replace(true);
                 Ok(())
             }
             Err(reason) => {
-                self.programmed.lock().refused = Some(Refused {
-                    version: version.to_owned(),
-                    reason: reason.clone(),
-                });
+                self.programmed.lock().refused = Some(Refused { version: version.to_owned(), reason: reason.clone() });
                 Err(reason)
             }
         }

@@ -53,9 +53,7 @@ impl Reason {
             Self::MalformedRequest => StatusCode::BAD_REQUEST,
             // The Gateway API asks for 500 here.
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints | Self::ConnectFailure | Self::Overload => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoEndpoints | Self::ConnectFailure | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -71,10 +69,7 @@ impl Reason {
             // RESOURCE_EXHAUSTED
             Self::Overload => 8,
             // UNAVAILABLE
-            Self::UnresolvedBackend
-            | Self::NoEndpoints
-            | Self::ConnectFailure
-            | Self::UpstreamReset => 14,
+            Self::UnresolvedBackend | Self::NoEndpoints | Self::ConnectFailure | Self::UpstreamReset => 14,
         }
     }
 }

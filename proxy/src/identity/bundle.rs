@@ -54,11 +54,7 @@ impl TrustBundle {
                     .map_err(|source| BundleError::Root { index, source })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            sequence,
-            roots,
-            anchors,
-        })
+        Ok(Self { sequence, roots, anchors })
     }
 
     /// As received from the operator.
@@ -78,10 +74,7 @@ impl TrustBundle {
 
     /// For the state directory.
     pub fn to_proto(&self) -> v1::TrustBundle {
-        v1::TrustBundle {
-            sequence: self.sequence,
-            roots: self.roots.iter().map(|root| root.to_vec()).collect(),
-        }
+        v1::TrustBundle { sequence: self.sequence, roots: self.roots.iter().map(|root| root.to_vec()).collect() }
     }
 
     /// Grows with each change.
@@ -119,18 +112,12 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_anchor() {
-        assert!(matches!(
-            TrustBundle::from_pem(b"hello"),
-            Err(BundleError::Empty)
-        ));
+        assert!(matches!(TrustBundle::from_pem(b"hello"), Err(BundleError::Empty)));
         assert!(matches!(
             TrustBundle::new(1, vec![CertificateDer::from(vec![0x30, 0])]),
             Err(BundleError::Root { index: 0, .. })
         ));
         let root = CertificateDer::from(Authority::new().root_der());
-        assert!(matches!(
-            TrustBundle::new(1, vec![root; 17]),
-            Err(BundleError::TooMany(17))
-        ));
+        assert!(matches!(TrustBundle::new(1, vec![root; 17]), Err(BundleError::TooMany(17))));
     }
 }

@@ -39,9 +39,7 @@ pub enum CertifyError {
     #[error(transparent)]
     Operator(#[from] OperatorError),
     /// The projected token is missing.
-    #[error(
-        "the token file {0} is not a token: is the projected volume with audience \"fairlead.dev\" mounted?"
-    )]
+    #[error("the token file {0} is not a token: is the projected volume with audience \"fairlead.dev\" mounted?")]
     Token(PathBuf),
     /// The key or request cannot be made.
     #[error("cannot make a key and signing request: {0}")]
@@ -84,18 +82,12 @@ impl Certifier {
         let request = CertificateParams::default().serialize_request(&key)?;
         let channel = self.operator.connect_anonymous(known).await?;
         let mut client = IdentityClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
-        let mut request = tonic::Request::new(CertifyRequest {
-            csr: request.der().to_vec(),
-            token,
-        });
+        let mut request = tonic::Request::new(CertifyRequest { csr: request.der().to_vec(), token });
         request.set_timeout(TIMEOUT);
         let answer = tokio::time::timeout(TIMEOUT, client.certify(request))
             .await
             .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")))
-            .map_err(|status| CertifyError::Refused {
-                own: self.own.clone(),
-                status: Box::new(status),
-            })?
+            .map_err(|status| CertifyError::Refused { own: self.own.clone(), status: Box::new(status) })?
             .into_inner();
         let bundle = TrustBundle::from_proto(answer.trust_bundle.unwrap_or_default())?;
         let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
@@ -108,14 +100,8 @@ impl Certifier {
         let bytes = read_bounded(&self.token_path).await?;
         let token = std::str::from_utf8(&bytes).unwrap_or_default().trim();
         // A JWT is three base64url parts; anything else is not worth a connection.
-        let plausible = token.split('.').count() == 3
-            && token
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if plausible {
-            Ok(token.to_owned())
-        } else {
-            Err(CertifyError::Token(self.token_path.clone()))
-        }
+        let plausible =
+            token.split('.').count() == 3 && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if plausible { Ok(token.to_owned()) } else { Err(CertifyError::Token(self.token_path.clone())) }
     }
 }

@@ -9,9 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
     sign::CertifiedKey,
 };
-use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time,
-};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
 
 use super::{
     bundle::TrustBundle,
@@ -58,15 +56,12 @@ pub struct Claims {
 
 /// Checks the rules of X.509-SVID for a leaf and reads its identity. Counts URI names with a parser that does not skip malformed ones.
 pub fn claims(certificate: &CertificateDer<'_>) -> Result<Claims, LeafError> {
-    let (rest, parsed) =
-        X509Certificate::from_der(certificate).map_err(|_| LeafError::Unparsable)?;
+    let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| LeafError::Unparsable)?;
     if !rest.is_empty() {
         return Err(LeafError::Trailing);
     }
     // Each accessor fails where the extension occurs twice or does not parse.
-    let constraints = parsed
-        .basic_constraints()
-        .map_err(|_| LeafError::Unparsable)?;
+    let constraints = parsed.basic_constraints().map_err(|_| LeafError::Unparsable)?;
     if constraints.is_some_and(|constraints| constraints.value.ca) {
         return Err(LeafError::Authority);
     }
@@ -79,16 +74,11 @@ pub fn claims(certificate: &CertificateDer<'_>) -> Result<Claims, LeafError> {
         return Err(LeafError::KeyUsage);
     }
     // Which purposes, webpki checks; here only that they are stated at all.
-    let purposes = parsed
-        .extended_key_usage()
-        .map_err(|_| LeafError::Unparsable)?;
+    let purposes = parsed.extended_key_usage().map_err(|_| LeafError::Unparsable)?;
     if purposes.is_none_or(|purposes| purposes.value.any) {
         return Err(LeafError::KeyUsage);
     }
-    let names = parsed
-        .subject_alternative_name()
-        .map_err(|_| LeafError::Unparsable)?
-        .ok_or(LeafError::Uri)?;
+    let names = parsed.subject_alternative_name().map_err(|_| LeafError::Unparsable)?.ok_or(LeafError::Uri)?;
     let mut uri = None;
     for name in &names.value.general_names {
         match name {
@@ -146,9 +136,7 @@ pub struct Leaf {
 impl std::fmt::Debug for Leaf {
     // The key is never printed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Leaf")
-            .field("claims", &self.claims)
-            .finish_non_exhaustive()
+        f.debug_struct("Leaf").field("claims", &self.claims).finish_non_exhaustive()
     }
 }
 
@@ -169,23 +157,11 @@ impl Leaf {
         }
         let claims = claims(first)?;
         if claims.identity != *own {
-            return Err(IssuedError::Identity {
-                issued: claims.identity,
-                expected: own.clone(),
-            });
+            return Err(IssuedError::Identity { issued: claims.identity, expected: own.clone() });
         }
-        for usage in [
-            webpki::KeyUsage::server_auth(),
-            webpki::KeyUsage::client_auth(),
-        ] {
-            verifier::verify_chain(
-                bundle.anchors(),
-                first,
-                intermediates,
-                unix_time(now),
-                usage,
-            )
-            .map_err(IssuedError::Verify)?;
+        for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
+            verifier::verify_chain(bundle.anchors(), first, intermediates, unix_time(now), usage)
+                .map_err(IssuedError::Verify)?;
         }
         let certified = CertifiedKey::from_der(
             chain,
@@ -193,11 +169,7 @@ impl Leaf {
             &rustls::crypto::aws_lc_rs::default_provider(),
         )
         .map_err(IssuedError::Key)?;
-        Ok(Self {
-            claims,
-            key,
-            certified: Arc::new(certified),
-        })
+        Ok(Self { claims, key, certified: Arc::new(certified) })
     }
 
     /// What the certificate says.
@@ -221,24 +193,19 @@ impl Leaf {
 
     /// Whether peers that trust `bundle` would accept this certificate now.
     pub fn verifies_under(&self, bundle: &TrustBundle, now: SystemTime) -> bool {
-        self.chain()
-            .split_first()
-            .is_some_and(|(first, intermediates)| {
-                verifier::verify_chain(
-                    bundle.anchors(),
-                    first,
-                    intermediates,
-                    unix_time(now),
-                    webpki::KeyUsage::client_auth(),
-                )
-                .is_ok()
-            })
+        self.chain().split_first().is_some_and(|(first, intermediates)| {
+            verifier::verify_chain(
+                bundle.anchors(),
+                first,
+                intermediates,
+                unix_time(now),
+                webpki::KeyUsage::client_auth(),
+            )
+            .is_ok()
+        })
     }
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {
-    UnixTime::since_unix_epoch(
-        time.duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default(),
-    )
+    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

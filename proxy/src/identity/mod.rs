@@ -48,10 +48,7 @@ pub struct Peer {
 /// The handshake has verified them already; this only reads. `None`: there is no certificate (not a mesh connection).
 pub fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Option<Peer> {
     let claims = leaf::claims(certificates?.first()?).ok()?;
-    Some(Peer {
-        identity: claims.identity,
-        not_after: claims.not_after,
-    })
+    Some(Peer { identity: claims.identity, not_after: claims.not_after })
 }
 
 /// The proxy's certificate and trust bundle, as TLS configurations.
@@ -83,34 +80,16 @@ struct Current {
 }
 
 impl Current {
-    fn new(
-        trust_domain: &TrustDomain,
-        leaf: Arc<Leaf>,
-        bundle: Arc<TrustBundle>,
-    ) -> Result<Self, rustls::Error> {
+    fn new(trust_domain: &TrustDomain, leaf: Arc<Leaf>, bundle: Arc<TrustBundle>) -> Result<Self, rustls::Error> {
         let anchors: Arc<[_]> = bundle.anchors().into();
-        let server = tls::server(
-            leaf.certified().clone(),
-            anchors.clone(),
-            trust_domain.clone(),
-        )?;
-        Ok(Self {
-            leaf,
-            bundle,
-            anchors,
-            server: Arc::new(server),
-            clients: Mutex::default(),
-        })
+        let server = tls::server(leaf.certified().clone(), anchors.clone(), trust_domain.clone())?;
+        Ok(Self { leaf, bundle, anchors, server: Arc::new(server), clients: Mutex::default() })
     }
 }
 
 impl Identity {
     /// `leaf` must have been checked against `bundle`, as [`Leaf::new`] does.
-    pub fn new(
-        trust_domain: TrustDomain,
-        leaf: Leaf,
-        bundle: TrustBundle,
-    ) -> Result<Self, rustls::Error> {
+    pub fn new(trust_domain: TrustDomain, leaf: Leaf, bundle: TrustBundle) -> Result<Self, rustls::Error> {
         let own = leaf.claims().identity.clone();
         let current = Current::new(&trust_domain, Arc::new(leaf), Arc::new(bundle))?;
         Ok(Self {
@@ -118,10 +97,7 @@ impl Identity {
             trust_domain,
             current: ArcSwap::from_pointee(current),
             change: Mutex::new(()),
-            changed: watch::Sender::new(Change {
-                leaves: 1,
-                bundles: 1,
-            }),
+            changed: watch::Sender::new(Change { leaves: 1, bundles: 1 }),
         })
     }
 
@@ -143,11 +119,7 @@ impl Identity {
     /// To dial `expected` with. Nobody else is accepted, whatever name is given to the connector.
     ///
     /// Fails only if the provider cannot do TLS 1.3.
-    pub fn client_config(
-        &self,
-        expected: &SpiffeId,
-        alpn: Alpn,
-    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+    pub fn client_config(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, rustls::Error> {
         let current = self.current.load();
         let key = (expected.clone(), alpn);
         if let Some(config) = current.clients.lock().get(&key) {

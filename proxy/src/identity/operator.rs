@@ -74,19 +74,9 @@ pub enum OperatorError {
 
 impl Operator {
     /// Without a client certificate: to ask for one. `pushed` is the bundle that the operator pushed last, if it did.
-    pub async fn connect_anonymous(
-        &self,
-        pushed: Option<&TrustBundle>,
-    ) -> Result<Channel, OperatorError> {
+    pub async fn connect_anonymous(&self, pushed: Option<&TrustBundle>) -> Result<Channel, OperatorError> {
         let anchors = self.anchors(pushed).await?;
-        self.connect(tls::client(
-            None,
-            anchors,
-            self.trust_domain.clone(),
-            self.identity.clone(),
-            b"h2",
-        )?)
-        .await
+        self.connect(tls::client(None, anchors, self.trust_domain.clone(), self.identity.clone(), b"h2")?).await
     }
 
     /// With this proxy's own certificate.
@@ -104,10 +94,7 @@ impl Operator {
 
     /// The mounted roots and those that were pushed. Either may be the fresher one: the mounted where this proxy was cut off during a
     /// rotation, the pushed until the kubelet has followed. One of them suffices.
-    async fn anchors(
-        &self,
-        pushed: Option<&TrustBundle>,
-    ) -> Result<Arc<[TrustAnchor<'static>]>, OperatorError> {
+    async fn anchors(&self, pushed: Option<&TrustBundle>) -> Result<Arc<[TrustAnchor<'static>]>, OperatorError> {
         let mounted = self.mounted_bundle().await;
         match (mounted, pushed) {
             (Ok(mounted), None) => Ok(mounted.anchors().into()),
@@ -127,10 +114,7 @@ impl Operator {
 
     async fn mounted_bundle(&self) -> Result<TrustBundle, OperatorError> {
         let pem = read_bounded(&self.bundle_path).await?;
-        TrustBundle::from_pem(&pem).map_err(|source| OperatorError::Bundle {
-            path: self.bundle_path.clone(),
-            source,
-        })
+        TrustBundle::from_pem(&pem).map_err(|source| OperatorError::Bundle { path: self.bundle_path.clone(), source })
     }
 
     async fn connect(&self, tls: rustls::ClientConfig) -> Result<Channel, OperatorError> {
@@ -155,10 +139,7 @@ impl Operator {
                 let timeout = tokio::time::timeout(CONNECT_TIMEOUT, dialled).await;
                 timeout
                     .unwrap_or_else(|_| {
-                        Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            format!("no answer within {CONNECT_TIMEOUT:?}"),
-                        ))
+                        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIMEOUT:?}")))
                     })
                     .map(TokioIo::new)
             }
@@ -166,10 +147,7 @@ impl Operator {
         endpoint
             .connect_with_connector(dial)
             .await
-            .map_err(|error| OperatorError::Connect {
-                address: self.address.clone(),
-                reason: with_causes(&error),
-            })
+            .map_err(|error| OperatorError::Connect { address: self.address.clone(), reason: with_causes(&error) })
     }
 }
 
@@ -188,10 +166,7 @@ pub(super) async fn read_bounded(path: &std::path::Path) -> Result<Vec<u8>, Oper
         }
         Ok(bytes)
     };
-    read.await.map_err(|source| OperatorError::File {
-        path: path.to_owned(),
-        source,
-    })
+    read.await.map_err(|source| OperatorError::File { path: path.to_owned(), source })
 }
 
 /// tonic says "transport error" and keeps what happened in the causes.

@@ -21,10 +21,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Half the life, ±10 % of it by `random` (0..1), so that pods that started together do not renew together.
 pub fn renew_at(claims: &Claims, random: f64) -> SystemTime {
-    let life = claims
-        .not_after
-        .duration_since(claims.not_before)
-        .unwrap_or_default();
+    let life = claims.not_after.duration_since(claims.not_before).unwrap_or_default();
     claims.not_before + life.mul_f64(0.45 + random.clamp(0.0, 1.0) * 0.1)
 }
 
@@ -44,17 +41,10 @@ pub async fn keep(
     random: impl Fn() -> f64,
 ) {
     loop {
-        due(
-            identity,
-            renew_at(identity.leaf().claims(), random()),
-            &wall,
-        )
-        .await;
+        due(identity, renew_at(identity.leaf().claims(), random()), &wall).await;
         let issued = obtain(&issue, &random, || Some(identity.bundle())).await;
         let not_after = issued.leaf.claims().not_after;
-        let installed = identity
-            .install_bundle(issued.bundle)
-            .and_then(|_| identity.install_leaf(issued.leaf));
+        let installed = identity.install_bundle(issued.bundle).and_then(|_| identity.install_leaf(issued.leaf));
         match installed {
             Ok(()) => tracing::info!(
                 identity = %identity.own(),
@@ -147,10 +137,7 @@ mod tests {
             if asked.fetch_add(1, Ordering::Relaxed) < 3 {
                 return Err(CertifyError::Token("/token".into()));
             }
-            Ok(Issued {
-                leaf: authority.leaf_valid(OWN, (wall(), wall() + DAY)),
-                bundle: authority.bundle(2),
-            })
+            Ok(Issued { leaf: authority.leaf_valid(OWN, (wall(), wall() + DAY)), bundle: authority.bundle(2) })
         };
         let first = identity.leaf();
         let mut changes = identity.changes();
@@ -173,10 +160,7 @@ mod tests {
         let wall = wall();
         let start = wall();
         let issue = async |_: Option<Arc<TrustBundle>>| {
-            Ok(Issued {
-                leaf: new.leaf_valid(OWN, (wall(), wall() + DAY)),
-                bundle: new.bundle(2),
-            })
+            Ok(Issued { leaf: new.leaf_valid(OWN, (wall(), wall() + DAY)), bundle: new.bundle(2) })
         };
         let mut changes = identity.changes();
         let push = async {

@@ -24,9 +24,7 @@ pub enum SpiffeError {
     #[error("identity does not begin with spiffe://")]
     Scheme,
     /// Empty, too long, or with characters that no trust domain has.
-    #[error(
-        "trust domain must be dot-separated labels of a-z, 0-9, '-' and '_', at most {MAX_TRUST_DOMAIN} bytes"
-    )]
+    #[error("trust domain must be dot-separated labels of a-z, 0-9, '-' and '_', at most {MAX_TRUST_DOMAIN} bytes")]
     TrustDomain,
     /// Not the path that this mesh gives.
     #[error("identity path must be /ns/<namespace>/sa/<service account>")]
@@ -35,9 +33,7 @@ pub enum SpiffeError {
     #[error("namespace must be a DNS label: a-z, 0-9 and '-', at most {MAX_NAMESPACE} bytes")]
     Namespace,
     /// Not a Kubernetes service account.
-    #[error(
-        "service account must be a DNS subdomain: a-z, 0-9, '-' and '.', at most {MAX_SERVICE_ACCOUNT} bytes"
-    )]
+    #[error("service account must be a DNS subdomain: a-z, 0-9, '-' and '.', at most {MAX_SERVICE_ACCOUNT} bytes")]
     ServiceAccount,
 }
 
@@ -48,11 +44,7 @@ pub struct TrustDomain(Arc<str>);
 impl TrustDomain {
     /// Accepts lower-case dot-separated labels.
     pub fn parse(text: &str) -> Result<Self, SpiffeError> {
-        if is_trust_domain(text) {
-            Ok(Self(text.into()))
-        } else {
-            Err(SpiffeError::TrustDomain)
-        }
+        if is_trust_domain(text) { Ok(Self(text.into())) } else { Err(SpiffeError::TrustDomain) }
     }
 
     /// As written in an identity.
@@ -106,21 +98,15 @@ impl SpiffeId {
             return Err(SpiffeError::TrustDomain);
         }
         let mut elements = path.split('/');
-        let (Some("ns"), Some(namespace), Some("sa"), Some(service_account), None) = (
-            elements.next(),
-            elements.next(),
-            elements.next(),
-            elements.next(),
-            elements.next(),
-        ) else {
+        let (Some("ns"), Some(namespace), Some("sa"), Some(service_account), None) =
+            (elements.next(), elements.next(), elements.next(), elements.next(), elements.next())
+        else {
             return Err(SpiffeError::Path);
         };
         if !(namespace.len() <= MAX_NAMESPACE && is_dns_label(namespace)) {
             return Err(SpiffeError::Namespace);
         }
-        if !(service_account.len() <= MAX_SERVICE_ACCOUNT
-            && service_account.split('.').all(is_dns_label))
-        {
+        if !(service_account.len() <= MAX_SERVICE_ACCOUNT && service_account.split('.').all(is_dns_label)) {
             return Err(SpiffeError::ServiceAccount);
         }
         let trust_domain_end = SCHEME.len() + trust_domain.len();
@@ -132,14 +118,8 @@ impl SpiffeId {
     }
 
     /// The identity of a service account.
-    pub fn new(
-        trust_domain: &TrustDomain,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<Self, SpiffeError> {
-        Self::parse(&format!(
-            "{SCHEME}{trust_domain}{NAMESPACE}{namespace}{SERVICE_ACCOUNT}{service_account}"
-        ))
+    pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeError> {
+        Self::parse(&format!("{SCHEME}{trust_domain}{NAMESPACE}{namespace}{SERVICE_ACCOUNT}{service_account}"))
     }
 
     /// The whole URI.
@@ -189,9 +169,7 @@ fn is_trust_domain(text: &str) -> bool {
             let edge = |byte: Option<&u8>| byte.is_some_and(|b| is_alphanumeric(*b));
             edge(label.as_bytes().first())
                 && edge(label.as_bytes().last())
-                && label
-                    .bytes()
-                    .all(|b| is_alphanumeric(b) || b == b'-' || b == b'_')
+                && label.bytes().all(|b| is_alphanumeric(b) || b == b'-' || b == b'_')
         })
 }
 
@@ -218,10 +196,7 @@ mod tests {
         assert_eq!(id.namespace(), "bookinfo");
         assert_eq!(id.service_account(), "reviews.v2");
         let domain = TrustDomain::parse("cluster.local").unwrap();
-        assert_eq!(
-            SpiffeId::new(&domain, "bookinfo", "reviews.v2").unwrap(),
-            id
-        );
+        assert_eq!(SpiffeId::new(&domain, "bookinfo", "reviews.v2").unwrap(), id);
     }
 
     #[test]
@@ -280,10 +255,8 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(SpiffeId::parse(text), Err(expected), "{text:?}");
         }
-        let long = format!(
-            "spiffe://cluster.local/ns/a/sa/{}",
-            "b".repeat(2049 - "spiffe://cluster.local/ns/a/sa/".len())
-        );
+        let long =
+            format!("spiffe://cluster.local/ns/a/sa/{}", "b".repeat(2049 - "spiffe://cluster.local/ns/a/sa/".len()));
         assert_eq!(long.len(), 2049);
         assert_eq!(SpiffeId::parse(&long), Err(TooLong));
         let namespace = format!("spiffe://cluster.local/ns/{}/sa/b", "a".repeat(64));

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, string::Ia5String,
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber, string::Ia5String,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
@@ -21,10 +21,7 @@ pub(crate) struct Authority {
 fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(
-        rcgen::DnType::CommonName,
-        format!("{name} {:x}", rand::random::<u64>()),
-    );
+    params.distinguished_name.push(rcgen::DnType::CommonName, format!("{name} {:x}", rand::random::<u64>()));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -32,15 +29,9 @@ fn authority_params(name: &str) -> CertificateParams {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let root =
-            CertifiedIssuer::self_signed(authority_params("root"), KeyPair::generate().unwrap())
-                .unwrap();
-        let intermediate = CertifiedIssuer::signed_by(
-            authority_params("intermediate"),
-            KeyPair::generate().unwrap(),
-            &root,
-        )
-        .unwrap();
+        let root = CertifiedIssuer::self_signed(authority_params("root"), KeyPair::generate().unwrap()).unwrap();
+        let intermediate =
+            CertifiedIssuer::signed_by(authority_params("intermediate"), KeyPair::generate().unwrap(), &root).unwrap();
         Self { root, intermediate }
     }
 
@@ -50,8 +41,7 @@ impl Authority {
         let mut params = authority_params("intermediate");
         change(&mut params);
         authority.intermediate =
-            CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &authority.root)
-                .unwrap();
+            CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &authority.root).unwrap();
         authority
     }
 
@@ -83,10 +73,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri).unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         let leaf = params.signed_by(key, &self.intermediate).unwrap();
         vec![leaf.der().clone(), self.intermediate.der().clone()]

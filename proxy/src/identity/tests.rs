@@ -6,8 +6,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    string::Ia5String,
 };
 use rustls::{
     ClientConnection, ServerConnection,
@@ -58,18 +58,9 @@ fn two_workloads_prove_themselves_to_each_other() {
     let seen = peer(server.peer_certificates()).unwrap();
     assert_eq!(seen.identity, id(REVIEWS));
     assert_eq!(seen.not_after, reviews.leaf().claims().not_after);
-    assert_eq!(
-        peer(client.peer_certificates()).unwrap().identity,
-        id(RATINGS)
-    );
-    assert_eq!(
-        Alpn::from_name(server.alpn_protocol().unwrap()),
-        Some(Alpn::Http1)
-    );
-    assert_eq!(
-        server.protocol_version(),
-        Some(rustls::ProtocolVersion::TLSv1_3)
-    );
+    assert_eq!(peer(client.peer_certificates()).unwrap().identity, id(RATINGS));
+    assert_eq!(Alpn::from_name(server.alpn_protocol().unwrap()), Some(Alpn::Http1));
+    assert_eq!(server.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
 }
 
 #[test]
@@ -80,23 +71,15 @@ fn a_server_with_another_identity_is_refused() {
     let config = reviews.client_config(&id(RATINGS), Alpn::Tcp).unwrap();
     let (side, error) = handshake(config, impostor.server_config()).unwrap_err();
     assert_eq!(side, "client");
-    assert!(
-        verifier::reason(&error).contains("expected spiffe://cluster.local/ns/bookinfo/sa/ratings")
-    );
+    assert!(verifier::reason(&error).contains("expected spiffe://cluster.local/ns/bookinfo/sa/ratings"));
 }
 
 #[test]
 fn a_client_without_a_certificate_is_refused() {
     let authority = Authority::new();
     let ratings = identity(&authority, RATINGS);
-    let anonymous = tls::client(
-        None,
-        authority.bundle(1).anchors().into(),
-        domain(),
-        id(RATINGS),
-        Alpn::Http1.name(),
-    )
-    .unwrap();
+    let anonymous =
+        tls::client(None, authority.bundle(1).anchors().into(), domain(), id(RATINGS), Alpn::Http1.name()).unwrap();
     let (side, error) = handshake(Arc::new(anonymous), ratings.server_config()).unwrap_err();
     assert_eq!(side, "server");
     assert_eq!(error, rustls::Error::NoCertificatesPresented);
@@ -107,10 +90,7 @@ fn another_mesh_is_refused_on_both_sides() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let (reviews, foreign) = (identity(&ours, REVIEWS), identity(&theirs, RATINGS));
     let config = reviews.client_config(&id(RATINGS), Alpn::Http1).unwrap();
-    assert_eq!(
-        handshake(config, foreign.server_config()).unwrap_err().0,
-        "client"
-    );
+    assert_eq!(handshake(config, foreign.server_config()).unwrap_err().0, "client");
 
     // A foreign client that trusts us still has to convince us.
     let foreign = theirs.leaf(REVIEWS);
@@ -125,18 +105,11 @@ fn another_mesh_is_refused_on_both_sides() {
     let ratings = identity(&ours, RATINGS);
     let (side, error) = handshake(Arc::new(config), ratings.server_config()).unwrap_err();
     assert_eq!(side, "server");
-    assert_eq!(
-        error,
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)
-    );
+    assert_eq!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
 }
 
 /// What our server makes of a client with this chain.
-fn judged(
-    authority: &Authority,
-    uri: &str,
-    change: impl FnOnce(&mut CertificateParams),
-) -> Result<(), rustls::Error> {
+fn judged(authority: &Authority, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Result<(), rustls::Error> {
     let now = SystemTime::now();
     let validity = (now - Duration::from_secs(120), now + DAY);
     let key = KeyPair::generate().unwrap();
@@ -144,11 +117,7 @@ fn judged(
     judge_chain(authority, &key, chain)
 }
 
-fn judge_chain(
-    authority: &Authority,
-    key: &KeyPair,
-    chain: Vec<CertificateDer<'static>>,
-) -> Result<(), rustls::Error> {
+fn judge_chain(authority: &Authority, key: &KeyPair, chain: Vec<CertificateDer<'static>>) -> Result<(), rustls::Error> {
     let certified = rustls::sign::CertifiedKey::from_der(
         chain,
         PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
@@ -164,12 +133,10 @@ fn judge_chain(
     )
     .unwrap();
     let server = identity(authority, RATINGS).server_config();
-    handshake(Arc::new(client), server)
-        .map(drop)
-        .map_err(|(side, error)| {
-            assert_eq!(side, "server");
-            error
-        })
+    handshake(Arc::new(client), server).map(drop).map_err(|(side, error)| {
+        assert_eq!(side, "server");
+        error
+    })
 }
 
 fn uri(text: &str) -> SanType {
@@ -181,65 +148,30 @@ fn only_a_proper_leaf_with_one_identity_of_this_mesh_is_a_client() {
     let authority = Authority::new();
     judged(&authority, REVIEWS, |_| {}).unwrap();
     judged(&authority, REVIEWS, |params| {
-        params
-            .subject_alt_names
-            .push(SanType::DnsName("operator.svc".try_into().unwrap()));
+        params.subject_alt_names.push(SanType::DnsName("operator.svc".try_into().unwrap()));
     })
     .unwrap();
 
     type Spoil = fn(&mut CertificateParams);
     let cases: [(&str, Spoil, &str); 9] = [
-        (
-            "two URI names",
-            |p| p.subject_alt_names.push(uri(RATINGS)),
-            "exactly one URI",
-        ),
-        (
-            "no URI name",
-            |p| p.subject_alt_names = vec![SanType::DnsName("a.b".try_into().unwrap())],
-            "exactly one URI",
-        ),
-        (
-            "no name at all",
-            |p| p.subject_alt_names.clear(),
-            "exactly one URI",
-        ),
+        ("two URI names", |p| p.subject_alt_names.push(uri(RATINGS)), "exactly one URI"),
+        ("no URI name", |p| p.subject_alt_names = vec![SanType::DnsName("a.b".try_into().unwrap())], "exactly one URI"),
+        ("no name at all", |p| p.subject_alt_names.clear(), "exactly one URI"),
         (
             "another trust domain",
             |p| p.subject_alt_names = vec![uri("spiffe://other.example/ns/a/sa/b")],
             "not of this trust domain",
         ),
-        (
-            "not an identity",
-            |p| p.subject_alt_names = vec![uri("spiffe://cluster.local/ns/../sa/b")],
-            "DNS label",
-        ),
-        (
-            "an authority",
-            |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
-            "",
-        ),
-        (
-            "may sign certificates",
-            |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign),
-            "authority",
-        ),
-        (
-            "server alone",
-            |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth],
-            "",
-        ),
-        (
-            "no purposes",
-            |p| p.extended_key_usages.clear(),
-            "key usage",
-        ),
+        ("not an identity", |p| p.subject_alt_names = vec![uri("spiffe://cluster.local/ns/../sa/b")], "DNS label"),
+        ("an authority", |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), ""),
+        ("may sign certificates", |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign), "authority"),
+        ("server alone", |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth], ""),
+        ("no purposes", |p| p.extended_key_usages.clear(), "key usage"),
     ];
     for (name, spoil, reason) in cases {
         let error = judged(&authority, REVIEWS, spoil).expect_err(name);
         assert!(
-            matches!(error, rustls::Error::InvalidCertificate(_))
-                && verifier::reason(&error).contains(reason),
+            matches!(error, rustls::Error::InvalidCertificate(_)) && verifier::reason(&error).contains(reason),
             "{name}: {error}"
         );
     }
@@ -256,18 +188,10 @@ fn a_uri_name_that_is_not_text_is_counted_not_skipped() {
     content.extend_from_slice(&names);
     let error = judged(&authority, REVIEWS, |params| {
         params.subject_alt_names.clear();
-        params
-            .custom_extensions
-            .push(rcgen::CustomExtension::from_oid_content(
-                &[2, 5, 29, 17],
-                content,
-            ));
+        params.custom_extensions.push(rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content));
     })
     .unwrap_err();
-    assert!(
-        matches!(error, rustls::Error::InvalidCertificate(_)),
-        "{error}"
-    );
+    assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error}");
 }
 
 #[test]
@@ -306,22 +230,14 @@ fn an_intermediate_does_not_pass_as_a_leaf() {
     assert_eq!(leaf::claims(&chain[1]), Err(leaf::LeafError::Authority));
     let mut trailing = chain[0].to_vec();
     trailing.push(0);
-    assert_eq!(
-        leaf::claims(&CertificateDer::from(trailing)),
-        Err(leaf::LeafError::Trailing)
-    );
+    assert_eq!(leaf::claims(&CertificateDer::from(trailing)), Err(leaf::LeafError::Trailing));
 }
 
 #[test]
 fn a_new_bundle_applies_to_the_next_handshake_and_an_old_one_never() {
     let (old, new) = (Authority::new(), Authority::new());
     let (reviews, ratings) = (identity(&old, REVIEWS), identity(&old, RATINGS));
-    let dial = || {
-        handshake(
-            reviews.client_config(&id(RATINGS), Alpn::Http1).unwrap(),
-            ratings.server_config(),
-        )
-    };
+    let dial = || handshake(reviews.client_config(&id(RATINGS), Alpn::Http1).unwrap(), ratings.server_config());
     dial().unwrap();
     let both = TrustBundle::new(2, vec![old.root_der().into(), new.root_der().into()]).unwrap();
     assert!(ratings.install_bundle(both).unwrap());
@@ -355,10 +271,7 @@ fn client_configurations_are_reused_and_bounded() {
         let peer = id(&format!("spiffe://cluster.local/ns/a/sa/n{n}"));
         reviews.client_config(&peer, Alpn::Http1).unwrap();
     }
-    assert_eq!(
-        reviews.current.load().clients.lock().len(),
-        MAX_CLIENT_CONFIGS
-    );
+    assert_eq!(reviews.current.load().clients.lock().len(), MAX_CLIENT_CONFIGS);
 }
 
 #[test]
@@ -376,10 +289,7 @@ fn what_was_issued_must_be_ours() {
     assert!(matches!(error, leaf::IssuedError::Verify(_)), "{error}");
     let chain = authority.sign(&key, RATINGS, validity, |_| {});
     let error = take(chain, &authority.bundle(1)).unwrap_err();
-    assert!(
-        matches!(error, leaf::IssuedError::Identity { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, leaf::IssuedError::Identity { .. }), "{error}");
     let chain = authority.sign(&stranger, REVIEWS, validity, |_| {});
     let error = take(chain, &authority.bundle(1)).unwrap_err();
     assert!(matches!(error, leaf::IssuedError::Key(_)), "{error}");

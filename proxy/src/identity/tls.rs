@@ -100,11 +100,7 @@ pub(super) fn client(
     let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(
-            anchors,
-            trust_domain,
-            expected,
-        )));
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(anchors, trust_domain, expected)));
     let mut config = match certified {
         Some(certified) => builder.with_client_cert_resolver(Arc::new(Own(certified))),
         None => builder.with_no_client_auth(),

@@ -19,9 +19,8 @@ use super::{
 };
 
 /// What the provider can verify; the same for every verifier.
-static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
-    rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms
-});
+static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms);
 
 /// Why a peer with a valid chain is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,17 +66,7 @@ pub(super) fn verify_chain(
     usage: KeyUsage,
 ) -> Result<(), Error> {
     let leaf = EndEntityCert::try_from(leaf).map_err(chain_error)?;
-    leaf.verify_for_usage(
-        ALGORITHMS.all,
-        anchors,
-        intermediates,
-        now,
-        usage,
-        None,
-        None,
-    )
-    .map(drop)
-    .map_err(chain_error)
+    leaf.verify_for_usage(ALGORITHMS.all, anchors, intermediates, now, usage, None, None).map(drop).map_err(chain_error)
 }
 
 /// Gives the peer the alert that says what is wrong, where TLS has one.
@@ -85,12 +74,8 @@ fn chain_error(error: webpki::Error) -> Error {
     use webpki::Error as Chain;
     Error::InvalidCertificate(match error {
         Chain::UnknownIssuer => CertificateError::UnknownIssuer,
-        Chain::CertExpired { time, not_after } => {
-            CertificateError::ExpiredContext { time, not_after }
-        }
-        Chain::CertNotValidYet { time, not_before } => {
-            CertificateError::NotValidYetContext { time, not_before }
-        }
+        Chain::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        Chain::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
         Chain::BadDer | Chain::BadDerTime | Chain::TrailingData(_) => CertificateError::BadEncoding,
         Chain::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         other => CertificateError::Other(OtherError(Arc::new(other))),
@@ -123,16 +108,8 @@ pub struct ServerVerifier {
 
 impl ServerVerifier {
     /// `expected` must be of `trust_domain`, otherwise nobody is accepted.
-    pub fn new(
-        anchors: Arc<[TrustAnchor<'static>]>,
-        trust_domain: TrustDomain,
-        expected: SpiffeId,
-    ) -> Self {
-        Self {
-            anchors,
-            trust_domain,
-            expected,
-        }
+    pub fn new(anchors: Arc<[TrustAnchor<'static>]>, trust_domain: TrustDomain, expected: SpiffeId) -> Self {
+        Self { anchors, trust_domain, expected }
     }
 }
 
@@ -145,22 +122,12 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let actual = verify_peer(
-            &self.anchors,
-            &self.trust_domain,
-            end_entity,
-            intermediates,
-            now,
-            KeyUsage::server_auth(),
-        )?;
+        let actual =
+            verify_peer(&self.anchors, &self.trust_domain, end_entity, intermediates, now, KeyUsage::server_auth())?;
         if actual == self.expected {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(PeerError::Identity {
-                actual,
-                expected: self.expected.clone(),
-            }
-            .into())
+            Err(PeerError::Identity { actual, expected: self.expected.clone() }.into())
         }
     }
 
@@ -197,10 +164,7 @@ pub struct ClientVerifier {
 impl ClientVerifier {
     /// A client without a certificate is refused: peers that speak a mesh protocol always have one.
     pub fn new(anchors: Arc<[TrustAnchor<'static>]>, trust_domain: TrustDomain) -> Self {
-        Self {
-            anchors,
-            trust_domain,
-        }
+        Self { anchors, trust_domain }
     }
 }
 
@@ -216,14 +180,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        verify_peer(
-            &self.anchors,
-            &self.trust_domain,
-            end_entity,
-            intermediates,
-            now,
-            KeyUsage::client_auth(),
-        )?;
+        verify_peer(&self.anchors, &self.trust_domain, end_entity, intermediates, now, KeyUsage::client_auth())?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -91,20 +91,14 @@ pub fn compile(message: v1::Workload) -> Result<Workload, String> {
                 .collect::<Result<_, String>>()
         })
         .transpose()?;
-    Ok(Workload {
-        mtls: mode,
-        port_mtls,
-        port_protocols,
-        handover,
-    })
+    Ok(Workload { mtls: mode, port_mtls, port_protocols, handover })
 }
 
 fn mtls(mode: v1::MtlsMode) -> Result<Mtls, String> {
     match mode {
-        v1::MtlsMode::Unspecified => Err(
-            "the workload has no mTLS mode that this proxy knows; is it older than the operator?"
-                .into(),
-        ),
+        v1::MtlsMode::Unspecified => {
+            Err("the workload has no mTLS mode that this proxy knows; is it older than the operator?".into())
+        }
         v1::MtlsMode::Permissive => Ok(Mtls::Permissive),
         v1::MtlsMode::Strict => Ok(Mtls::Strict),
         v1::MtlsMode::Disabled => Ok(Mtls::Disabled),
@@ -123,10 +117,7 @@ mod tests {
     use super::*;
 
     fn workload(mode: v1::MtlsMode) -> v1::Workload {
-        v1::Workload {
-            mtls: mode.into(),
-            ..v1::Workload::default()
-        }
+        v1::Workload { mtls: mode.into(), ..v1::Workload::default() }
     }
 
     #[test]
@@ -137,10 +128,7 @@ mod tests {
     #[test]
     fn a_port_may_differ_from_its_workload() {
         let mut message = workload(v1::MtlsMode::Strict);
-        message.port_mtls.push(v1::PortMtls {
-            port: 9080,
-            mode: v1::MtlsMode::Permissive.into(),
-        });
+        message.port_mtls.push(v1::PortMtls { port: 9080, mode: v1::MtlsMode::Permissive.into() });
         let workload = compile(message).unwrap();
         assert!(matches!(workload.plain(9080), Plain::Accept));
         assert!(matches!(workload.plain(9081), Plain::Refuse));
@@ -151,11 +139,7 @@ mod tests {
         let handover = v1::Handover {
             ports: vec![v1::HandoverPort {
                 port: 9080,
-                endpoints: vec![v1::Endpoint {
-                    ip: vec![10, 0, 0, 1],
-                    port: 9080,
-                    ..v1::Endpoint::default()
-                }],
+                endpoints: vec![v1::Endpoint { ip: vec![10, 0, 0, 1], port: 9080, ..v1::Endpoint::default() }],
             }],
         };
         let mut message = workload(v1::MtlsMode::Permissive);
@@ -166,20 +150,14 @@ mod tests {
 
         let mut message = workload(v1::MtlsMode::Strict);
         message.handover = Some(handover);
-        assert!(matches!(
-            compile(message).unwrap().plain(9080),
-            Plain::Refuse
-        ));
+        assert!(matches!(compile(message).unwrap().plain(9080), Plain::Refuse));
     }
 
     #[test]
     fn a_mode_that_is_not_known_is_refused() {
         assert!(compile(workload(v1::MtlsMode::Unspecified)).is_err());
         let mut port = workload(v1::MtlsMode::Strict);
-        port.port_mtls.push(v1::PortMtls {
-            port: 70_000,
-            mode: v1::MtlsMode::Strict.into(),
-        });
+        port.port_mtls.push(v1::PortMtls { port: 70_000, mode: v1::MtlsMode::Strict.into() });
         assert!(compile(port).unwrap_err().contains("70000"));
     }
 }

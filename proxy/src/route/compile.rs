@@ -11,8 +11,7 @@ use fairlead_proxy_api::v1;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    Destination, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service, Split,
-    Target, ValueMatch,
+    Destination, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service, Split, Target, ValueMatch,
 };
 use crate::balance::{Endpoint, Load};
 
@@ -26,33 +25,20 @@ type Loads = HashMap<(SocketAddr, String), Arc<Load>>;
 ///
 /// Endpoints that were in `previous` keep what was learned about them (latency, requests in flight), so that a change of routes does
 /// not start the balancer over. The error is a sentence for whoever wrote the configuration; the previous version then stays in use.
-pub fn compile(
-    previous: Option<&Destination>,
-    message: v1::Destination,
-) -> Result<Destination, String> {
+pub fn compile(previous: Option<&Destination>, message: v1::Destination) -> Result<Destination, String> {
     let mut loads: Loads = previous
         .into_iter()
         .flat_map(Destination::endpoints)
         .map(|endpoint| {
             let identity = endpoint.identity.as_ref().map(ToString::to_string);
-            (
-                (endpoint.address, identity.unwrap_or_default()),
-                endpoint.load.clone(),
-            )
+            ((endpoint.address, identity.unwrap_or_default()), endpoint.load.clone())
         })
         .collect();
     match message.kind {
-        None => Err(
-            "the destination has no kind that this proxy knows; is it older than the operator?"
-                .into(),
-        ),
+        None => Err("the destination has no kind that this proxy knows; is it older than the operator?".into()),
         Some(v1::destination::Kind::PassThrough(_)) => Ok(Destination::PassThrough),
-        Some(v1::destination::Kind::Pod(pod)) => {
-            Ok(Destination::Pod(known_endpoint(&mut loads, pod)?))
-        }
-        Some(v1::destination::Kind::Service(service)) => {
-            service_of(&mut loads, service).map(Destination::Service)
-        }
+        Some(v1::destination::Kind::Pod(pod)) => Ok(Destination::Pod(known_endpoint(&mut loads, pod)?)),
+        Some(v1::destination::Kind::Service(service)) => service_of(&mut loads, service).map(Destination::Service),
     }
 }
 
@@ -74,10 +60,7 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
                 .map(|endpoint| known_endpoint(loads, endpoint))
                 .collect::<Result<_, _>>()
                 .map_err(|error| format!("endpoint set {}: {error}", set.name))?;
-            Ok(EndpointSet {
-                name: set.name,
-                endpoints,
-            })
+            Ok(EndpointSet { name: set.name, endpoints })
         })
         .collect::<Result<Vec<_>, String>>()?;
     let routes = service
@@ -89,31 +72,17 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
         })
         .collect::<Result<Vec<_>, _>>()?;
     if !routes.last().is_some_and(|route| route.matches.is_empty()) {
-        return Err(format!(
-            "service {name}: the last route must match every request"
-        ));
+        return Err(format!("service {name}: the last route must match every request"));
     }
-    let opaque = split_of(service.opaque_backends, sets.len())
-        .map_err(|error| format!("opaque backends: {error}"))?;
-    Ok(Service {
-        name,
-        protocol,
-        routes,
-        sets,
-        opaque,
-    })
+    let opaque = split_of(service.opaque_backends, sets.len()).map_err(|error| format!("opaque backends: {error}"))?;
+    Ok(Service { name, protocol, routes, sets, opaque })
 }
 
 fn route_of(route: v1::Route, sets: usize) -> Result<Route, String> {
     Ok(Route {
-        matches: route
-            .matches
-            .into_iter()
-            .map(match_of)
-            .collect::<Result<_, _>>()?,
+        matches: route.matches.into_iter().map(match_of).collect::<Result<_, _>>()?,
         split: split_of(route.backends, sets)?,
-        timeout: (route.request_timeout_ms > 0)
-            .then(|| Duration::from_millis(route.request_timeout_ms)),
+        timeout: (route.request_timeout_ms > 0).then(|| Duration::from_millis(route.request_timeout_ms)),
         name: route.name,
     })
 }
@@ -125,12 +94,10 @@ fn split_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Split, String> {
             Some(v1::backend::Target::EndpointSet(index)) if (index as usize) < sets => {
                 Ok((backend.weight, Target::Set(index as usize)))
             }
-            Some(v1::backend::Target::EndpointSet(index)) => Err(format!(
-                "a backend refers to endpoint set {index} of {sets}"
-            )),
-            Some(v1::backend::Target::Unresolved(why)) => {
-                Ok((backend.weight, Target::Unresolved(why.into())))
+            Some(v1::backend::Target::EndpointSet(index)) => {
+                Err(format!("a backend refers to endpoint set {index} of {sets}"))
             }
+            Some(v1::backend::Target::Unresolved(why)) => Ok((backend.weight, Target::Unresolved(why.into()))),
             None => Err("a backend has no target that this proxy knows".into()),
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -143,39 +110,22 @@ fn match_of(message: v1::Match) -> Result<Match, String> {
         None => None,
         Some(Some(Kind::Exact(exact))) => Some(PathMatch::Exact(exact)),
         // The Gateway API ignores a trailing slash of a prefix.
-        Some(Some(Kind::Prefix(prefix))) => {
-            Some(PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()))
-        }
+        Some(Some(Kind::Prefix(prefix))) => Some(PathMatch::Prefix(prefix.trim_end_matches('/').to_owned())),
         Some(Some(Kind::Regex(pattern))) => Some(PathMatch::Regex(regex(&pattern)?)),
         Some(None) => return Err("a path match has no kind that this proxy knows".into()),
     };
-    let headers = message
-        .headers
-        .into_iter()
-        .map(header_of)
-        .collect::<Result<_, _>>()?;
+    let headers = message.headers.into_iter().map(header_of).collect::<Result<_, _>>()?;
     let methods = message
         .methods
         .into_iter()
-        .map(|method| {
-            method
-                .parse()
-                .map_err(|_| format!("{method:?} is not a method"))
-        })
+        .map(|method| method.parse().map_err(|_| format!("{method:?} is not a method")))
         .collect::<Result<_, _>>()?;
-    Ok(Match {
-        path,
-        headers,
-        methods,
-    })
+    Ok(Match { path, headers, methods })
 }
 
 fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
     use v1::header_match::Kind;
-    let name = message
-        .name
-        .parse()
-        .map_err(|_| format!("{:?} is not a header name", message.name))?;
+    let name = message.name.parse().map_err(|_| format!("{:?} is not a header name", message.name))?;
     let (value, not) = match message.kind {
         Some(Kind::Exact(exact)) => (ValueMatch::Exact(exact.into_bytes()), message.not),
         Some(Kind::Prefix(prefix)) => (ValueMatch::Prefix(prefix.into_bytes()), message.not),
@@ -183,10 +133,7 @@ fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
         // "present: false" asks for absence.
         Some(Kind::Present(present)) => (ValueMatch::Present, message.not == present),
         None => {
-            return Err(format!(
-                "the match of header {:?} has no kind that this proxy knows",
-                message.name
-            ));
+            return Err(format!("the match of header {:?} has no kind that this proxy knows", message.name));
         }
     };
     Ok(HeaderMatch { name, value, not })
@@ -203,23 +150,12 @@ fn known_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Arc<Endpoi
     let address = SocketAddr::new(ip(&message.ip)?, port(message.port)?);
     let identity = match message.identity.as_str() {
         "" => None,
-        identity => Some(
-            identity
-                .parse()
-                .map_err(|error| format!("endpoint {address}: identity {identity:?}: {error}"))?,
-        ),
+        identity => {
+            Some(identity.parse().map_err(|error| format!("endpoint {address}: identity {identity:?}: {error}"))?)
+        }
     };
-    let load = loads
-        .entry((address, message.identity))
-        .or_default()
-        .clone();
-    Ok(Arc::new(Endpoint::new(
-        address,
-        identity,
-        &message.zone,
-        &message.group,
-        load,
-    )))
+    let load = loads.entry((address, message.identity)).or_default().clone();
+    Ok(Arc::new(Endpoint::new(address, identity, &message.zone, &message.group, load)))
 }
 
 fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
@@ -228,10 +164,7 @@ fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
     } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {
         Ok(IpAddr::from(v6))
     } else {
-        Err(format!(
-            "an endpoint's address has {} bytes, not 4 or 16",
-            bytes.len()
-        ))
+        Err(format!("an endpoint's address has {} bytes, not 4 or 16", bytes.len()))
     }
 }
 
@@ -247,10 +180,7 @@ mod tests {
     use super::*;
 
     fn backend(weight: u32, set: u32) -> v1::Backend {
-        v1::Backend {
-            weight,
-            target: Some(v1::backend::Target::EndpointSet(set)),
-        }
+        v1::Backend { weight, target: Some(v1::backend::Target::EndpointSet(set)) }
     }
 
     fn reviews(hosts: &[u8]) -> v1::Service {
@@ -259,43 +189,27 @@ mod tests {
             name: "reviews".into(),
             port: 9080,
             protocol: v1::Protocol::Http1.into(),
-            routes: vec![v1::Route {
-                backends: vec![backend(1, 0)],
-                ..v1::Route::default()
-            }],
+            routes: vec![v1::Route { backends: vec![backend(1, 0)], ..v1::Route::default() }],
             endpoint_sets: vec![v1::EndpointSet {
                 name: "all".into(),
                 endpoints: hosts
                     .iter()
-                    .map(|host| v1::Endpoint {
-                        ip: vec![10, 0, 0, *host],
-                        port: 9080,
-                        ..v1::Endpoint::default()
-                    })
+                    .map(|host| v1::Endpoint { ip: vec![10, 0, 0, *host], port: 9080, ..v1::Endpoint::default() })
                     .collect(),
             }],
             opaque_backends: vec![backend(1, 0)],
         }
     }
 
-    fn compiled(
-        previous: Option<&Destination>,
-        service: v1::Service,
-    ) -> Result<Destination, String> {
-        compile(
-            previous,
-            v1::Destination {
-                kind: Some(v1::destination::Kind::Service(service)),
-            },
-        )
+    fn compiled(previous: Option<&Destination>, service: v1::Service) -> Result<Destination, String> {
+        compile(previous, v1::Destination { kind: Some(v1::destination::Kind::Service(service)) })
     }
 
     #[test]
     fn endpoints_that_stay_keep_what_was_learned_about_them() {
         let before = compiled(None, reviews(&[1, 2])).unwrap();
         let after = compiled(Some(&before), reviews(&[2, 3])).unwrap();
-        let (before, after): (Vec<_>, Vec<_>) =
-            (before.endpoints().collect(), after.endpoints().collect());
+        let (before, after): (Vec<_>, Vec<_>) = (before.endpoints().collect(), after.endpoints().collect());
         assert!(Arc::ptr_eq(&before[1].load, &after[0].load));
         assert!(!Arc::ptr_eq(&before[0].load, &after[1].load));
     }
@@ -319,19 +233,14 @@ mod tests {
             v1::Route {
                 name: "testers".into(),
                 matches: vec![v1::Match {
-                    path: Some(v1::PathMatch {
-                        kind: Some(v1::path_match::Kind::Regex("(".into())),
-                    }),
+                    path: Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Regex("(".into())) }),
                     ..v1::Match::default()
                 }],
                 ..v1::Route::default()
             },
         );
         let mut open = reviews(&[1]);
-        open.routes[0].matches.push(v1::Match {
-            methods: vec!["GET".into()],
-            ..v1::Match::default()
-        });
+        open.routes[0].matches.push(v1::Match { methods: vec!["GET".into()], ..v1::Match::default() });
         let mut address = reviews(&[1]);
         address.endpoint_sets[0].endpoints[0].ip = vec![1, 2, 3];
         for (service, expected) in [
@@ -349,13 +258,9 @@ mod tests {
     #[test]
     fn present_false_asks_for_absence() {
         let header = |present, not| {
-            header_of(v1::HeaderMatch {
-                name: "x".into(),
-                kind: Some(v1::header_match::Kind::Present(present)),
-                not,
-            })
-            .unwrap()
-            .not
+            header_of(v1::HeaderMatch { name: "x".into(), kind: Some(v1::header_match::Kind::Present(present)), not })
+                .unwrap()
+                .not
         };
         assert!(!header(true, false));
         assert!(header(true, true));

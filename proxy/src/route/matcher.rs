@@ -64,10 +64,7 @@ impl Match {
     /// Whether all that is set holds.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(head.method))
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|path| path.matches(head.uri.path()))
+            && self.path.as_ref().is_none_or(|path| path.matches(head.uri.path()))
             && self.headers.iter().all(|header| header.matches(head))
     }
 }
@@ -76,9 +73,9 @@ impl PathMatch {
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => path == exact,
-            Self::Prefix(prefix) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
             Self::Regex(regex) => regex.is_match(path.as_bytes()),
         }
     }
@@ -88,10 +85,9 @@ impl HeaderMatch {
     fn matches(&self, head: &RequestHead<'_>) -> bool {
         let mut lines = head.headers.get_all(&self.name).iter();
         let holds = match (lines.next(), lines.next()) {
-            (None, _) if self.name == header::HOST => head
-                .uri
-                .authority()
-                .is_some_and(|authority| self.value.matches(authority.as_str().as_bytes())),
+            (None, _) if self.name == header::HOST => {
+                head.uri.authority().is_some_and(|authority| self.value.matches(authority.as_str().as_bytes()))
+            }
             (None, _) => false,
             (Some(one), None) => self.value.matches(one.as_bytes()),
             (Some(first), Some(second)) => {
@@ -129,32 +125,18 @@ mod tests {
     fn holds(entry: &Match, method: Method, uri: &str, headers: &[(&str, &str)]) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(
-                http::HeaderName::try_from(*name).unwrap(),
-                value.parse().unwrap(),
-            );
+            map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        entry.matches(&RequestHead {
-            method: &method,
-            uri: &uri.parse().unwrap(),
-            headers: &map,
-        })
+        entry.matches(&RequestHead { method: &method, uri: &uri.parse().unwrap(), headers: &map })
     }
 
     fn path(path: PathMatch) -> Match {
-        Match {
-            path: Some(path),
-            ..Match::default()
-        }
+        Match { path: Some(path), ..Match::default() }
     }
 
     fn header(name: &str, value: ValueMatch, not: bool) -> Match {
         Match {
-            headers: vec![HeaderMatch {
-                name: http::HeaderName::try_from(name).unwrap(),
-                value,
-                not,
-            }],
+            headers: vec![HeaderMatch { name: http::HeaderName::try_from(name).unwrap(), value, not }],
             ..Match::default()
         }
     }
@@ -162,15 +144,9 @@ mod tests {
     #[test]
     fn a_prefix_matches_whole_path_elements_only() {
         let entry = path(PathMatch::Prefix("/a".into()));
-        for (uri, expected) in [
-            ("/a", true),
-            ("/a/", true),
-            ("/a/b", true),
-            ("/a?x=1", true),
-            ("/ab", false),
-            ("/", false),
-            ("/A", false),
-        ] {
+        for (uri, expected) in
+            [("/a", true), ("/a/", true), ("/a/b", true), ("/a?x=1", true), ("/ab", false), ("/", false), ("/A", false)]
+        {
             assert_eq!(holds(&entry, Method::GET, uri, &[]), expected, "{uri}");
         }
         let everything = path(PathMatch::Prefix(String::new()));
@@ -202,12 +178,7 @@ mod tests {
         assert!(holds(&entry, Method::GET, "/reviews/1", &jason));
         assert!(!holds(&entry, Method::POST, "/reviews/1", &jason));
         assert!(!holds(&entry, Method::GET, "/ratings/1", &jason));
-        assert!(!holds(
-            &entry,
-            Method::GET,
-            "/reviews/1",
-            &[("end-user", "jasonx")]
-        ));
+        assert!(!holds(&entry, Method::GET, "/reviews/1", &[("end-user", "jasonx")]));
     }
 
     #[test]

@@ -97,9 +97,9 @@ pub struct EndpointSet {
 impl Service {
     /// The first route that matches; `None` cannot happen for a compiled service.
     pub fn route(&self, head: &RequestHead<'_>) -> Option<&Route> {
-        self.routes.iter().find(|route| {
-            route.matches.is_empty() || route.matches.iter().any(|entry| entry.matches(head))
-        })
+        self.routes
+            .iter()
+            .find(|route| route.matches.is_empty() || route.matches.iter().any(|entry| entry.matches(head)))
     }
 }
 

@@ -54,10 +54,7 @@ mod tests {
 
     #[test]
     fn nothing_is_chosen_where_all_weights_are_zero() {
-        assert_eq!(
-            Split::new([(0, Target::Set(0)), (0, Target::Set(1))]).choose(7),
-            None
-        );
+        assert_eq!(Split::new([(0, Target::Set(0)), (0, Target::Set(1))]).choose(7), None);
         assert_eq!(Split::default().choose(7), None);
     }
 

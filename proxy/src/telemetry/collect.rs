@@ -39,19 +39,12 @@ impl Collect {
         )?;
         for ((direction, service), requests) in self.0.services.read().iter() {
             for tls in Tls::ALL {
-                let answered = requests.answered[*tls as usize]
-                    .iter()
-                    .zip(CLASS_NAMES)
-                    .map(|(count, class)| (count, class, ""));
-                let own =
-                    requests.own[*tls as usize]
-                        .iter()
-                        .zip(Reason::ALL)
-                        .map(|(count, reason)| {
-                            let class =
-                                CLASS_NAMES[usize::from(reason.status().as_u16() / 100) - 1];
-                            (count, class, reason.as_str())
-                        });
+                let answered =
+                    requests.answered[*tls as usize].iter().zip(CLASS_NAMES).map(|(count, class)| (count, class, ""));
+                let own = requests.own[*tls as usize].iter().zip(Reason::ALL).map(|(count, reason)| {
+                    let class = CLASS_NAMES[usize::from(reason.status().as_u16() / 100) - 1];
+                    (count, class, reason.as_str())
+                });
                 for (count, class, reason) in answered.chain(own) {
                     let count = count.load(Relaxed);
                     if count > 0 {
@@ -62,9 +55,7 @@ impl Collect {
                             ("class", class),
                             ("reason", reason),
                         ];
-                        metric
-                            .encode_family(&labels)?
-                            .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                        metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
                     }
                 }
             }
@@ -81,13 +72,8 @@ impl Collect {
         )?;
         for ((direction, service), requests) in self.0.services.read().iter() {
             let (sum, count, buckets) = histogram(requests);
-            let labels = [
-                ("direction", direction.as_str()),
-                ("service", service.as_ref()),
-            ];
-            metric
-                .encode_family(&labels)?
-                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            let labels = [("direction", direction.as_str()), ("service", service.as_ref())];
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())
     }
@@ -95,48 +81,29 @@ impl Collect {
     fn connections(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
         let places = || {
             Direction::ALL.iter().flat_map(|direction| {
-                Transport::ALL.iter().flat_map(move |transport| {
-                    Tls::ALL
-                        .iter()
-                        .map(move |tls| (*direction, *transport, *tls))
-                })
+                Transport::ALL
+                    .iter()
+                    .flat_map(move |transport| Tls::ALL.iter().map(move |tls| (*direction, *transport, *tls)))
             })
         };
         let labels = |(direction, transport, tls): (Direction, Transport, Tls)| {
-            [
-                ("direction", direction.as_str()),
-                ("protocol", transport.as_str()),
-                ("tls", tls.as_str()),
-            ]
+            [("direction", direction.as_str()), ("protocol", transport.as_str()), ("tls", tls.as_str())]
         };
         let counters = &self.0.counters;
-        let mut metric = encoder.encode_descriptor(
-            "connections",
-            "Connections accepted",
-            None,
-            MetricType::Counter,
-        )?;
+        let mut metric = encoder.encode_descriptor("connections", "Connections accepted", None, MetricType::Counter)?;
         for (d, t, m) in places() {
             let count = counters.connections[d as usize][t as usize][m as usize].load(Relaxed);
             if count > 0 {
-                metric
-                    .encode_family(&labels((d, t, m)))?
-                    .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                metric.encode_family(&labels((d, t, m)))?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }
         }
-        let mut metric = encoder.encode_descriptor(
-            "connections_open",
-            "Connections open now",
-            None,
-            MetricType::Gauge,
-        )?;
+        let mut metric =
+            encoder.encode_descriptor("connections_open", "Connections open now", None, MetricType::Gauge)?;
         for (d, t, m) in places() {
             let count = &counters.connections[d as usize][t as usize][m as usize];
             if count.load(Relaxed) > 0 {
                 let open = counters.open[d as usize][t as usize][m as usize].load(Relaxed);
-                metric
-                    .encode_family(&labels((d, t, m)))?
-                    .encode_gauge(&open)?;
+                metric.encode_family(&labels((d, t, m)))?.encode_gauge(&open)?;
             }
         }
         Ok(())
@@ -144,17 +111,8 @@ impl Collect {
 
     fn events(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
         let counters = &self.0.counters;
-        let refusals: Vec<_> = Refusal::ALL
-            .iter()
-            .map(|refusal| refusal.as_str())
-            .collect();
-        by_reason(
-            encoder,
-            "connections_refused",
-            "Connections that were not served",
-            &counters.refused,
-            &refusals,
-        )?;
+        let refusals: Vec<_> = Refusal::ALL.iter().map(|refusal| refusal.as_str()).collect();
+        by_reason(encoder, "connections_refused", "Connections that were not served", &counters.refused, &refusals)?;
         let failures: Vec<_> = Handshake::ALL.iter().map(|why| why.as_str()).collect();
         by_reason(
             encoder,
@@ -173,10 +131,7 @@ impl Collect {
             for (way, count) in [("sent", &counters.received), ("received", &counters.sent)] {
                 metric
                     .encode_family(&[("direction", direction.as_str()), ("way", way)])?
-                    .encode_counter::<NoLabelSet, u64, u64>(
-                        &count[*direction as usize].load(Relaxed),
-                        None,
-                    )?;
+                    .encode_counter::<NoLabelSet, u64, u64>(&count[*direction as usize].load(Relaxed), None)?;
             }
         }
         encoder

@@ -101,9 +101,7 @@ impl Groups {
     /// it up to date. A fresh `Reported` (a new stream to the operator) gets every group.
     pub fn changed(&self, reported: &mut Reported) -> Vec<v1::GroupCounts> {
         let groups = self.0.lock();
-        reported
-            .0
-            .retain(|name, _| groups.contains_key(name.as_str()));
+        reported.0.retain(|name, _| groups.contains_key(name.as_str()));
         groups
             .iter()
             .map(|(name, group)| group.read(name))
@@ -160,9 +158,7 @@ mod tests {
     #[test]
     fn groups_are_bounded_and_those_of_past_steps_make_room() {
         let groups = Groups::default();
-        let held: Vec<_> = (0..MAX_GROUPS)
-            .map(|n| groups.get(&format!("{n}").into()).unwrap())
-            .collect();
+        let held: Vec<_> = (0..MAX_GROUPS).map(|n| groups.get(&format!("{n}").into()).unwrap()).collect();
         assert!(groups.get(&"more".into()).is_none());
         drop(held);
         assert!(groups.get(&"more".into()).is_some());

@@ -28,9 +28,8 @@ use crate::http::Reason;
 pub const MAX_SERVICES: usize = 300;
 
 /// Upper bounds of the latency histogram in seconds: 0.5 ms to 10 s, enough to read a p99 within a factor of 2.
-pub const LATENCY_BOUNDS: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+pub const LATENCY_BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Declares an enum that is a metric's label.
 macro_rules! label {
@@ -130,16 +129,9 @@ impl Handshake {
         if error.kind() == std::io::ErrorKind::TimedOut {
             return Self::Timeout;
         }
-        match error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Error>())
-        {
-            Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => {
-                Self::Certificate
-            }
-            Some(Error::AlertReceived(Alert::NoApplicationProtocol | Alert::ProtocolVersion)) => {
-                Self::Protocol
-            }
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => Self::Certificate,
+            Some(Error::AlertReceived(Alert::NoApplicationProtocol | Alert::ProtocolVersion)) => Self::Protocol,
             Some(Error::AlertReceived(_)) => Self::Rejected,
             Some(_) => Self::Protocol,
             None => Self::Closed,
@@ -169,11 +161,7 @@ struct Latency {
 
 impl Requests {
     fn new() -> Self {
-        Self {
-            answered: Default::default(),
-            own: Default::default(),
-            latency: Latency::default(),
-        }
+        Self { answered: Default::default(), own: Default::default(), latency: Latency::default() }
     }
 
     /// An endpoint answered; `latency` is from the request's first byte to the last of the response head.
@@ -193,9 +181,7 @@ impl Requests {
         let seconds = latency.as_secs_f64();
         let index = LATENCY_BOUNDS.partition_point(|bound| *bound < seconds);
         self.latency.buckets[index].fetch_add(1, Relaxed);
-        self.latency
-            .micros
-            .fetch_add(latency.as_micros() as u64, Relaxed);
+        self.latency.micros.fetch_add(latency.as_micros() as u64, Relaxed);
     }
 }
 
@@ -257,8 +243,7 @@ impl fmt::Debug for Tables {
 impl Drop for Open {
     fn drop(&mut self) {
         let (direction, transport, tls) = self.place;
-        self.tables.counters.open[direction as usize][transport as usize][tls as usize]
-            .fetch_sub(1, Relaxed);
+        self.tables.counters.open[direction as usize][transport as usize][tls as usize].fetch_sub(1, Relaxed);
     }
 }
 
@@ -268,11 +253,7 @@ impl Telemetry {
         let tables = Arc::new(Tables::default());
         let mut registry = Registry::with_prefix("fairlead_proxy");
         registry.register_collector(Box::new(collect::Collect(tables.clone())));
-        Self {
-            registry: Mutex::new(registry),
-            tables,
-            groups: Groups::default(),
-        }
+        Self { registry: Mutex::new(registry), tables, groups: Groups::default() }
     }
 
     /// Adds metrics of other parts of the proxy; their names get the prefix `fairlead_proxy_`.
@@ -294,15 +275,8 @@ impl Telemetry {
             return found.clone();
         }
         let mut services = self.tables.services.write();
-        let key = if services.len() >= MAX_SERVICES {
-            (direction, Arc::from("other"))
-        } else {
-            key
-        };
-        services
-            .entry(key)
-            .or_insert_with(|| Arc::new(Requests::new()))
-            .clone()
+        let key = if services.len() >= MAX_SERVICES { (direction, Arc::from("other")) } else { key };
+        services.entry(key).or_insert_with(|| Arc::new(Requests::new())).clone()
     }
 
     /// A connection begins.
@@ -311,10 +285,7 @@ impl Telemetry {
         let [d, t, m] = [direction as usize, transport as usize, tls as usize];
         counters.connections[d][t][m].fetch_add(1, Relaxed);
         counters.open[d][t][m].fetch_add(1, Relaxed);
-        Open {
-            tables: self.tables.clone(),
-            place: (direction, transport, tls),
-        }
+        Open { tables: self.tables.clone(), place: (direction, transport, tls) }
     }
 
     /// A connection was refused.
@@ -368,9 +339,10 @@ mod tests {
         }
         drop(open);
         assert!(
-            !telemetry.render().unwrap().contains(
-                r#"connections_open{direction="inbound",protocol="http2",tls="mutual"} 1"#
-            )
+            !telemetry
+                .render()
+                .unwrap()
+                .contains(r#"connections_open{direction="inbound",protocol="http2",tls="mutual"} 1"#)
         );
     }
 
@@ -378,15 +350,14 @@ mod tests {
     fn services_beyond_the_bound_share_one_series() {
         let telemetry = Telemetry::new();
         for n in 0..MAX_SERVICES + 5 {
-            telemetry
-                .requests(Direction::Outbound, &format!("ns/{n}:80").into())
-                .answered(Tls::None, StatusCode::OK, Duration::ZERO);
+            telemetry.requests(Direction::Outbound, &format!("ns/{n}:80").into()).answered(
+                Tls::None,
+                StatusCode::OK,
+                Duration::ZERO,
+            );
         }
         let text = telemetry.render().unwrap();
-        assert!(
-            text.contains(r#"service="other",tls="none",class="2xx",reason=""} 5"#),
-            "{text}"
-        );
+        assert!(text.contains(r#"service="other",tls="none",class="2xx",reason=""} 5"#), "{text}");
         assert!(telemetry.tables.services.read().len() <= MAX_SERVICES + 2);
     }
 }

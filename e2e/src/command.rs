@@ -29,10 +29,7 @@ pub async fn run_with_input(command: &mut Command, input: &str) -> Result<String
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {}", describe(command)))?;
-    let mut stdin = child
-        .stdin
-        .take()
-        .context("the child's standard input is piped")?;
+    let mut stdin = child.stdin.take().context("the child's standard input is piped")?;
     // A program that ends before it read everything says why on its standard error, which is the better message.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
@@ -40,10 +37,7 @@ pub async fn run_with_input(command: &mut Command, input: &str) -> Result<String
 }
 
 /// A command from a program and its arguments, killed if the future that runs it is dropped.
-pub fn command<A: AsRef<OsStr>>(
-    program: impl AsRef<OsStr>,
-    arguments: impl IntoIterator<Item = A>,
-) -> Command {
+pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
     command
@@ -53,12 +47,7 @@ fn finish(output: std::io::Result<Output>, command: &Command) -> Result<String> 
     let output = output.with_context(|| format!("starting {}", describe(command)))?;
     if !output.status.success() {
         let both = [output.stdout, output.stderr].concat();
-        bail!(
-            "{} failed ({}): {}",
-            describe(command),
-            output.status,
-            tail(&String::from_utf8_lossy(&both))
-        );
+        bail!("{} failed ({}): {}", describe(command), output.status, tail(&String::from_utf8_lossy(&both)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -82,32 +71,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_names_the_command_and_its_complaint() {
-        let error = run(&mut command("sh", ["-c", "echo lost >&2; exit 3"]))
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`sh -c") && error.contains("exit status: 3") && error.contains("lost"),
-            "{error}"
-        );
+        let error = run(&mut command("sh", ["-c", "echo lost >&2; exit 3"])).await.unwrap_err().to_string();
+        assert!(error.contains("`sh -c") && error.contains("exit status: 3") && error.contains("lost"), "{error}");
     }
 
     #[tokio::test]
     async fn input_reaches_the_program() {
-        assert_eq!(
-            run_with_input(&mut command("cat", [""; 0]), "through")
-                .await
-                .unwrap(),
-            "through"
-        );
+        assert_eq!(run_with_input(&mut command("cat", [""; 0]), "through").await.unwrap(), "through");
     }
 
     #[test]
     fn a_tail_keeps_the_last_lines() {
-        let text = (0..100)
-            .map(|n| n.to_string())
-            .collect::<Vec<_>>()
-            .join("\n");
+        let text = (0..100).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
         assert!(tail(&text).starts_with("85\n") && tail(&text).ends_with("\n99"));
     }
 }

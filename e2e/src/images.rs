@@ -48,6 +48,18 @@ pub const IMAGES: [Image; 3] = [
     },
 ];
 
+/// The image of a crate, by the crate's name without `fairlead-`.
+///
+/// # Errors
+/// If there is no such image; the error lists those that there are.
+pub fn by_short_name(name: &str) -> Result<Image, String> {
+    let short = |image: &Image| image.package.trim_start_matches("fairlead-").to_owned();
+    IMAGES
+        .into_iter()
+        .find(|image| short(image) == name)
+        .ok_or_else(|| format!("there are images of {}", IMAGES.iter().map(short).collect::<Vec<_>>().join(", ")))
+}
+
 /// Builds the images from the sources as they are and brings them onto the nodes. Where `KUBECONFIG` names another
 /// cluster they are only built, and it says where their archives lie.
 ///
@@ -61,67 +73,35 @@ pub async fn build_and_load(images: &[Image]) -> Result<()> {
     for image in images {
         let binary = folder.join(image.package);
         let recipe = places.checkout.join(image.containerfile);
-        let build = Build {
-            name: image.name,
-            recipe: &recipe,
-            binary: &binary,
-        };
+        let build = Build { name: image.name, recipe: &recipe, binary: &binary };
         if onto_nodes {
             for node in cluster::nodes()? {
                 build.onto(&places, node, image.limit).await?;
             }
         } else {
             let (archive, size) = build.archive(&places, image.limit).await?;
-            eprintln!(
-                "{}: {} in {}",
-                image.name,
-                megabytes(size),
-                archive.display()
-            );
+            eprintln!("{}: {} in {}", image.name, megabytes(size), archive.display());
         }
     }
     Ok(())
 }
 
 /// Sees that a node has the image that holds pods' namespaces.
-pub(crate) async fn ensure_pause(
-    places: &Places,
-    node: &Node,
-    binary: &Path,
-    name: &str,
-) -> Result<()> {
+pub(crate) async fn ensure_pause(places: &Places, node: &Node, binary: &Path, name: &str) -> Result<()> {
     let recipe = places.checkout.join("e2e/cluster/pause/Containerfile");
-    Build {
-        name,
-        recipe: &recipe,
-        binary,
-    }
-    .onto(places, node, None)
-    .await
+    Build { name, recipe: &recipe, binary }.onto(places, node, None).await
 }
 
 /// Builds static release binaries and returns the folder that they are in.
 async fn binaries(places: &Places, images: &[Image]) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| places.cache.join("target"), PathBuf::from);
-    let host = run(&mut command("rustc", ["--print", "host-tuple"]))
-        .await?
-        .trim()
-        .to_owned();
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| places.cache.join("target"), PathBuf::from);
+    let host = run(&mut command("rustc", ["--print", "host-tuple"])).await?.trim().to_owned();
     let names: Vec<_> = images.iter().map(|image| image.package).collect();
-    let step = Step::begin(format!(
-        "building {} (first time some minutes)",
-        names.join(", ")
-    ));
+    let step = Step::begin(format!("building {} (first time some minutes)", names.join(", ")));
     // With a target named, the flags are for what goes into the image alone: build scripts and macros stay dynamic.
-    let mut cargo = command(
-        "cargo",
-        ["build", "--release", "--locked", "--target", &host],
-    );
+    let mut cargo = command("cargo", ["build", "--release", "--locked", "--target", &host]);
     cargo.args(names.iter().flat_map(|name| ["--package", name]));
-    cargo
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env("CARGO_TARGET_DIR", &target);
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &target);
     run(cargo.current_dir(&places.checkout)).await?;
     step.done();
     Ok(target.join(host).join("release"))
@@ -156,37 +136,27 @@ impl Build<'_> {
             fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
             self.buildah(&folder, &path).await?;
         }
-        let size = fs::metadata(&path)
-            .with_context(|| format!("reading {}", path.display()))?
-            .len();
+        let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
         if let Some(limit) = limit.filter(|limit| size >= *limit) {
-            bail!(
-                "{} is {}, and must stay under {}",
-                self.name,
-                megabytes(size),
-                megabytes(limit)
-            );
+            bail!("{} is {}, and must stay under {}", self.name, megabytes(size), megabytes(limit));
         }
         Ok((path, size))
     }
 
     /// In a folder of its own, with storage of its own, so that nothing of it stays but the archive.
     async fn buildah(&self, folder: &Path, archive: &Path) -> Result<()> {
-        let work = tempfile::tempdir_in(folder)
-            .with_context(|| format!("making a folder in {}", folder.display()))?;
+        let work = tempfile::tempdir_in(folder).with_context(|| format!("making a folder in {}", folder.display()))?;
         let context = work.path().join("context");
         let binary = self.binary.file_name().context("the binary has a name")?;
         fs::create_dir(&context)?;
-        fs::copy(self.binary, context.join(binary))
-            .with_context(|| format!("copying {}", self.binary.display()))?;
+        fs::copy(self.binary, context.join(binary)).with_context(|| format!("copying {}", self.binary.display()))?;
+        // No step of a build uses the network, but buildah keeps a lock where its configuration would be.
+        let settings = work.path().join("containers.conf");
+        fs::write(&settings, format!("[network]\nnetwork_config_dir = {:?}\n", work.path().join("network")))?;
         let buildah = |verb: &str| {
             let mut buildah = command("buildah", ["--storage-driver", "vfs", "--root"]);
-            buildah
-                .arg(work.path().join("root"))
-                .arg("--runroot")
-                .arg(work.path().join("run"))
-                .arg(verb);
-            buildah.env("TMPDIR", work.path());
+            buildah.arg(work.path().join("root")).arg("--runroot").arg(work.path().join("run")).arg(verb);
+            buildah.env("TMPDIR", work.path()).env("CONTAINERS_CONF", &settings);
             buildah
         };
         let mut build = buildah("bud");
@@ -200,26 +170,15 @@ impl Build<'_> {
         ]);
         run(build.arg("--file").arg(self.recipe).arg(&context)).await?;
         let draft = work.path().join("image.tar");
-        run(buildah("push").arg(self.name).arg(format!(
-            "docker-archive:{}:{}",
-            draft.display(),
-            self.name
-        )))
-        .await?;
-        fs::rename(&draft, archive)
-            .with_context(|| format!("moving the image to {}", archive.display()))
+        run(buildah("push").arg(self.name).arg(format!("docker-archive:{}:{}", draft.display(), self.name))).await?;
+        fs::rename(&draft, archive).with_context(|| format!("moving the image to {}", archive.display()))
     }
 
     /// A name for everything that goes into the image.
     fn source(&self) -> Result<String> {
-        let read =
-            |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+        let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
         let mut context = digest::Context::new(&SHA256);
-        for part in [
-            self.name.as_bytes(),
-            &read(self.recipe)?,
-            &read(self.binary)?,
-        ] {
+        for part in [self.name.as_bytes(), &read(self.recipe)?, &read(self.binary)?] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
@@ -243,23 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_image_is_answered_with_the_known_ones() {
+        assert_eq!(by_short_name("proxy").unwrap().name, "fairlead.dev/proxy:dev");
+        assert_eq!(by_short_name("porxy").unwrap_err(), "there are images of proxy, operator, bookinfo");
+    }
+
+    #[test]
     fn an_image_follows_its_name_recipe_and_binary() {
         let folder = tempfile::tempdir().unwrap();
-        let (recipe, binary) = (
-            folder.path().join("Containerfile"),
-            folder.path().join("app"),
-        );
+        let (recipe, binary) = (folder.path().join("Containerfile"), folder.path().join("app"));
         fs::write(&recipe, "FROM scratch").unwrap();
         fs::write(&binary, "1").unwrap();
-        let source = |name| {
-            Build {
-                name,
-                recipe: &recipe,
-                binary: &binary,
-            }
-            .source()
-            .unwrap()
-        };
+        let source = |name| Build { name, recipe: &recipe, binary: &binary }.source().unwrap();
         let first = source("a");
         assert_eq!(first, source("a"));
         assert_ne!(first, source("b"));
@@ -273,23 +227,11 @@ mod tests {
         let mut users = Vec::new();
         for image in IMAGES {
             let recipe = fs::read_to_string(root.join(image.containerfile)).unwrap();
-            let lines: Vec<_> = recipe
-                .lines()
-                .filter(|line| !line.starts_with('#') && !line.is_empty())
-                .collect();
+            let lines: Vec<_> = recipe.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
             assert_eq!(lines[0], "FROM scratch", "{}", image.containerfile);
-            assert_eq!(
-                lines.iter().filter(|line| line.starts_with("COPY")).count(),
-                1
-            );
-            let user = lines
-                .iter()
-                .find_map(|line| line.strip_prefix("USER "))
-                .unwrap();
-            assert!(
-                user.split(':').all(|id| id.parse::<u32>().unwrap() > 0),
-                "{user}"
-            );
+            assert_eq!(lines.iter().filter(|line| line.starts_with("COPY")).count(), 1);
+            let user = lines.iter().find_map(|line| line.strip_prefix("USER ")).unwrap();
+            assert!(user.split(':').all(|id| id.parse::<u32>().unwrap() > 0), "{user}");
             users.push(user.to_owned());
         }
         users.dedup();

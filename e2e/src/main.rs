@@ -47,7 +47,11 @@ enum Command {
         archive: PathBuf,
     },
     /// Build the images of this checkout and bring them onto the nodes
-    Images,
+    Images {
+        /// Only these: proxy, operator, bookinfo
+        #[arg(value_parser = images::by_short_name)]
+        only: Vec<images::Image>,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -75,6 +79,7 @@ async fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
-        Command::Images => images::build_and_load(&images::IMAGES).await,
+        Command::Images { only } if only.is_empty() => images::build_and_load(&images::IMAGES).await,
+        Command::Images { only } => images::build_and_load(&only).await,
     }
 }

@@ -39,11 +39,8 @@ pub const CLUSTER_PACKAGES: [Package; 8] = [
 pub const CAPTURE_PACKAGES: [Package; 1] = [package("tcpdump", "tcpdump")];
 
 /// What generates load in the benchmarks.
-pub const BENCH_PACKAGES: [Package; 3] = [
-    package("wrk", "wrk"),
-    package("nghttp2-client", "h2load"),
-    package("iperf3", "iperf3"),
-];
+pub const BENCH_PACKAGES: [Package; 3] =
+    [package("wrk", "wrk"), package("nghttp2-client", "h2load"), package("iperf3", "iperf3")];
 
 /// The oldest Go that builds the pinned Kubernetes, as major and minor.
 const GO: (u32, u32) = (1, 25);
@@ -79,23 +76,15 @@ pub async fn cluster() -> Result<()> {
 /// # Errors
 /// If one is missing and `apt-get` is too, or fails.
 pub async fn packages(wanted: &[Package]) -> Result<()> {
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|package| !is_installed(package))
-        .map(|package| package.name)
-        .collect();
+    let missing: Vec<_> = wanted.iter().filter(|package| !is_installed(package)).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(" ");
     if !on_path("apt-get") {
-        bail!(
-            "missing: {names}; this is not a Debian system, so install what these Debian packages hold yourself"
-        );
+        bail!("missing: {names}; this is not a Debian system, so install what these Debian packages hold yourself");
     }
-    root().with_context(|| {
-        format!("missing: {names}; to install these by hand: `apt-get install {names}`")
-    })?;
+    root().with_context(|| format!("missing: {names}; to install these by hand: `apt-get install {names}`"))?;
     let step = Step::begin(format!("installing Debian packages: {names}"));
     // A started containerd would have nothing to do, and would not be ended by us.
     let policy = NoServices::declare()?;
@@ -104,9 +93,7 @@ pub async fn packages(wanted: &[Package]) -> Result<()> {
         apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };
-    run(&mut apt(&["update"]))
-        .await
-        .context("the package lists cannot be fetched: check the network")?;
+    run(&mut apt(&["update"])).await.context("the package lists cannot be fetched: check the network")?;
     let install = run(apt(&["install", "--no-install-recommends"]).args(&missing)).await;
     drop(policy);
     install.with_context(|| format!("to install them by hand: `apt-get install {names}`"))?;
@@ -142,20 +129,14 @@ impl Drop for NoServices {
 }
 
 fn is_installed(package: &Package) -> bool {
-    if package.brings.starts_with('/') {
-        Path::new(package.brings).exists()
-    } else {
-        on_path(package.brings)
-    }
+    if package.brings.starts_with('/') { Path::new(package.brings).exists() } else { on_path(package.brings) }
 }
 
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // A user's PATH may lack the folders of system programs, which the cluster's parts do have in theirs.
     let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Into::into);
-    std::env::split_paths(&path)
-        .chain(system)
-        .any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).chain(system).any(|folder| folder.join(program).is_file())
 }
 
 /// Checks that Go is there and new enough.
@@ -180,49 +161,25 @@ pub async fn go() -> Result<()> {
 /// Major and minor of `go1.26.8`, `go1.27rc1`, `go1.25`.
 fn go_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.trim().strip_prefix("go")?.split('.');
-    let minor = |text: &str| {
-        text.split(|byte: char| !byte.is_ascii_digit())
-            .next()?
-            .parse()
-            .ok()
-    };
+    let minor = |text: &str| text.split(|byte: char| !byte.is_ascii_digit()).next()?.parse().ok();
     Some((numbers.next()?.parse().ok()?, minor(numbers.next()?)?))
 }
 
 /// Checks what only the kernel can give, after asking for the modules that may hold it.
 async fn kernel() -> Result<()> {
     // Without modprobe, or with everything built in, the checks below decide.
-    let _ = run(&mut command(
-        "modprobe",
-        [
-            "--all",
-            "--quiet",
-            "overlay",
-            "br_netfilter",
-            "nf_tables",
-            "veth",
-        ],
-    ))
-    .await;
+    let _ = run(&mut command("modprobe", ["--all", "--quiet", "overlay", "br_netfilter", "nf_tables", "veth"])).await;
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !filesystems.split_whitespace().any(|name| name == "overlay") {
-        bail!(
-            "the kernel has no overlayfs, which containers' file systems need: use a kernel with CONFIG_OVERLAY_FS"
-        );
+        bail!("the kernel has no overlayfs, which containers' file systems need: use a kernel with CONFIG_OVERLAY_FS");
     }
     for (file, what) in [
-        (
-            "/proc/self/ns/net",
-            "network namespaces: use a kernel with CONFIG_NET_NS",
-        ),
+        ("/proc/self/ns/net", "network namespaces: use a kernel with CONFIG_NET_NS"),
         (
             "/proc/sys/net/bridge/bridge-nf-call-iptables",
             "br_netfilter: `modprobe br_netfilter` (CONFIG_BRIDGE_NETFILTER)",
         ),
-        (
-            "/proc/sys/net/ipv6/conf/all/forwarding",
-            "IPv6: boot it without ipv6.disable=1",
-        ),
+        ("/proc/sys/net/ipv6/conf/all/forwarding", "IPv6: boot it without ipv6.disable=1"),
     ] {
         if !Path::new(file).exists() {
             bail!("the kernel lacks {what}");
@@ -248,11 +205,6 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_installed_is_not_installed_again() {
-        packages(&[
-            package("no-such-package", "sh"),
-            package("no-such-package", "/bin/sh"),
-        ])
-        .await
-        .unwrap();
+        packages(&[package("no-such-package", "sh"), package("no-such-package", "/bin/sh")]).await.unwrap();
     }
 }

@@ -35,11 +35,7 @@ impl Step {
                 }
             }
         });
-        Self {
-            label,
-            began,
-            reminder,
-        }
+        Self { label, began, reminder }
     }
 
     /// Prints that the step is over and how long it took.
@@ -49,11 +45,7 @@ impl Step {
 
     /// Like [`Step::done`], with a result in place of the word "done".
     pub fn done_with(self, result: impl Display) {
-        eprintln!(
-            "{}: {result} ({})",
-            self.label,
-            elapsed(self.began.elapsed())
-        );
+        eprintln!("{}: {result} ({})", self.label, elapsed(self.began.elapsed()));
     }
 }
 

@@ -58,53 +58,29 @@ struct Annotations {
 /// If it is no tar archive, holds neither kind of index, or names no image.
 pub(crate) async fn read(path: &Path) -> Result<Archive> {
     if !path.is_file() {
-        bail!(
-            "{} is not a file: save an image with `docker save --output app.tar app:1`",
-            path.display()
-        );
+        bail!("{} is not a file: save an image with `docker save --output app.tar app:1`", path.display());
     }
     let list = run(command("tar", ["--list", "--file"]).arg(path))
         .await
         .with_context(|| format!("{} is not a tar archive, compressed or not", path.display()))?;
-    let entry = async |name: &str| match list
-        .lines()
-        .find(|line| line.trim_start_matches("./") == name)
-    {
-        Some(line) => run(command("tar", ["--extract", "--to-stdout", "--file"])
-            .arg(path)
-            .arg(line))
-        .await
-        .map(Some),
+    let entry = async |name: &str| match list.lines().find(|line| line.trim_start_matches("./") == name) {
+        Some(line) => run(command("tar", ["--extract", "--to-stdout", "--file"]).arg(path).arg(line)).await.map(Some),
         None => Ok(None),
     };
-    let stem = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let stem = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = stem.split('.').next().unwrap_or_default();
-    classify(
-        entry("index.json").await?.as_deref(),
-        entry("manifest.json").await?.as_deref(),
-        stem,
-    )
-    .with_context(|| format!("reading {}", path.display()))
+    classify(entry("index.json").await?.as_deref(), entry("manifest.json").await?.as_deref(), stem)
+        .with_context(|| format!("reading {}", path.display()))
 }
 
 /// Decides from the two possible indexes. OCI goes first, as it also carries digests.
 fn classify(oci: Option<&str>, docker: Option<&str>, stem: &str) -> Result<Archive> {
     if let Some(text) = oci {
-        let index: Index =
-            serde_json::from_str(text).context("its index.json is not an OCI index")?;
+        let index: Index = serde_json::from_str(text).context("its index.json is not an OCI index")?;
         if index.manifests.is_empty() {
             bail!("its index.json lists no image");
         }
-        return Ok(Archive::Oci(
-            index
-                .manifests
-                .into_iter()
-                .map(|entry| oci_name(entry, stem))
-                .collect(),
-        ));
+        return Ok(Archive::Oci(index.manifests.into_iter().map(|entry| oci_name(entry, stem)).collect()));
     }
     let Some(text) = docker else {
         bail!("it is neither a Docker archive (manifest.json) nor an OCI archive (index.json)");
@@ -114,10 +90,7 @@ fn classify(oci: Option<&str>, docker: Option<&str>, stem: &str) -> Result<Archi
     let names: Vec<_> = manifests
         .into_iter()
         .flat_map(|manifest| manifest.tags.unwrap_or_default())
-        .map(|tag| Named {
-            name: normalise(&tag),
-            digest: None,
-        })
+        .map(|tag| Named { name: normalise(&tag), digest: None })
         .collect();
     if names.is_empty() {
         bail!("its image has no name: save it by name (`docker save app:1`), not by number");
@@ -133,28 +106,19 @@ fn oci_name(entry: Descriptor, stem: &str) -> Named {
         (None, Some(tag)) => format!("{stem}:{tag}"),
         (None, None) => stem.to_owned(),
     };
-    Named {
-        name: normalise(&reference),
-        digest: Some(entry.digest),
-    }
+    Named { name: normalise(&reference), digest: Some(entry.digest) }
 }
 
 /// The full form of a reference, by Docker's rules, which the kubelet follows: `app` is
 /// `docker.io/library/app:latest`.
 fn normalise(reference: &str) -> String {
     let (host, rest) = match reference.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => {
-            (host, rest.to_owned())
-        }
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest.to_owned()),
         Some(_) => ("docker.io", reference.to_owned()),
         None => ("docker.io", format!("library/{reference}")),
     };
     let last = rest.rsplit('/').next().unwrap_or_default();
-    if last.contains([':', '@']) {
-        format!("{host}/{rest}")
-    } else {
-        format!("{host}/{rest}:latest")
-    }
+    if last.contains([':', '@']) { format!("{host}/{rest}") } else { format!("{host}/{rest}:latest") }
 }
 
 #[cfg(test)]
@@ -179,14 +143,9 @@ mod tests {
     #[test]
     fn a_docker_archive_names_its_images() {
         let text = r#"[{"Config":"c.json","RepoTags":["app:1","app:2"],"Layers":[]}]"#;
-        let Archive::Docker(images) = classify(None, Some(text), "x").unwrap() else {
-            panic!("not Docker")
-        };
+        let Archive::Docker(images) = classify(None, Some(text), "x").unwrap() else { panic!("not Docker") };
         let names: Vec<_> = images.iter().map(|image| image.name.as_str()).collect();
-        assert_eq!(
-            names,
-            ["docker.io/library/app:1", "docker.io/library/app:2"]
-        );
+        assert_eq!(names, ["docker.io/library/app:1", "docker.io/library/app:2"]);
     }
 
     #[test]
@@ -195,22 +154,14 @@ mod tests {
             let text = format!(
                 r#"{{"schemaVersion":2,"manifests":[{{"digest":"sha256:aa","size":1,"annotations":{annotations}}}]}}"#
             );
-            let Archive::Oci(images) = classify(Some(&text), None, "shop").unwrap() else {
-                panic!("not OCI")
-            };
+            let Archive::Oci(images) = classify(Some(&text), None, "shop").unwrap() else { panic!("not OCI") };
             assert_eq!(images[0].digest.as_deref(), Some("sha256:aa"));
             images[0].name.clone()
         };
         let both = r#"{"io.containerd.image.name":"docker.io/library/app:1","org.opencontainers.image.ref.name":"1"}"#;
         assert_eq!(named(both), "docker.io/library/app:1");
-        assert_eq!(
-            named(r#"{"org.opencontainers.image.ref.name":"localhost/app:1"}"#),
-            "localhost/app:1"
-        );
-        assert_eq!(
-            named(r#"{"org.opencontainers.image.ref.name":"2"}"#),
-            "docker.io/library/shop:2"
-        );
+        assert_eq!(named(r#"{"org.opencontainers.image.ref.name":"localhost/app:1"}"#), "localhost/app:1");
+        assert_eq!(named(r#"{"org.opencontainers.image.ref.name":"2"}"#), "docker.io/library/shop:2");
         assert_eq!(named("{}"), "docker.io/library/shop:latest");
     }
 
@@ -229,10 +180,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "not a tar archive").unwrap();
         let error = format!("{:#}", read(file.path()).await.unwrap_err());
-        assert!(
-            error.contains("is not a tar archive")
-                && error.contains(&*file.path().to_string_lossy()),
-            "{error}"
-        );
+        assert!(error.contains("is not a tar archive") && error.contains(&*file.path().to_string_lossy()), "{error}");
     }
 }

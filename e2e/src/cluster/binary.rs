@@ -42,24 +42,16 @@ pub(crate) async fn get(places: &Places) -> Result<Binaries> {
     let mut sources = Vec::new();
     for name in SOURCES {
         let path = module.join(name);
-        sources.push((
-            name,
-            fs::read(&path).with_context(|| format!("reading {}", path.display()))?,
-        ));
+        sources.push((name, fs::read(&path).with_context(|| format!("reading {}", path.display()))?));
     }
-    let binaries = Binaries {
-        folder: places.cache.join("cluster").join(key(KUBERNETES, &sources)),
-    };
+    let binaries = Binaries { folder: places.cache.join("cluster").join(key(KUBERNETES, &sources)) };
     if binaries.cluster().exists() && binaries.pause().exists() {
         return Ok(binaries);
     }
     prerequisites::go().await?;
-    fs::create_dir_all(&binaries.folder)
-        .with_context(|| format!("making {}", binaries.folder.display()))?;
+    fs::create_dir_all(&binaries.folder).with_context(|| format!("making {}", binaries.folder.display()))?;
     build(&module, "./pause", &binaries.pause()).await?;
-    let step = Step::begin(format!(
-        "building Kubernetes v{KUBERNETES} (first time about 6 min)"
-    ));
+    let step = Step::begin(format!("building Kubernetes v{KUBERNETES} (first time about 6 min)"));
     build(&module, ".", &binaries.cluster()).await?;
     step.done();
     Ok(binaries)
@@ -86,24 +78,15 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 async fn build(module: &Path, package: &str, output: &Path) -> Result<()> {
     let mut numbers = KUBERNETES.split('.');
-    let (major, minor) = (
-        numbers.next().unwrap_or_default(),
-        numbers.next().unwrap_or_default(),
-    );
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     let version = "-X k8s.io/component-base/version";
     // Without these Kubernetes takes itself for v0.0.0 and refuses what depends on its version.
-    let flags = format!(
-        "-s -w {version}.gitVersion=v{KUBERNETES} {version}.gitMajor={major} {version}.gitMinor={minor}"
-    );
+    let flags =
+        format!("-s -w {version}.gitVersion=v{KUBERNETES} {version}.gitMajor={major} {version}.gitMinor={minor}");
     // A build that is cut short must not look like a finished one.
     let draft = output.with_extension(std::process::id().to_string());
     let mut go = command("go", ["build", "-trimpath", "-ldflags", &flags, "-o"]);
-    run(go
-        .arg(&draft)
-        .arg(package)
-        .current_dir(module)
-        .env("CGO_ENABLED", "0"))
-    .await?;
+    run(go.arg(&draft).arg(package).current_dir(module).env("CGO_ENABLED", "0")).await?;
     fs::rename(&draft, output).with_context(|| format!("moving the build to {}", output.display()))
 }
 
@@ -117,24 +100,17 @@ mod tests {
         let base = key("1", &sources("go.mod", "a"));
         assert_eq!(base, key("1", &sources("go.mod", "a")));
         assert_eq!(base.len(), 16);
-        for other in [
-            key("2", &sources("go.mod", "a")),
-            key("1", &sources("go.sum", "a")),
-            key("1", &sources("go.mod", "b")),
-        ] {
+        for other in
+            [key("2", &sources("go.mod", "a")), key("1", &sources("go.sum", "a")), key("1", &sources("go.mod", "b"))]
+        {
             assert_ne!(base, other);
         }
     }
 
     #[test]
     fn the_version_agrees_with_the_module() {
-        let module =
-            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/go.mod"))
-                .unwrap();
+        let module = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/go.mod")).unwrap();
         assert!(module.contains(&format!("k8s.io/kubernetes v{KUBERNETES}\n")));
-        assert!(
-            !module.contains("=> ../") && !module.contains("=> /"),
-            "the module builds from a clean checkout"
-        );
+        assert!(!module.contains("=> ../") && !module.contains("=> /"), "the module builds from a clean checkout");
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::mounts::{self, Mount};
 use super::plan::Node;
 use super::process;
+use super::state::Process;
 
 /// The group that holds the groups of both nodes.
 const TOP: &str = "fairlead";
@@ -30,10 +31,7 @@ pub(crate) fn root(node: &Node) -> String {
 /// If a group cannot be made or filled in.
 pub(crate) fn make(node: &Node) -> Result<()> {
     let mounts = mounts::list()?;
-    let legacy: Vec<_> = mounts
-        .iter()
-        .filter(|mount| mount.kind == "cgroup")
-        .collect();
+    let legacy: Vec<_> = mounts.iter().filter(|mount| mount.kind == "cgroup").collect();
     for hierarchy in &legacy {
         let top = hierarchy.point.join(TOP);
         for (parent, group) in [(&hierarchy.point, &top), (&top, &top.join(node.name))] {
@@ -44,10 +42,8 @@ pub(crate) fn make(node: &Node) -> Result<()> {
         }
     }
     if legacy.is_empty() {
-        let unified = mounts
-            .iter()
-            .find(|mount| mount.kind == "cgroup2")
-            .context("no cgroup file system is mounted")?;
+        let unified =
+            mounts.iter().find(|mount| mount.kind == "cgroup2").context("no cgroup file system is mounted")?;
         let top = unified.point.join(TOP);
         for (parent, group) in [(&unified.point, &top), (&top, &top.join(node.name))] {
             let control = parent.join("cgroup.subtree_control");
@@ -73,11 +69,11 @@ pub(crate) async fn remove() -> Result<()> {
     let groups: Vec<PathBuf> = tops.iter().flat_map(|top| below(top)).collect();
     let empty = tokio::time::timeout(PATIENCE, async {
         loop {
-            let members: Vec<u32> = groups.iter().flat_map(|group| members(group)).collect();
+            let members: Vec<_> = groups.iter().flat_map(|group| members(group)).collect();
             if members.is_empty() {
                 break;
             }
-            members.into_iter().for_each(process::kill);
+            members.iter().for_each(process::kill);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
@@ -94,8 +90,7 @@ pub(crate) async fn remove() -> Result<()> {
 }
 
 fn make_folder(group: &Path) -> Result<()> {
-    fs::create_dir_all(group)
-        .with_context(|| format!("making the control group {}", group.display()))
+    fs::create_dir_all(group).with_context(|| format!("making the control group {}", group.display()))
 }
 
 /// Copies a setting from the parent's group where the hierarchy has it and the group's is still empty.
@@ -123,9 +118,10 @@ fn below(group: &Path) -> Vec<PathBuf> {
     groups
 }
 
-fn members(group: &Path) -> Vec<u32> {
+/// The living processes of a group. Zombies do not keep it from being removed.
+fn members(group: &Path) -> Vec<Process> {
     let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    list.lines().filter_map(|line| line.parse().ok()).collect()
+    list.lines().filter_map(|line| Process::running(line.parse().ok()?)).collect()
 }
 
 /// A group stays busy for a moment after its last process was collected.
@@ -137,8 +133,7 @@ async fn remove_folder(group: &Path) -> Result<()> {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             other => {
-                return other
-                    .with_context(|| format!("removing the control group {}", group.display()));
+                return other.with_context(|| format!("removing the control group {}", group.display()));
             }
         }
     }

@@ -117,12 +117,7 @@ fn scheduler(pki: &Pki) -> Vec<OsString> {
 
 fn kubeconfigs(pki: &Pki, name: &str) -> [OsString; 3] {
     let file = pki.file(&format!("{name}.kubeconfig"));
-    [
-        "kubeconfig",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-    ]
-    .map(|name| option(name, &file))
+    ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|name| option(name, &file))
 }
 
 /// The cluster's DNS as a process of the first node: as a pod it would need an image of 140 MB on each node.

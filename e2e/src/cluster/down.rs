@@ -30,10 +30,7 @@ pub(super) async fn down(places: &Places, purge: bool) -> Result<()> {
                 bail!("process {pid} is starting the cluster: end that first")
             }
             Standing::Foreign(other) => {
-                bail!(
-                    "the cluster on this machine is that of {0}: end it with `make -C {0} down`",
-                    other.display()
-                )
+                bail!("the cluster on this machine is that of {0}: end it with `make -C {0} down`", other.display())
             }
             Standing::Running | Standing::Remains => {}
         }
@@ -60,14 +57,13 @@ pub(super) async fn down(places: &Places, purge: bool) -> Result<()> {
 /// # Errors
 /// If something survives or cannot be removed; another call may succeed.
 pub(super) async fn clean(state: &State) -> Result<()> {
-    if let Some(etcd) = state
-        .components
-        .iter()
-        .find(|component| component.name == "etcd")
-    {
-        process::ask_to_end(&etcd.process);
-        // One that does not listen is killed with the rest.
-        let _ = process::gone(&[etcd.process], ETCD_PATIENCE).await;
+    let (etcd, others): (Vec<_>, Vec<_>) = state.components.iter().partition(|component| component.name == "etcd");
+    // etcd closes its files at once when nobody asks it for anything any more.
+    others.iter().for_each(|component| process::kill(&component.process));
+    for component in etcd {
+        process::ask_to_end(&component.process);
+        // If it does not listen, it is killed with the rest.
+        let _ = process::gone(&[component.process], ETCD_PATIENCE).await;
     }
     process::end_marked(&state.checkout).await?;
     cgroups::remove().await?;
@@ -102,12 +98,7 @@ fn restore(setting: &Path, value: &str) -> Result<()> {
 
 fn remove_if_empty(folder: &Path) -> Result<()> {
     match fs::remove_dir(folder) {
-        Err(error)
-            if !matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
-            ) =>
-        {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
             Err(error).with_context(|| format!("removing {}", folder.display()))
         }
         _ => Ok(()),

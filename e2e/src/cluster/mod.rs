@@ -39,10 +39,7 @@ use state::{Standing, State};
 /// If a prerequisite is missing, another checkout's cluster runs, or a part does not come up.
 pub async fn up() -> Result<()> {
     if let Some(path) = other_cluster()? {
-        eprintln!(
-            "KUBECONFIG is set: using the cluster of {}, starting none",
-            path.display()
-        );
+        eprintln!("KUBECONFIG is set: using the cluster of {}, starting none", path.display());
         return Ok(());
     }
     up::up(&Places::find()?).await
@@ -55,10 +52,7 @@ pub async fn up() -> Result<()> {
 /// If the running cluster is another checkout's, or something cannot be removed.
 pub async fn down(purge: bool) -> Result<()> {
     if let Some(path) = other_cluster()? {
-        eprintln!(
-            "KUBECONFIG is set: the cluster of {} was not started here and stays as it is",
-            path.display()
-        );
+        eprintln!("KUBECONFIG is set: the cluster of {} was not started here and stays as it is", path.display());
         return Ok(());
     }
     down::down(&Places::find()?, purge).await
@@ -86,10 +80,7 @@ pub async fn load(path: &Path) -> Result<Vec<String>> {
 /// If `KUBECONFIG` names another cluster: its nodes cannot be entered.
 pub fn nodes() -> Result<&'static [Node; 2]> {
     if let Some(path) = other_cluster()? {
-        bail!(
-            "this needs the embedded cluster, and KUBECONFIG names that of {}: unset it",
-            path.display()
-        );
+        bail!("this needs the embedded cluster, and KUBECONFIG names that of {}: unset it", path.display());
     }
     Ok(plan::nodes())
 }
@@ -109,10 +100,7 @@ pub fn kubeconfig() -> Result<PathBuf> {
 pub async fn client() -> Result<Client> {
     let path = kubeconfig()?;
     if !path.exists() {
-        bail!(
-            "{} does not exist: start a cluster with `make cluster`",
-            path.display()
-        );
+        bail!("{} does not exist: start a cluster with `make cluster`", path.display());
     }
     client_from(&path).await
 }
@@ -130,10 +118,7 @@ pub(crate) fn accepts_images() -> Result<bool> {
 }
 
 fn require_running(places: &Places) -> Result<()> {
-    match State::read()?
-        .map(|state| state.standing(&places.checkout))
-        .transpose()?
-    {
+    match State::read()?.map(|state| state.standing(&places.checkout)).transpose()? {
         Some(Standing::Running) => Ok(()),
         Some(Standing::Foreign(other)) => {
             bail!("the cluster on this machine is that of {}", other.display())
@@ -144,23 +129,18 @@ fn require_running(places: &Places) -> Result<()> {
 
 /// The cluster that `KUBECONFIG` names, unless that is the embedded one.
 fn other_cluster() -> Result<Option<PathBuf>> {
-    let Some(path) = std::env::var_os("KUBECONFIG")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-    else {
+    let Some(path) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from) else {
         return Ok(None);
     };
     let own = Places::find()?.kubeconfig();
-    let same = path == own
-        || matches!((path.canonicalize(), own.canonicalize()), (Ok(path), Ok(own)) if path == own);
+    let same = path == own || matches!((path.canonicalize(), own.canonicalize()), (Ok(path), Ok(own)) if path == own);
     Ok((!same).then_some(path))
 }
 
 async fn client_from(path: &Path) -> Result<Client> {
     // Fails only if there is one already, which is just as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let kubeconfig =
-        Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("using {}", path.display()))?;

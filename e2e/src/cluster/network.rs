@@ -16,10 +16,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::plan::{
-    self, BRIDGE_ADDRESS, BRIDGE_ADDRESS6, BRIDGE_NETNS, HOST_ADDRESS, HOST_LINK, NODE_NETWORK,
-    Node,
-};
+use super::plan::{self, BRIDGE_ADDRESS, BRIDGE_ADDRESS6, BRIDGE_NETNS, HOST_ADDRESS, HOST_LINK, NODE_NETWORK, Node};
 use super::{mounts, plan::in_netns};
 use crate::command::{command, run};
 
@@ -41,16 +38,9 @@ const SETTINGS: &str = "
 /// # Errors
 /// If the machine already uses the nodes' network, or a namespace, link or route cannot be made.
 pub(crate) async fn make() -> Result<()> {
-    let taken = run(&mut command(
-        "ip",
-        ["-4", "route", "show", "to", "root", NODE_NETWORK],
-    ))
-    .await?;
+    let taken = run(&mut command("ip", ["-4", "route", "show", "to", "root", NODE_NETWORK])).await?;
     if !taken.trim().is_empty() {
-        bail!(
-            "this machine already routes {NODE_NETWORK}, which the cluster's nodes use: {}",
-            taken.trim()
-        );
+        bail!("this machine already routes {NODE_NETWORK}, which the cluster's nodes use: {}", taken.trim());
     }
     for netns in namespaces() {
         run(&mut command("ip", ["netns", "add", &netns])).await?;
@@ -115,11 +105,7 @@ fn script() -> Vec<String> {
     for node in plan::nodes() {
         let inside = format!("-n {}", node.netns());
         lines.extend([
-            format!(
-                "{bridge} link add {} type veth peer name eth0 netns {}",
-                node.name,
-                node.netns()
-            ),
+            format!("{bridge} link add {} type veth peer name eth0 netns {}", node.name, node.netns()),
             format!("{bridge} link set {} master br0 up", node.name),
             format!("{inside} link set lo up"),
             format!("{inside} address add {}/24 dev eth0", node.address()),
@@ -127,28 +113,12 @@ fn script() -> Vec<String> {
             format!("{inside} link set eth0 up"),
             format!("{inside} route add default via {BRIDGE_ADDRESS}"),
             format!("{inside} -6 route add default via {BRIDGE_ADDRESS6}"),
-            format!(
-                "{bridge} route add {} via {}",
-                node.pod_network(),
-                node.address()
-            ),
-            format!(
-                "{bridge} -6 route add {} via {}",
-                node.pod_network6(),
-                node.address6()
-            ),
+            format!("{bridge} route add {} via {}", node.pod_network(), node.address()),
+            format!("{bridge} -6 route add {} via {}", node.pod_network6(), node.address6()),
         ]);
         for other in plan::nodes().iter().filter(|other| other.name != node.name) {
-            lines.push(format!(
-                "{inside} route add {} via {}",
-                other.pod_network(),
-                other.address()
-            ));
-            lines.push(format!(
-                "{inside} -6 route add {} via {}",
-                other.pod_network6(),
-                other.address6()
-            ));
+            lines.push(format!("{inside} route add {} via {}", other.pod_network(), other.address()));
+            lines.push(format!("{inside} -6 route add {} via {}", other.pod_network6(), other.address6()));
         }
     }
     lines
@@ -161,21 +131,12 @@ mod tests {
     #[test]
     fn each_node_routes_the_pods_of_the_other_and_not_its_own() {
         let script = script();
+        assert!(script.contains(&"-n fairlead-node-a route add 10.244.2.0/24 via 198.18.77.12".to_owned()));
         assert!(
             script.contains(
-                &"-n fairlead-node-a route add 10.244.2.0/24 via 198.18.77.12".to_owned()
+                &"-n fairlead-node-b -6 route add fdfa:171e:ad00:1001::/64 via fdfa:171e:ad00::11".to_owned()
             )
         );
-        assert!(
-            script.contains(
-                &"-n fairlead-node-b -6 route add fdfa:171e:ad00:1001::/64 via fdfa:171e:ad00::11"
-                    .to_owned()
-            )
-        );
-        assert!(
-            !script
-                .iter()
-                .any(|line| line.starts_with("-n fairlead-node-a route add 10.244.1.0/24"))
-        );
+        assert!(!script.iter().any(|line| line.starts_with("-n fairlead-node-a route add 10.244.1.0/24")));
     }
 }

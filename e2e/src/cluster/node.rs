@@ -58,26 +58,11 @@ pub(crate) fn containerd(places: &Places, node: &Node) -> Result<Vec<OsString>> 
         make_folder(&home.join(own))?;
     }
     make_folder(&home.join("cni"))?;
-    write(
-        &home.join("cni/10-fairlead.conflist"),
-        &serde_json::to_string_pretty(&cni(node))?,
-    )?;
-    write(
-        &home.join("containerd.toml"),
-        &containerd_config(node, &home),
-    )?;
+    write(&home.join("cni/10-fairlead.conflist"), &serde_json::to_string_pretty(&cni(node))?)?;
+    write(&home.join("containerd.toml"), &containerd_config(node, &home))?;
 
     let mut line = words(["nsenter", &format!("--net=/run/netns/{}", node.netns())]);
-    line.extend(words([
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-euc",
-        ENTER,
-        "sh",
-    ]));
+    line.extend(words(["unshare", "--mount", "--propagation", "private", "sh", "-euc", ENTER, "sh"]));
     for (point, own) in OWN_FOLDERS {
         line.extend([home.join(own).into(), point.into()]);
     }
@@ -98,28 +83,16 @@ pub(crate) fn kubelet(
     containerd: &Process,
 ) -> Result<Vec<OsString>> {
     let home = places.node(node);
-    write(
-        &home.join("kubelet.yaml"),
-        &serde_yaml::to_string(&kubelet_config(node, pki, &home))?,
-    )?;
+    write(&home.join("kubelet.yaml"), &serde_yaml::to_string(&kubelet_config(node, pki, &home))?)?;
     // Pods must not inherit the search domains of the machine.
-    write(
-        &home.join("resolv.conf"),
-        &format!("nameserver {DNS_SERVICE}\n"),
-    )?;
+    write(&home.join("resolv.conf"), &format!("nameserver {DNS_SERVICE}\n"))?;
     let mut line = inside(node, containerd, binary, "kubelet");
     line.push(option("config", &home.join("kubelet.yaml")));
-    line.push(option(
-        "kubeconfig",
-        &pki.file(&format!("{}.kubeconfig", node.name)),
-    ));
+    line.push(option("kubeconfig", &pki.file(&format!("{}.kubeconfig", node.name))));
     line.extend(words([
         format!("--hostname-override={}", node.name),
         format!("--node-ip={},{}", node.address(), node.address6()),
-        format!(
-            "--node-labels=topology.kubernetes.io/zone={},topology.kubernetes.io/region=local",
-            node.zone
-        ),
+        format!("--node-labels=topology.kubernetes.io/zone={},topology.kubernetes.io/region=local", node.zone),
     ]));
     Ok(line)
 }
@@ -136,10 +109,7 @@ pub(crate) fn kube_proxy(
     containerd: &Process,
 ) -> Result<Vec<OsString>> {
     let path = places.node(node).join("kube-proxy.yaml");
-    write(
-        &path,
-        &serde_yaml::to_string(&kube_proxy_config(node, pki))?,
-    )?;
+    write(&path, &serde_yaml::to_string(&kube_proxy_config(node, pki))?)?;
     let mut line = inside(node, containerd, binary, "kube-proxy");
     line.push(option("config", &path));
     Ok(line)

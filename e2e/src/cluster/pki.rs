@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
@@ -57,9 +56,7 @@ pub(crate) fn make(folder: &Path, admin_kubeconfig: &Path) -> Result<Pki> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("making {}", folder.display()))?;
-    let pki = Pki {
-        folder: folder.to_owned(),
-    };
+    let pki = Pki { folder: folder.to_owned() };
 
     let ca = authority(&pki, "ca")?;
     // Requests of the aggregation layer must not be possible with an ordinary client certificate.
@@ -77,29 +74,10 @@ pub(crate) fn make(folder: &Path, admin_kubeconfig: &Path) -> Result<Pki> {
     ]
     .map(str::to_owned)
     .into_iter()
-    .chain([
-        "127.0.0.1".to_owned(),
-        API_SERVICE.to_owned(),
-        control_plane.address().to_string(),
-    ]);
-    server(
-        &pki,
-        &ca,
-        "apiserver",
-        "kube-apiserver",
-        None,
-        api_names.collect(),
-    )?;
-    write_leaf(
-        &pki,
-        "kubelet-client",
-        &client(&ca, "kube-apiserver-kubelet-client", Some("system:masters"))?,
-    )?;
-    write_leaf(
-        &pki,
-        "front-proxy-client",
-        &client(&front, "front-proxy-client", None)?,
-    )?;
+    .chain(["127.0.0.1".to_owned(), API_SERVICE.to_owned(), control_plane.address().to_string()]);
+    server(&pki, &ca, "apiserver", "kube-apiserver", None, api_names.collect())?;
+    write_leaf(&pki, "kubelet-client", &client(&ca, "kube-apiserver-kubelet-client", Some("system:masters"))?)?;
+    write_leaf(&pki, "front-proxy-client", &client(&front, "front-proxy-client", None)?)?;
 
     let users = [
         ("controller-manager", "system:kube-controller-manager"),
@@ -115,28 +93,14 @@ pub(crate) fn make(folder: &Path, admin_kubeconfig: &Path) -> Result<Pki> {
         let user = format!("system:node:{}", node.name);
         let kubeconfig = kubeconfig(&ca, &client(&ca, &user, Some("system:nodes"))?)?;
         write(&pki.file(&format!("{}.kubeconfig", node.name)), &kubeconfig)?;
-        server(
-            &pki,
-            &ca,
-            node.name,
-            &user,
-            Some("system:nodes"),
-            node_names(node),
-        )?;
+        server(&pki, &ca, node.name, &user, Some("system:nodes"), node_names(node))?;
     }
-    write(
-        admin_kubeconfig,
-        &kubeconfig(&ca, &client(&ca, "fairlead-admin", Some("system:masters"))?)?,
-    )?;
+    write(admin_kubeconfig, &kubeconfig(&ca, &client(&ca, "fairlead-admin", Some("system:masters"))?)?)?;
     Ok(pki)
 }
 
 fn node_names(node: &Node) -> Vec<String> {
-    vec![
-        node.name.to_owned(),
-        node.address().to_string(),
-        node.address6().to_string(),
-    ]
+    vec![node.name.to_owned(), node.address().to_string(), node.address6().to_string()]
 }
 
 fn authority(pki: &Pki, name: &str) -> Result<Authority> {
@@ -145,24 +109,13 @@ fn authority(pki: &Pki, name: &str) -> Result<Authority> {
     if !path.exists() {
         let mut params = params(&format!("fairlead {name}"), None, Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         write(&path, &params.self_signed(&key)?.pem())?;
     }
-    let certificate =
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let issuer = Issuer::from_ca_cert_pem(&certificate, key).with_context(|| {
-        format!(
-            "{} is damaged: `make down` and remove the folder it lies in",
-            path.display()
-        )
-    })?;
-    Ok(Authority {
-        issuer,
-        certificate,
-    })
+    let certificate = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let issuer = Issuer::from_ca_cert_pem(&certificate, key)
+        .with_context(|| format!("{} is damaged: `make down` and remove the folder it lies in", path.display()))?;
+    Ok(Authority { issuer, certificate })
 }
 
 /// A key that is made the first time and kept.
@@ -171,28 +124,16 @@ fn kept_key(path: &Path) -> Result<KeyPair> {
         write(path, &KeyPair::generate()?.serialize_pem())?;
     }
     let pem = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    KeyPair::from_pem(&pem).with_context(|| {
-        format!(
-            "{} is damaged: `make down` and remove the folder it lies in",
-            path.display()
-        )
-    })
+    KeyPair::from_pem(&pem)
+        .with_context(|| format!("{} is damaged: `make down` and remove the folder it lies in", path.display()))
 }
 
-fn params(
-    common_name: &str,
-    organization: Option<&str>,
-    names: Vec<String>,
-) -> Result<CertificateParams> {
+fn params(common_name: &str, organization: Option<&str>, names: Vec<String>) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     if let Some(organization) = organization {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, organization);
+        params.distinguished_name.push(DnType::OrganizationName, organization);
     }
     let now = OffsetDateTime::now_utc();
     // The clocks of a machine that just woke up may disagree by a little.
@@ -202,11 +143,7 @@ fn params(
 }
 
 fn client(authority: &Authority, user: &str, group: Option<&str>) -> Result<Leaf> {
-    leaf(
-        authority,
-        params(user, group, Vec::new())?,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    )
+    leaf(authority, params(user, group, Vec::new())?, ExtendedKeyUsagePurpose::ClientAuth)
 }
 
 fn server(
@@ -217,27 +154,16 @@ fn server(
     group: Option<&str>,
     names: Vec<String>,
 ) -> Result<()> {
-    let leaf = leaf(
-        authority,
-        params(name, group, names)?,
-        ExtendedKeyUsagePurpose::ServerAuth,
-    )?;
+    let leaf = leaf(authority, params(name, group, names)?, ExtendedKeyUsagePurpose::ServerAuth)?;
     write_leaf(pki, file, &leaf)
 }
 
-fn leaf(
-    authority: &Authority,
-    mut params: CertificateParams,
-    usage: ExtendedKeyUsagePurpose,
-) -> Result<Leaf> {
+fn leaf(authority: &Authority, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Leaf> {
     let key = KeyPair::generate()?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
     let certificate = params.signed_by(&key, &authority.issuer)?;
-    Ok(Leaf {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-    })
+    Ok(Leaf { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
 fn write_leaf(pki: &Pki, name: &str, leaf: &Leaf) -> Result<()> {
@@ -290,10 +216,7 @@ mod tests {
         let after = ["ca.crt", "front-proxy-ca.crt", "sa.pub", "apiserver.crt"].map(read);
         assert_eq!(before[..3], after[..3]);
         assert_ne!(before[3], after[3]);
-        assert_ne!(
-            before[0], before[1],
-            "the request-header authority differs from the client authority"
-        );
+        assert_ne!(before[0], before[1], "the request-header authority differs from the client authority");
     }
 
     #[test]
@@ -301,13 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path(), &folder.path().join("admin")).unwrap();
         let config = kube::config::Kubeconfig::read_from(folder.path().join("admin")).unwrap();
-        let server = config.clusters[0]
-            .cluster
-            .as_ref()
-            .unwrap()
-            .server
-            .clone()
-            .unwrap();
+        let server = config.clusters[0].cluster.as_ref().unwrap().server.clone().unwrap();
         assert_eq!(server, "https://198.18.77.11:6443");
     }
 }

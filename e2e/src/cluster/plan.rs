@@ -38,18 +38,8 @@ pub(crate) const API_PORT: u16 = 6443;
 pub(crate) const PAUSE_IMAGE: &str = "fairlead.dev/pause:1";
 
 /// The nodes. The first also runs the control plane.
-static NODES: [Node; 2] = [
-    Node {
-        name: "node-a",
-        zone: "a",
-        number: 1,
-    },
-    Node {
-        name: "node-b",
-        zone: "b",
-        number: 2,
-    },
-];
+static NODES: [Node; 2] =
+    [Node { name: "node-a", zone: "a", number: 1 }, Node { name: "node-b", zone: "b", number: 2 }];
 
 /// The nodes of the embedded cluster, in the order of their zones.
 pub(crate) fn nodes() -> &'static [Node; 2] {
@@ -78,16 +68,7 @@ impl Node {
     }
 
     pub(crate) fn address6(&self) -> Ipv6Addr {
-        Ipv6Addr::new(
-            0xfdfa,
-            0x171e,
-            0xad00,
-            0,
-            0,
-            0,
-            0,
-            0x10 + u16::from(self.number),
-        )
+        Ipv6Addr::new(0xfdfa, 0x171e, 0xad00, 0, 0, 0, 0, 0x10 + u16::from(self.number))
     }
 
     /// The IPv4 network of its pods.
@@ -161,21 +142,13 @@ impl Places {
         let checkout = here
             .ancestors()
             .find(|folder| folder.join("e2e/cluster/go.mod").is_file())
-            .with_context(|| {
-                format!(
-                    "{} is not inside a checkout of Fairlead: run this from there",
-                    here.display()
-                )
-            })?;
+            .with_context(|| format!("{} is not inside a checkout of Fairlead: run this from there", here.display()))?;
         let cache = std::env::var_os("XDG_CACHE_HOME")
             .filter(|path| !path.is_empty())
             .map(PathBuf::from)
             .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
             .context("no place for the cache: set HOME or XDG_CACHE_HOME")?;
-        Ok(Self {
-            checkout: checkout.to_owned(),
-            cache: cache.join("fairlead"),
-        })
+        Ok(Self { checkout: checkout.to_owned(), cache: cache.join("fairlead") })
     }
 
     /// Everything the cluster keeps between runs.
@@ -238,15 +211,8 @@ mod tests {
     #[test]
     fn services_and_pods_do_not_meet() {
         let (services, _) = SERVICE_NETWORKS.split_once(',').unwrap();
-        assert!(
-            contains(services, API_SERVICE.parse().unwrap())
-                && contains(services, DNS_SERVICE.parse().unwrap())
-        );
-        assert!(
-            nodes()
-                .iter()
-                .all(|node| !contains(services, first(&node.pod_network())))
-        );
+        assert!(contains(services, API_SERVICE.parse().unwrap()) && contains(services, DNS_SERVICE.parse().unwrap()));
+        assert!(nodes().iter().all(|node| !contains(services, first(&node.pod_network()))));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::state::Process;
@@ -34,38 +35,25 @@ pub(crate) fn start(checkout: &Path, log: &Path, argv: &[OsString]) -> Result<Pr
         .env(MARK, checkout)
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(
-            output
-                .try_clone()
-                .context("sharing the log between both outputs")?,
-        )
+        .stdout(output.try_clone().context("sharing the log between both outputs")?)
         .stderr(output)
         .spawn()
         .with_context(|| format!("starting {}", argv.join(OsStr::new(" ")).display()))?;
     let pid = child.id().context("the process ended at once")?;
-    Process::running(pid)
-        .with_context(|| format!("the process ended at once: see {}", log.display()))
+    Process::running(pid).with_context(|| format!("the process ended at once: see {}", log.display()))
 }
 
 /// All living processes that carry a checkout's mark.
 pub(crate) fn marked(checkout: &Path) -> Vec<Process> {
-    let mark = [
-        MARK.as_bytes(),
-        b"=",
-        checkout.as_os_str().as_encoded_bytes(),
-    ]
-    .concat();
+    let mark = [MARK.as_bytes(), b"=", checkout.as_os_str().as_encoded_bytes()].concat();
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid: &u32| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-                environment
-                    .split(|byte| *byte == 0)
-                    .any(|variable| variable == mark)
-            })
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
         })
         .filter_map(Process::running)
         .collect()
@@ -74,20 +62,19 @@ pub(crate) fn marked(checkout: &Path) -> Vec<Process> {
 /// Asks a process to end, if it still is the same one.
 pub(crate) fn ask_to_end(process: &Process) {
     if process.is_alive() {
-        signal(process.pid, rustix::process::Signal::TERM);
+        signal(process.pid, Signal::TERM);
     }
 }
 
-/// Ends the process that has this number now.
-pub(crate) fn kill(pid: u32) {
-    signal(pid, rustix::process::Signal::KILL);
+/// Ends a process, if it still is the same one.
+pub(crate) fn kill(process: &Process) {
+    if process.is_alive() {
+        signal(process.pid, Signal::KILL);
+    }
 }
 
-fn signal(pid: u32, signal: rustix::process::Signal) {
-    if let Some(pid) = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    {
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // It may have ended in between, which is what was wanted.
         let _ = rustix::process::kill_process(pid, signal);
     }
@@ -104,11 +91,7 @@ pub(crate) async fn gone(processes: &[Process], within: Duration) -> Result<()> 
         }
     };
     if tokio::time::timeout(within, all_gone).await.is_err() {
-        let left: Vec<_> = processes
-            .iter()
-            .filter(|process| process.is_alive())
-            .map(|process| process.pid)
-            .collect();
+        let left: Vec<_> = processes.iter().filter(|process| process.is_alive()).map(|process| process.pid).collect();
         bail!("processes {left:?} did not end within {within:?}");
     }
     Ok(())
@@ -124,7 +107,7 @@ pub(crate) async fn end_marked(checkout: &Path) -> Result<()> {
         if processes.is_empty() {
             return Ok(());
         }
-        processes.iter().for_each(|process| kill(process.pid));
+        processes.iter().for_each(kill);
         gone(&processes, PATIENCE).await?;
     }
 }
@@ -164,10 +147,7 @@ mod tests {
     #[tokio::test]
     async fn waiting_names_who_stays() {
         let me = Process::running(std::process::id()).unwrap();
-        let error = gone(&[me], Duration::from_millis(30))
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = gone(&[me], Duration::from_millis(30)).await.unwrap_err().to_string();
         assert!(error.contains(&me.pid.to_string()), "{error}");
     }
 }

@@ -23,10 +23,7 @@ impl Process {
     /// The process that runs under this number now.
     pub(crate) fn running(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self {
-            pid,
-            started: start_of_living(&stat)?,
-        })
+        Some(Self { pid, started: start_of_living(&stat)? })
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -41,9 +38,7 @@ fn start_of_living(stat: &str) -> Option<u64> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     // `state` is field 3, the start field 22: eighteen lie between.
-    (!matches!(state, "Z" | "X"))
-        .then(|| fields.nth(18)?.parse().ok())
-        .flatten()
+    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
 /// A part of the cluster that runs as a process of its own.
@@ -116,10 +111,7 @@ impl State {
 
     fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text).with_context(|| {
-            format!(
-                "{} is damaged: remove it after `ip netns del` of the fairlead-* namespaces",
-                path().display()
-            )
+            format!("{} is damaged: remove it after `ip netns del` of the fairlead-* namespaces", path().display())
         })
     }
 
@@ -128,8 +120,7 @@ impl State {
     /// # Errors
     /// If the record exists or cannot be written.
     pub(crate) fn claim(&self) -> Result<()> {
-        fs::create_dir_all(plan::run_folder())
-            .with_context(|| format!("making {}", plan::run_folder().display()))?;
+        fs::create_dir_all(plan::run_folder()).with_context(|| format!("making {}", plan::run_folder().display()))?;
         let draft = self.draft()?;
         let claimed = fs::hard_link(&draft, path());
         fs::remove_file(&draft).with_context(|| format!("removing {}", draft.display()))?;
@@ -146,8 +137,7 @@ impl State {
 
     fn draft(&self) -> Result<PathBuf> {
         let draft = plan::run_folder().join(format!("state.{}", std::process::id()));
-        fs::write(&draft, serde_json::to_vec_pretty(self)?)
-            .with_context(|| format!("writing {}", draft.display()))?;
+        fs::write(&draft, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", draft.display()))?;
         Ok(draft)
     }
 
@@ -172,12 +162,7 @@ impl State {
         if self.checkout != checkout && exists(&self.checkout) {
             return Standing::Foreign(self.checkout.clone());
         }
-        if self.ready
-            && self
-                .components
-                .iter()
-                .all(|component| is_alive(&component.process))
-        {
+        if self.ready && self.components.iter().all(|component| is_alive(&component.process)) {
             Standing::Running
         } else if !self.ready && is_alive(&self.starter) {
             Standing::Starting(self.starter.pid)
@@ -194,10 +179,7 @@ pub(crate) fn path() -> PathBuf {
 
 fn boot() -> Result<String> {
     let id = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(id)
-        .with_context(|| format!("reading {id}"))?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string(id).with_context(|| format!("reading {id}"))?.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -208,47 +190,27 @@ mod tests {
         State {
             checkout: "/src/fairlead".into(),
             boot: "this".into(),
-            starter: Process {
-                pid: 10,
-                started: 100,
-            },
+            starter: Process { pid: 10, started: 100 },
             ready: true,
-            components: vec![Component {
-                name: "etcd".into(),
-                process: Process {
-                    pid: 11,
-                    started: 101,
-                },
-            }],
+            components: vec![Component { name: "etcd".into(), process: Process { pid: 11, started: 101 } }],
             folders: vec!["/var/lib/kubelet".into()],
             sysctls: BTreeMap::from([("/proc/sys/kernel/panic".into(), "0".into())]),
         }
     }
 
     fn standing(state: &State, alive: &[u32]) -> Standing {
-        state.judge(
-            Path::new("/src/fairlead"),
-            "this",
-            &|process| alive.contains(&process.pid),
-            &|_| true,
-        )
+        state.judge(Path::new("/src/fairlead"), "this", &|process| alive.contains(&process.pid), &|_| true)
     }
 
     #[test]
     fn a_record_survives_being_written_and_read() {
-        assert_eq!(
-            State::parse(&serde_json::to_string(&record()).unwrap()).unwrap(),
-            record()
-        );
+        assert_eq!(State::parse(&serde_json::to_string(&record()).unwrap()).unwrap(), record());
     }
 
     #[test]
     fn a_damaged_record_says_what_to_do() {
         let error = State::parse("{\"checkout\": ").unwrap_err().to_string();
-        assert!(
-            error.contains("state.json is damaged") && error.contains("ip netns del"),
-            "{error}"
-        );
+        assert!(error.contains("state.json is damaged") && error.contains("ip netns del"), "{error}");
     }
 
     #[test]
@@ -263,16 +225,12 @@ mod tests {
 
     #[test]
     fn another_boot_leaves_only_remains() {
-        assert_eq!(
-            record().judge(Path::new("/src/fairlead"), "next", &|_| true, &|_| true),
-            Standing::Remains
-        );
+        assert_eq!(record().judge(Path::new("/src/fairlead"), "next", &|_| true, &|_| true), Standing::Remains);
     }
 
     #[test]
     fn another_checkout_keeps_its_cluster_as_long_as_it_exists() {
-        let judge =
-            |exists: bool| record().judge(Path::new("/elsewhere"), "this", &|_| false, &|_| exists);
+        let judge = |exists: bool| record().judge(Path::new("/elsewhere"), "this", &|_| false, &|_| exists);
         assert_eq!(judge(true), Standing::Foreign("/src/fairlead".into()));
         assert_eq!(judge(false), Standing::Remains);
     }
@@ -280,10 +238,7 @@ mod tests {
     #[test]
     fn the_start_is_read_past_a_hostile_program_name() {
         let tail = "1 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 4242 1000 1";
-        assert_eq!(
-            start_of_living(&format!("7 (a) b (c) S {tail}")),
-            Some(4242)
-        );
+        assert_eq!(start_of_living(&format!("7 (a) b (c) S {tail}")), Some(4242));
         assert_eq!(start_of_living(&format!("7 (gone) Z {tail}")), None);
         assert_eq!(start_of_living("7 (short) S 1"), None);
         assert_eq!(start_of_living(""), None);
@@ -293,12 +248,6 @@ mod tests {
     fn this_process_is_alive_and_one_with_another_start_is_not() {
         let me = Process::running(std::process::id()).unwrap();
         assert!(me.is_alive());
-        assert!(
-            !Process {
-                started: me.started + 1,
-                ..me
-            }
-            .is_alive()
-        );
+        assert!(!Process { started: me.started + 1, ..me }.is_alive());
     }
 }

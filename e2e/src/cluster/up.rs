@@ -51,10 +51,7 @@ pub(super) async fn up(places: &Places) -> Result<()> {
         None => down::clean(&State::new(&places.checkout)?).await?,
         Some(state) => match state.standing(&places.checkout)? {
             Standing::Running => {
-                eprintln!(
-                    "the cluster is running; its kubeconfig is {}",
-                    places.kubeconfig().display()
-                );
+                eprintln!("the cluster is running; its kubeconfig is {}", places.kubeconfig().display());
                 return Ok(());
             }
             Standing::Starting(pid) => {
@@ -75,19 +72,13 @@ pub(super) async fn up(places: &Places) -> Result<()> {
     let step = Step::begin("starting the cluster");
     let state = State::new(&places.checkout)?;
     state.claim()?;
-    let mut start = Start {
-        places,
-        binaries: &binaries,
-        state,
-    };
+    let mut start = Start { places, binaries: &binaries, state };
     let outcome = tokio::select! {
         outcome = start.run() => outcome,
         interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for signals").and_then(|()| bail!("interrupted")),
     };
     if let Err(error) = outcome {
-        down::clean(&start.state)
-            .await
-            .context("cleaning up after a failed start")?;
+        down::clean(&start.state).await.context("cleaning up after a failed start")?;
         return Err(error);
     }
     step.done_with("two nodes are ready");
@@ -108,27 +99,16 @@ impl Start<'_> {
         let pki = pki::make(&self.places.pki(), &self.places.kubeconfig())?;
         let mut kubelets = Vec::new();
         for node in plan::nodes() {
-            let containerd = self.start(
-                &format!("containerd-{}", node.name),
-                node::containerd(self.places, node)?,
-            )?;
+            let containerd = self.start(&format!("containerd-{}", node.name), node::containerd(self.places, node)?)?;
             kubelets.push((node, containerd));
         }
         for (name, arguments) in control_plane::components(&self.places.data(), &pki)? {
-            let mut line = process::words([
-                "nsenter",
-                &format!("--net=/run/netns/{}", plan::control_plane().netns()),
-            ]);
+            let mut line = process::words(["nsenter", &format!("--net=/run/netns/{}", plan::control_plane().netns())]);
             line.extend([self.binaries.cluster().into(), name.into()]);
             line.extend(arguments);
             self.start(name, line)?;
         }
-        self.alive(try_join_all(
-            plan::nodes()
-                .iter()
-                .map(|node| self.containerd_with_pause(node)),
-        ))
-        .await?;
+        self.alive(try_join_all(plan::nodes().iter().map(|node| self.containerd_with_pause(node)))).await?;
         for (node, containerd) in kubelets {
             let binary = self.binaries.cluster();
             let kubelet = node::kubelet(self.places, &pki, node, &binary, &containerd)?;
@@ -156,16 +136,9 @@ impl Start<'_> {
         fs::create_dir_all(&logs).with_context(|| format!("making {}", logs.display()))?;
         self.state.sysctls = KUBELET_SYSCTLS
             .iter()
-            .filter_map(|path| {
-                Some((
-                    PathBuf::from(path),
-                    fs::read_to_string(path).ok()?.trim().to_owned(),
-                ))
-            })
+            .filter_map(|path| Some((PathBuf::from(path), fs::read_to_string(path).ok()?.trim().to_owned())))
             .collect::<BTreeMap<_, _>>();
-        self.state.folders = node::mount_points()
-            .flat_map(|point| missing(&point))
-            .collect();
+        self.state.folders = node::mount_points().flat_map(|point| missing(&point)).collect();
         self.state.write()?;
         for point in node::mount_points() {
             fs::create_dir_all(&point).with_context(|| format!("making {}", point.display()))?;
@@ -175,12 +148,8 @@ impl Start<'_> {
 
     fn start(&mut self, name: &str, line: Vec<OsString>) -> Result<Process> {
         let log = process::log(&self.places.logs(), name);
-        let process = process::start(&self.places.checkout, &log, &line)
-            .with_context(|| format!("starting {name}"))?;
-        self.state.components.push(Component {
-            name: name.to_owned(),
-            process,
-        });
+        let process = process::start(&self.places.checkout, &log, &line).with_context(|| format!("starting {name}"))?;
+        self.state.components.push(Component { name: name.to_owned(), process });
         self.state.write()?;
         Ok(process)
     }
@@ -189,12 +158,7 @@ impl Start<'_> {
     async fn alive<T>(&self, wait: impl Future<Output = Result<T>>) -> Result<T> {
         let death = async {
             loop {
-                if let Some(dead) = self
-                    .state
-                    .components
-                    .iter()
-                    .find(|component| !component.process.is_alive())
-                {
+                if let Some(dead) = self.state.components.iter().find(|component| !component.process.is_alive()) {
                     return &dead.name;
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -239,11 +203,8 @@ impl Start<'_> {
 
 /// The folders that would have to be made for this one to exist, outermost first.
 fn missing(folder: &Path) -> Vec<PathBuf> {
-    let mut missing: Vec<_> = folder
-        .ancestors()
-        .take_while(|ancestor| !ancestor.exists())
-        .map(Path::to_owned)
-        .collect();
+    let mut missing: Vec<_> =
+        folder.ancestors().take_while(|ancestor| !ancestor.exists()).map(Path::to_owned).collect();
     missing.reverse();
     missing
 }
@@ -269,13 +230,9 @@ async fn apply_all(client: &Client, objects: Vec<serde_json::Value>) -> Result<(
             None => Api::all_with(client.clone(), &resource),
         };
         let name = object.name_any();
-        api.patch(
-            &name,
-            &PatchParams::apply("fairlead.dev/cluster").force(),
-            &Patch::Apply(&object),
-        )
-        .await
-        .with_context(|| format!("applying {} {name}", types.kind))?;
+        api.patch(&name, &PatchParams::apply("fairlead.dev/cluster").force(), &Patch::Apply(&object))
+            .await
+            .with_context(|| format!("applying {} {name}", types.kind))?;
     }
     Ok(())
 }
@@ -284,11 +241,7 @@ async fn apply_all(client: &Client, objects: Vec<serde_json::Value>) -> Result<(
 async fn nodes_ready(client: &Client, since: Timestamp) -> Result<()> {
     let api: Api<NodeObject> = Api::all(client.clone());
     for node in plan::nodes() {
-        while !api
-            .get_opt(node.name)
-            .await?
-            .is_some_and(|object| is_ready(&object, since))
-        {
+        while !api.get_opt(node.name).await?.is_some_and(|object| is_ready(&object, since)) {
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -296,10 +249,7 @@ async fn nodes_ready(client: &Client, since: Timestamp) -> Result<()> {
 }
 
 fn is_ready(node: &NodeObject, since: Timestamp) -> bool {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| {
         condition.type_ == "Ready"
             && condition.status == "True"
@@ -320,10 +270,7 @@ async fn accounts_ready(client: &Client) -> Result<()> {
 /// Waits until the DNS Service answers on a node: then kube-proxy has written its rules and CoreDNS serves.
 async fn services_ready(node: &Node) -> Result<()> {
     let probe = format!("exec 3<>/dev/tcp/{DNS_SERVICE}/53");
-    while run(node.command("timeout").args(["1", "bash", "-c", &probe]))
-        .await
-        .is_err()
-    {
+    while run(node.command("timeout").args(["1", "bash", "-c", &probe])).await.is_err() {
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())

@@ -62,6 +62,11 @@ impl Load {
         InFlight(self.clone())
     }
 
+    /// Requests that wait for it, or whose answers still stream.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
     /// An answer took `latency` (or [`Load::fail`] says there was none).
     pub fn observe(&self, latency: Duration, now: Instant) {
         let latency = latency.as_secs_f64() * 1e6;

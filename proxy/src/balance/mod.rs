@@ -55,6 +55,11 @@ impl Endpoint {
         }
     }
 
+    /// The same endpoint without a proxy in between: for the pod itself.
+    pub fn in_plain(&self) -> Self {
+        Self { address: self.address, identity: None, zone: self.zone.clone(), load: self.load.clone(), group: None }
+    }
+
     /// Where attempts on this endpoint are counted during a release; `None`: nowhere.
     pub fn group(&self, groups: &Groups) -> Option<&Arc<Group>> {
         let group = self.group.as_ref()?;

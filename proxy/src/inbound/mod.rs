@@ -1,5 +1,270 @@
 //! Connections to the application.
+//!
+//! [`serve`] is called for each: other proxies are met by a handshake and said what they bring by its ALPN; what policy allows of the rest
+//! is detected and forwarded. The application is dialled at the address that was meant, so what it binds to localhost stays private.
 
+mod http;
 pub mod policy;
+pub mod refusals;
 
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use self::policy::Plain;
 pub use self::policy::Workload;
+use crate::{
+    accept::{
+        Hello, Parsed, Worker,
+        detect::{self, First, Kind, SILENCE, Speaker},
+    },
+    balance,
+    http::Version,
+    identity::{self, Alpn},
+    route::Protocol,
+    tcp::{self, Prefixed, Stream, connect, copy},
+    telemetry::{Direction, Handshake, Refusal, Tls, Transport},
+};
+
+/// How long a caller that would be refused in plain may take to begin a handshake. Proxies do so at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Endpoints of the stable version that are tried for one caller of a canary.
+const HANDOVER_ATTEMPTS: usize = 3;
+
+/// A connection from outside the pod.
+struct Incoming<'a> {
+    worker: &'a Arc<Worker>,
+    workload: Arc<Workload>,
+    original: SocketAddr,
+}
+
+/// Serves one connection that was meant for `original`, an address of this pod, until it ends.
+pub async fn serve(worker: &Arc<Worker>, client: TcpStream, original: SocketAddr) {
+    if worker.mesh.own_ports.contains(&original.port()) {
+        worker.mesh.telemetry.refused(Direction::Inbound, Refusal::Loop);
+        return tcp::reset(&client);
+    }
+    let incoming = Incoming { worker, workload: worker.mesh.workload.load_full(), original };
+    incoming.first(client).await;
+}
+
+impl Incoming<'_> {
+    fn plain(&self) -> Plain<'_> {
+        self.workload.plain(self.original.port())
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.workload.protocol(self.original.port())
+    }
+
+    /// Waits for the first bytes.
+    async fn first(&self, client: TcpStream) {
+        let mut buffer = BytesMut::new();
+        let silence = match (self.plain(), self.protocol()) {
+            (Plain::Refuse, _) => Some(PATIENCE),
+            (Plain::Accept, Protocol::Http) => None,
+            _ => Some(SILENCE),
+        };
+        match detect::first(&client, &mut buffer, silence).await {
+            Ok(First::Spoke(kind)) => self.spoke(client, kind, buffer, None).await,
+            Ok(First::Silence) => self.silence(client).await,
+            Ok(First::Closed) | Err(_) => {}
+        }
+    }
+
+    /// The client has spoken. `upstream`: whom it would be joined with as bytes, if that is connected already.
+    async fn spoke(&self, client: TcpStream, kind: Kind, buffer: BytesMut, upstream: Option<Upstream>) {
+        if kind == Kind::Tls && Parsed::from_bytes(&buffer) == Parsed::Complete(Hello::Mesh) {
+            drop(upstream);
+            return self.mesh(client, buffer.freeze()).await;
+        }
+        if matches!(self.plain(), Plain::Refuse) {
+            return self.refuse(&client);
+        }
+        let accepted = matches!(self.plain(), Plain::Accept);
+        let version = match (kind, self.protocol()) {
+            (_, Protocol::Opaque) | (Kind::Tls, _) => None,
+            (Kind::Http(version), _) => Some(version),
+            (Kind::Opaque, Protocol::Http) => Some(Version::Http1),
+            (Kind::Opaque, Protocol::Detect) => None,
+        };
+        let stream = Stream::Plain(Prefixed::new(client, buffer.freeze()));
+        match version {
+            Some(version) if accepted => {
+                drop(upstream);
+                http::serve(self.worker, stream, version, Tls::None, self.original).await;
+            }
+            _ => {
+                let upstream = match upstream {
+                    Some(upstream) => Some(upstream),
+                    None => self.upstream().await,
+                };
+                match upstream {
+                    Some(upstream) => self.join(stream, upstream, Bytes::new(), Tls::None).await,
+                    None => stream.reset(),
+                }
+            }
+        }
+    }
+
+    /// The server may be the one to speak; a proxy that is late with its handshake is still met by one.
+    async fn silence(&self, client: TcpStream) {
+        if matches!(self.plain(), Plain::Refuse) {
+            return self.refuse(&client);
+        }
+        let Some(mut upstream) = self.upstream().await else {
+            return tcp::reset(&client);
+        };
+        let mut said = BytesMut::new();
+        match detect::speaks_first(&client, &mut upstream.stream, &mut said).await {
+            Ok(Speaker::Server) => {
+                self.join(client.into(), upstream, said.freeze(), Tls::None).await;
+            }
+            Ok(Speaker::Client) => {
+                let mut buffer = BytesMut::new();
+                match detect::first(&client, &mut buffer, None).await {
+                    Ok(First::Spoke(kind)) => {
+                        self.spoke(client, kind, buffer, Some(upstream)).await;
+                    }
+                    // It closed; the application may still want to say something.
+                    Ok(_) => {
+                        self.join(client.into(), upstream, Bytes::new(), Tls::None).await;
+                    }
+                    Err(_) => upstream.stream.reset(),
+                }
+            }
+            Err(_) => tcp::reset(&client),
+        }
+    }
+
+    /// The peer says it is a proxy of the mesh: the handshake shows.
+    async fn mesh(&self, client: TcpStream, hello: Bytes) {
+        let telemetry = &self.worker.mesh.telemetry;
+        let caller = client.peer_addr();
+        let acceptor = TlsAcceptor::from(self.worker.mesh.identity.server_config());
+        let stream = Prefixed::new(client, hello);
+        let accepted = timeout(connect::HANDSHAKE, acceptor.accept(stream))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let tls = match accepted {
+            Ok(tls) => tls,
+            Err(error) => {
+                telemetry.handshake_failed(Direction::Inbound, Handshake::from_error(&error));
+                if let Ok(caller) = caller
+                    && self.worth_a_line(caller)
+                {
+                    tracing::warn!(%caller, port = self.original.port(), %error, "a handshake failed");
+                }
+                return;
+            }
+        };
+        let session = tls.get_ref().1;
+        let alpn = session.alpn_protocol().and_then(Alpn::from_name);
+        let peer = identity::peer(session.peer_certificates());
+        let (Some(alpn), Some(peer)) = (alpn, peer) else {
+            // The configuration lets nobody through without both.
+            telemetry.handshake_failed(Direction::Inbound, Handshake::Protocol);
+            return;
+        };
+        tracing::trace!(peer = %peer.identity, ?alpn, port = self.original.port(), "authenticated");
+        let stream = Stream::Tls(Box::new(tls.into()));
+        let version = match alpn {
+            Alpn::Http1 => Version::Http1,
+            Alpn::Http2 => Version::Http2,
+            Alpn::Tcp => {
+                return match self.application().await {
+                    Some(upstream) => {
+                        self.join(stream, upstream, Bytes::new(), Tls::Mutual).await;
+                    }
+                    None => stream.reset(),
+                };
+            }
+        };
+        http::serve(self.worker, stream, version, Tls::Mutual, self.original).await;
+    }
+
+    /// Whom a plain caller is joined with as bytes.
+    async fn upstream(&self) -> Option<Upstream> {
+        match self.plain() {
+            Plain::Accept => self.application().await,
+            Plain::HandOver(endpoints) => self.stable(endpoints).await,
+            Plain::Refuse => None,
+        }
+    }
+
+    async fn application(&self) -> Option<Upstream> {
+        match connect::tcp(self.original, connect::CONNECT).await {
+            Ok(tcp) => Some(Upstream { stream: tcp.into() }),
+            Err(error) => {
+                tracing::debug!(%error, "the application was not reached");
+                self.worker.mesh.telemetry.refused(Direction::Inbound, Refusal::Connect);
+                None
+            }
+        }
+    }
+
+    async fn stable(&self, endpoints: &[Arc<balance::Endpoint>]) -> Option<Upstream> {
+        let mesh = &self.worker.mesh;
+        let mut failed = Vec::new();
+        for _ in 0..HANDOVER_ATTEMPTS {
+            let Some(endpoint) = balance::pick(endpoints, &failed, balance::random(), Instant::now()) else {
+                break;
+            };
+            match connect::endpoint(&mesh.identity, &mesh.telemetry, endpoint, Alpn::Tcp).await {
+                Ok(connection) => {
+                    mesh.telemetry.handed_over();
+                    return Some(Upstream { stream: connection.stream });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "an endpoint of the stable version was not reached");
+                    failed.push(endpoint.address);
+                }
+            }
+        }
+        mesh.telemetry.refused(Direction::Inbound, Refusal::Handover);
+        None
+    }
+
+    async fn join(&self, mut client: Stream, mut upstream: Upstream, said: Bytes, tls: Tls) {
+        let telemetry = &self.worker.mesh.telemetry;
+        let _open = telemetry.open(Direction::Inbound, Transport::Opaque, tls);
+        client.keep_alive();
+        if client.write_all(&said).await.is_err() {
+            return upstream.stream.reset();
+        }
+        let (copied, result) = copy::both_ways(&mut client, &mut upstream.stream).await;
+        telemetry.copied(Direction::Inbound, copied.forth, copied.back + said.len() as u64);
+        if result.is_err() {
+            client.reset();
+            upstream.stream.reset();
+        }
+    }
+
+    /// Policy demands authentication and the caller brought none.
+    fn refuse(&self, client: &TcpStream) {
+        let telemetry = &self.worker.mesh.telemetry;
+        telemetry.refused(Direction::Inbound, Refusal::Plaintext);
+        if let Ok(caller) = client.peer_addr()
+            && self.worth_a_line(caller)
+        {
+            tracing::warn!(%caller, port = self.original.port(), "refused a plain caller: mTLS is Strict here");
+        }
+        tcp::reset(client);
+    }
+
+    fn worth_a_line(&self, caller: SocketAddr) -> bool {
+        self.worker.mesh.refusals.worth_a_line(caller.ip(), Instant::now())
+    }
+}
+
+/// What a connection is joined with: the application, or the stable version's.
+struct Upstream {
+    stream: Stream,
+}

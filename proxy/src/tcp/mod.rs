@@ -1,1 +1,10 @@
-//! Bytes.
+//! Bytes: streams, dialling, copying.
+//!
+//! [`Stream`] is what both sides of the proxy read and write; [`connect`] opens one to an endpoint; [`copy::both_ways`] joins two.
+
+pub mod connect;
+pub mod copy;
+mod stream;
+
+pub(crate) use self::stream::reset;
+pub use self::stream::{Prefixed, Stream};

@@ -1,0 +1,186 @@
+//! Bodies that pass through the proxy, frame by frame and never gathered.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+
+use super::grpc;
+use crate::{
+    balance::{InFlight, pool::Lease},
+    telemetry::groups::Group,
+};
+
+/// What the proxy sends, either way.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// A few words of the proxy's own; taken once.
+    Full(Option<Bytes>),
+    /// A request's.
+    Request(Arc<Held>),
+    /// A response's.
+    Response(Box<Observed>),
+}
+
+/// A request's body that can be taken back as long as nobody has read from it.
+#[derive(Debug)]
+pub struct Held {
+    touched: AtomicBool,
+    // Never contended: an attempt ends before the next one begins.
+    body: Mutex<Incoming>,
+}
+
+impl Held {
+    /// Not read from yet.
+    pub fn new(body: Incoming) -> Self {
+        Self { touched: AtomicBool::new(false), body: Mutex::new(body) }
+    }
+
+    /// Whether something was read: then only who read it has it whole.
+    pub fn touched(&self) -> bool {
+        self.touched.load(Relaxed)
+    }
+}
+
+/// A response's body; knows what to do when it ends.
+#[derive(Debug)]
+pub struct Observed {
+    inner: Incoming,
+    ending: Ending,
+}
+
+/// What lasts until a response has been forwarded whole.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// Goes back to the pool at the end; dropped before, the connection is not used again.
+    pub lease: Option<Lease>,
+    /// The endpoint is busy until then.
+    pub in_flight: Option<InFlight>,
+    /// Counts the attempt.
+    pub verdict: Option<Verdict>,
+}
+
+/// How an attempt of a release went; counted when dropped.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Where it is counted.
+    pub group: Arc<Group>,
+    /// Until the response head.
+    pub latency: Duration,
+    /// What is known so far.
+    pub failed: bool,
+    /// The trailers have the last word.
+    pub awaits_grpc_status: bool,
+}
+
+impl Verdict {
+    fn ended(&mut self, trailers: Option<&HeaderMap>) {
+        if std::mem::take(&mut self.awaits_grpc_status) {
+            // A stream that ends without a status is UNKNOWN to its caller.
+            let status = trailers.and_then(grpc::status_of).unwrap_or(2);
+            self.failed |= grpc::failed_status(status);
+        }
+    }
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        self.group.count(self.failed, Some(self.latency));
+    }
+}
+
+impl Ending {
+    fn ended(&mut self, trailers: Option<&HeaderMap>) {
+        if let Some(mut verdict) = self.verdict.take() {
+            verdict.ended(trailers);
+        }
+        self.in_flight = None;
+        if let Some(lease) = self.lease.take() {
+            lease.release();
+        }
+    }
+
+    fn broke(&mut self) {
+        if let Some(verdict) = &mut self.verdict {
+            verdict.failed = true;
+        }
+        self.verdict = None;
+        self.lease = None;
+        self.in_flight = None;
+    }
+}
+
+impl Body {
+    /// Forwards a response's body, with `ending` at its end.
+    pub fn observed(inner: Incoming, mut ending: Ending) -> Self {
+        if inner.is_end_stream() {
+            // The server will not poll it.
+            ending.ended(None);
+            return Self::Empty;
+        }
+        Self::Response(Box::new(Observed { inner, ending }))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Request(held) => {
+                held.touched.store(true, Relaxed);
+                Pin::new(&mut *held.body.lock()).poll_frame(cx)
+            }
+            Self::Response(observed) => {
+                let Observed { inner, ending } = &mut **observed;
+                let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                match &frame {
+                    None => ending.ended(None),
+                    Some(Err(_)) => ending.broke(),
+                    Some(Ok(frame)) => {
+                        if let Some(trailers) = frame.trailers_ref() {
+                            ending.ended(Some(trailers));
+                        } else if inner.is_end_stream() {
+                            ending.ended(None);
+                        }
+                    }
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Request(held) => held.body.lock().is_end_stream(),
+            Self::Response(observed) => observed.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Request(held) => held.body.lock().size_hint(),
+            Self::Response(observed) => observed.inner.size_hint(),
+        }
+    }
+}

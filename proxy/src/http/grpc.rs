@@ -1,0 +1,47 @@
+//! What the proxy knows of gRPC: how it fails.
+
+use http::{HeaderMap, HeaderName, header};
+
+pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Whether a message with these headers is gRPC's.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"application/grpc";
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        // "application/grpc+proto" is, "application/grpc-web" is not.
+        value.as_bytes().strip_prefix(TYPE).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
+}
+
+/// The status that headers or trailers carry.
+pub fn status_of(headers: &HeaderMap) -> Option<u8> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a status speaks against the server: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
+/// DATA_LOSS. The others say that the caller asked for something that it cannot have.
+pub fn failed_status(status: u8) -> bool {
+    matches!(status, 2 | 4 | 8 | 12 | 13 | 14 | 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc; charset=x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}

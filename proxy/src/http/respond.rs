@@ -1,0 +1,69 @@
+//! Answers that the proxy makes itself.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::{Reason, body::Body, grpc};
+
+/// The header that marks an answer of the proxy, with the reason as its value. Applications cannot set it: the inbound proxy removes it
+/// from what they send.
+pub const MARK: HeaderName = HeaderName::from_static("fairlead-proxy");
+
+/// The answer for `reason`; `detail` is one sentence for whoever reads it, and a gRPC caller gets it as the message of a status.
+pub fn respond(reason: Reason, detail: &str, grpc: bool) -> Response<Body> {
+    let mark = HeaderValue::from_static(reason.as_str());
+    let mut response = if grpc {
+        let mut response = Response::new(Body::Empty);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(grpc::STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
+        if let Ok(message) = HeaderValue::from_str(&percent_encode(detail)) {
+            headers.insert(grpc::MESSAGE, message);
+        }
+        *response.status_mut() = StatusCode::OK;
+        response
+    } else {
+        let text = format!("fairlead: {}: {detail}\n", reason.as_str());
+        let mut response = Response::new(Body::Full(Some(Bytes::from(text))));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        *response.status_mut() = reason.status();
+        response
+    };
+    response.headers_mut().insert(MARK, mark);
+    response
+}
+
+/// As the gRPC specification encodes messages: printable ASCII without `%` stays.
+fn percent_encode(text: &str) -> String {
+    use std::fmt::Write;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_caller_gets_the_status_the_mark_and_a_sentence() {
+        let response = respond(Reason::NoEndpoints, "none is ready", false);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[MARK], "no-endpoints");
+    }
+
+    #[test]
+    fn a_grpc_caller_gets_a_status_of_its_own() {
+        let response = respond(Reason::RequestTimeout, "5s passed\n", true);
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "4");
+        assert_eq!(response.headers()["grpc-message"], "5s passed%0A");
+        assert_eq!(response.headers()[MARK], "request-timeout");
+    }
+}

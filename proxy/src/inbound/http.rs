@@ -1,0 +1,93 @@
+//! Requests to the application.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::{body::Incoming, service::service_fn};
+use tokio::time::Instant;
+
+use crate::{
+    accept::Worker,
+    balance::Endpoint,
+    http::{
+        MARK, Reason, Version,
+        body::{Body, Ending},
+        exchange::{Call, Failure},
+        headers, is_grpc, respond, server, upgrade,
+    },
+    tcp::Stream,
+    telemetry::{Direction, Requests, Tls},
+};
+
+/// One connection to the application.
+struct Session {
+    worker: Arc<Worker>,
+    application: Arc<Endpoint>,
+    version: Version,
+    tls: Tls,
+    requests: Arc<Requests>,
+}
+
+/// Serves requests until the connection ends, or the proxy is asked to.
+pub(super) async fn serve(worker: &Arc<Worker>, client: Stream, version: Version, tls: Tls, original: SocketAddr) {
+    let telemetry = &worker.mesh.telemetry;
+    let _open = telemetry.open(Direction::Inbound, version.transport(), tls);
+    let name = original.port().to_string().into();
+    let session = Arc::new(Session {
+        worker: worker.clone(),
+        application: Arc::new(Endpoint::new(original, None, "", "", Arc::default())),
+        version,
+        tls,
+        requests: telemetry.requests(Direction::Inbound, &name),
+    });
+    let service = service_fn(move |request| {
+        let session = session.clone();
+        async move { Ok::<_, Infallible>(session.handle(request).await) }
+    });
+    if let Err(error) = server::serve(client, version, &worker.draining, service).await {
+        tracing::debug!(%error, port = original.port(), "a connection to the application broke");
+    }
+}
+
+impl Session {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let began = Instant::now();
+        let grpc = is_grpc(request.headers());
+        let own = |reason: Reason, detail: &str| {
+            self.requests.own(self.tls, reason, began.elapsed());
+            respond(reason, detail, grpc)
+        };
+        let (call, caller) = match Call::new(request, self.version, self.application.address) {
+            Ok(call) => call,
+            Err(malformed) => return own(Reason::MalformedRequest, malformed),
+        };
+        let worker = &self.worker;
+        match call.attempt(&worker.pool, &worker.dialler, &self.application).await {
+            Ok((mut response, lease)) => {
+                self.requests.answered(self.tls, response.status(), began.elapsed());
+                // The mark is the mesh's: an application that sets it could make callers repeat requests.
+                response.headers_mut().remove(MARK);
+                let status = response.status();
+                let switching = status == StatusCode::SWITCHING_PROTOCOLS
+                    || (call.head.method == Method::CONNECT && status.is_success());
+                headers::strip(response.headers_mut(), switching);
+                if switching {
+                    let telemetry = worker.mesh.telemetry.clone();
+                    let upstream = hyper::upgrade::on(&mut response);
+                    upgrade::join(caller, upstream, telemetry, Direction::Inbound, ());
+                    return response.map(|_| Body::Empty);
+                }
+                if self.version == Version::Http1 {
+                    *response.version_mut() = http::Version::HTTP_11;
+                }
+                let ending = Ending { lease: Some(lease), ..Ending::default() };
+                response.map(|body| Body::observed(body, ending))
+            }
+            // Both say to the proxy that called: this was not done, ask another endpoint.
+            Err(failure @ (Failure::Connect(_) | Failure::NotSent { .. })) => {
+                own(Reason::ConnectFailure, &failure.to_string())
+            }
+            Err(failure @ Failure::Reset { .. }) => own(Reason::UpstreamReset, &failure.to_string()),
+        }
+    }
+}

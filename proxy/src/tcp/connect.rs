@@ -1,0 +1,123 @@
+//! Opens connections.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use rustls::pki_types::ServerName;
+use thiserror::Error;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{Prefixed, Stream};
+use crate::{
+    balance::Endpoint,
+    identity::{self, Alpn, Identity, SpiffeId},
+    telemetry::{Direction, Handshake, Telemetry},
+};
+
+/// How long an endpoint in the cluster may take to accept. Inside one network that takes a millisecond; a lost first packet is sent again
+/// after a second, and by then another endpoint is the better choice.
+pub const CONNECT: Duration = Duration::from_secs(1);
+
+/// How long a handshake may take. A busy peer on a small machine needs hundreds of milliseconds at worst.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How long an address outside the mesh may take: what applications that reach across the internet are used to.
+pub const PASS_THROUGH: Duration = Duration::from_secs(30);
+
+/// Why there is no connection. Nothing was sent on it in any case.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The kernel said so, or the time ran out.
+    #[error("cannot connect to {address}: {source}")]
+    Tcp {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Somebody answered, but not as the one that was expected.
+    #[error("{address} did not prove to be {expected}: {source}")]
+    Tls {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Who should have answered.
+        expected: SpiffeId,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its bytes.
+    pub stream: Stream,
+    /// When the peer's certificate ends, if it has one: new requests must not begin on the connection then.
+    pub expires: Option<Instant>,
+}
+
+/// Opens a TCP connection, without Nagle's delay: the proxy writes whole messages.
+pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let connected = async {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        Ok(tcp)
+    };
+    timeout(limit, connected)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|source| ConnectError::Tcp { address, source })
+}
+
+/// Opens a connection to an endpoint: authenticated if it has an identity, never in plain instead.
+pub async fn endpoint(
+    identity: &Identity,
+    telemetry: &Telemetry,
+    endpoint: &Endpoint,
+    alpn: Alpn,
+) -> Result<Connection, ConnectError> {
+    let address = endpoint.address;
+    let tcp = tcp(address, CONNECT).await?;
+    let Some(expected) = &endpoint.identity else {
+        return Ok(Connection { stream: tcp.into(), expires: None });
+    };
+    match handshake(identity, tcp, address, expected, alpn).await {
+        Ok(connection) => Ok(connection),
+        Err(source) => {
+            telemetry.handshake_failed(Direction::Outbound, Handshake::from_error(&source));
+            Err(ConnectError::Tls { address, expected: expected.clone(), source })
+        }
+    }
+}
+
+async fn handshake(
+    identity: &Identity,
+    tcp: TcpStream,
+    address: SocketAddr,
+    expected: &SpiffeId,
+    alpn: Alpn,
+) -> io::Result<Connection> {
+    let config = identity.client_config(expected, alpn).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(config);
+    // The verifier looks at the identity alone; the name is what rustls wants to have.
+    let name = ServerName::IpAddress(address.ip().into());
+    let stream = Prefixed::new(tcp, bytes::Bytes::new());
+    let tls = timeout(HANDSHAKE, connector.connect(name, stream))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let session = tls.get_ref().1;
+    if session.alpn_protocol() != Some(alpn.name()) {
+        return Err(io::Error::other(rustls::Error::NoApplicationProtocol));
+    }
+    let expires = identity::peer(session.peer_certificates()).map(|peer| expiry(&peer));
+    Ok(Connection { stream: Stream::Tls(Box::new(tls.into())), expires })
+}
+
+/// When a peer's certificate ends, on the clock that timers use.
+fn expiry(peer: &identity::Peer) -> Instant {
+    let left = peer.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+    Instant::now() + left
+}

@@ -68,8 +68,7 @@ impl FakeApi {
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let body: Value =
-            serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
         let path = head.uri.path().to_owned();
         if head.method != Method::GET {
             let hook = self.0.lock().before_write.take();
@@ -91,11 +90,7 @@ impl FakeApi {
             (Method::GET | Method::PUT, None) => failure(404, "NotFound"),
             (Method::POST, _) => {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
-                if self.get(&path).is_some() {
-                    failure(409, "AlreadyExists")
-                } else {
-                    stored(&path, body)
-                }
+                if self.get(&path).is_some() { failure(409, "AlreadyExists") } else { stored(&path, body) }
             }
             (Method::PUT, Some(object)) => {
                 if body["metadata"]["resourceVersion"] == object["metadata"]["resourceVersion"] {
@@ -105,10 +100,7 @@ impl FakeApi {
                 }
             }
             (Method::PATCH, present) => {
-                let kind = head.headers[http::header::CONTENT_TYPE]
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
+                let kind = head.headers[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
                 let mut object = present.unwrap_or_else(|| json!({"metadata": {}}));
                 if kind == "application/json-patch+json" {
                     let patch: json_patch::Patch = serde_json::from_value(body).unwrap();

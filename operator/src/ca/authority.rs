@@ -10,8 +10,8 @@
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -98,9 +98,7 @@ pub struct Material {
 
 impl std::fmt::Debug for Material {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Material")
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
+        f.debug_struct("Material").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -140,23 +138,14 @@ impl Material {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(MaterialError::Mismatch);
         }
-        let is_ca =
-            matches!(parsed.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
+        let is_ca = matches!(parsed.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
         let may_sign = matches!(parsed.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign());
         if !is_ca || !may_sign {
             return Err(MaterialError::NotAnAuthority);
         }
         let validity = parsed.validity();
-        let (not_before, not_after) = (
-            validity.not_before.to_datetime(),
-            validity.not_after.to_datetime(),
-        );
-        Ok(Self {
-            certificate,
-            key,
-            not_before,
-            not_after,
-        })
+        let (not_before, not_after) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
+        Ok(Self { certificate, key, not_before, not_after })
     }
 
     /// PEM.
@@ -197,10 +186,7 @@ impl Material {
             return Err(MaterialError::ForeignIssuer);
         }
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.key.public_key_raw())
-            .verify(
-                parsed.tbs_certificate.as_ref(),
-                &parsed.signature_value.data,
-            )
+            .verify(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
             .map_err(|_| MaterialError::ForeignIssuer)
     }
 
@@ -269,30 +255,17 @@ impl Authority {
         params.not_after = not_after;
         params.serial_number = Some(SerialNumber::from_slice(&serial.0));
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "fairlead.dev");
-        params
-            .subject_alt_names
-            .push(SanType::URI(identity.to_string().try_into()?));
+        params.distinguished_name.push(DnType::OrganizationName, "fairlead.dev");
+        params.subject_alt_names.push(SanType::URI(identity.to_string().try_into()?));
         for name in dns_names {
-            params
-                .subject_alt_names
-                .push(SanType::DnsName(name.as_str().try_into()?));
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(public_key, &self.issuer.issuer()?)?;
-        Ok(Leaf {
-            chain: vec![certificate.der().to_vec(), self.issuer.certificate.to_vec()],
-            not_before,
-            not_after,
-        })
+        Ok(Leaf { chain: vec![certificate.der().to_vec(), self.issuer.certificate.to_vec()], not_before, not_after })
     }
 }
 
@@ -315,13 +288,8 @@ fn authority_params(
     params.not_after = not_after;
     params.serial_number = Some(SerialNumber::from_slice(&serial.0));
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, "fairlead.dev");
-    params.distinguished_name.push(
-        DnType::CommonName,
-        format!("{name} {a:02x}{b:02x}{c:02x}{d:02x}"),
-    );
+    params.distinguished_name.push(DnType::OrganizationName, "fairlead.dev");
+    params.distinguished_name.push(DnType::CommonName, format!("{name} {a:02x}{b:02x}{c:02x}{d:02x}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;
@@ -377,60 +345,28 @@ pub(super) mod tests {
 
     fn leaf(authority: &Authority, now: OffsetDateTime) -> Leaf {
         let key = public_key_of(&KeyPair::generate().unwrap()).unwrap();
-        authority
-            .issue(&key, &identity(), &[], &serial(3), now)
-            .unwrap()
+        authority.issue(&key, &identity(), &[], &serial(3), now).unwrap()
     }
 
     #[test]
     fn a_leaf_says_who_it_is_for_and_nothing_more() {
         let leaf = leaf(&authority(), now());
         let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
-        let names = &parsed
-            .subject_alternative_name()
-            .unwrap()
-            .unwrap()
-            .value
-            .general_names;
-        assert_eq!(
-            names,
-            &[GeneralName::URI(
-                "spiffe://cluster.local/ns/bookinfo/sa/reviews"
-            )]
-        );
+        let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(names, &[GeneralName::URI("spiffe://cluster.local/ns/bookinfo/sa/reviews")]);
         assert!(!parsed.basic_constraints().unwrap().unwrap().value.ca);
         let usage = parsed.key_usage().unwrap().unwrap();
-        assert!(
-            usage.critical && usage.value.flags == 1,
-            "digitalSignature alone"
-        );
+        assert!(usage.critical && usage.value.flags == 1, "digitalSignature alone");
         let extended = parsed.extended_key_usage().unwrap().unwrap().value;
-        assert!(
-            extended.server_auth
-                && extended.client_auth
-                && !extended.any
-                && extended.other.is_empty()
-        );
+        assert!(extended.server_auth && extended.client_auth && !extended.any && extended.other.is_empty());
         assert_eq!(parsed.raw_serial().len(), 20);
         assert_eq!(parsed.validity().not_before.to_datetime(), now() - BACKDATE);
-        assert_eq!(
-            parsed.validity().not_after.to_datetime(),
-            now() + LEAF_LIFETIME
-        );
+        assert_eq!(parsed.validity().not_after.to_datetime(), now() + LEAF_LIFETIME);
         let has = |wanted: fn(&ParsedExtension<'_>) -> bool| {
-            parsed
-                .extensions()
-                .iter()
-                .any(|extension| wanted(extension.parsed_extension()))
+            parsed.extensions().iter().any(|extension| wanted(extension.parsed_extension()))
         };
-        assert!(has(|extension| matches!(
-            extension,
-            ParsedExtension::AuthorityKeyIdentifier(_)
-        )));
-        assert!(has(|extension| matches!(
-            extension,
-            ParsedExtension::SubjectKeyIdentifier(_)
-        )));
+        assert!(has(|extension| matches!(extension, ParsedExtension::AuthorityKeyIdentifier(_))));
+        assert!(has(|extension| matches!(extension, ParsedExtension::SubjectKeyIdentifier(_))));
     }
 
     #[test]
@@ -438,36 +374,19 @@ pub(super) mod tests {
         let authority = authority();
         let leaf = leaf(&authority, now());
         let (_, issuer) = X509Certificate::from_der(&leaf.chain[1]).unwrap();
-        assert_eq!(
-            issuer
-                .basic_constraints()
-                .unwrap()
-                .unwrap()
-                .value
-                .path_len_constraint,
-            Some(0)
-        );
+        assert_eq!(issuer.basic_constraints().unwrap().unwrap().value.path_len_constraint, Some(0));
         let mut roots = rustls::RootCertStore::empty();
         for root in authority.trust_bundle().roots {
             roots.add(root.into()).unwrap();
         }
         let provider = rustls::crypto::aws_lc_rs::default_provider().into();
         let verifier =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                .build()
-                .unwrap();
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
         let at = |time: OffsetDateTime| {
             let time = std::time::Duration::from_secs(time.unix_timestamp().try_into().unwrap());
-            let chain: Vec<CertificateDer<'_>> = leaf
-                .chain
-                .iter()
-                .map(|der| CertificateDer::from(der.as_slice()))
-                .collect();
-            verifier.verify_client_cert(
-                &chain[0],
-                &chain[1..],
-                rustls::pki_types::UnixTime::since_unix_epoch(time),
-            )
+            let chain: Vec<CertificateDer<'_>> =
+                leaf.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+            verifier.verify_client_cert(&chain[0], &chain[1..], rustls::pki_types::UnixTime::since_unix_epoch(time))
         };
         at(now()).unwrap();
         at(now() - Duration::minutes(1)).unwrap();
@@ -488,26 +407,18 @@ pub(super) mod tests {
     fn an_issuer_never_outlives_its_root() {
         let root = Material::new_root(&serial(1), now()).unwrap();
         let late = root.not_after() - Duration::days(1);
-        assert_eq!(
-            root.new_issuer(&serial(2), late).unwrap().not_after(),
-            root.not_after()
-        );
+        assert_eq!(root.new_issuer(&serial(2), late).unwrap().not_after(), root.not_after());
     }
 
     #[test]
     fn stored_material_is_read_back() {
         let authority = authority();
-        let root = Material::parse(
-            authority.root().certificate_pem().as_bytes(),
-            authority.root().key_pem().as_bytes(),
-        )
-        .unwrap();
+        let root =
+            Material::parse(authority.root().certificate_pem().as_bytes(), authority.root().key_pem().as_bytes())
+                .unwrap();
         root.check_signed(authority.issuer()).unwrap();
         root.check_validity(now()).unwrap();
-        assert_eq!(
-            root.check_validity(now() - Duration::days(1)),
-            Err(MaterialError::NotYetValid(now() - BACKDATE))
-        );
+        assert_eq!(root.check_validity(now() - Duration::days(1)), Err(MaterialError::NotYetValid(now() - BACKDATE)));
     }
 
     #[test]
@@ -515,46 +426,19 @@ pub(super) mod tests {
         let (one, two) = (authority(), authority());
         let certificate = one.root().certificate_pem();
         let key = one.root().key_pem();
-        let parse = |certificate: &str, key: &str| {
-            Material::parse(certificate.as_bytes(), key.as_bytes()).map(|_| ())
-        };
+        let parse = |certificate: &str, key: &str| Material::parse(certificate.as_bytes(), key.as_bytes()).map(|_| ());
         assert_eq!(parse("", &key), Err(MaterialError::Certificate));
-        assert_eq!(
-            parse(&certificate[..certificate.len() / 2], &key),
-            Err(MaterialError::Certificate)
-        );
-        assert_eq!(
-            parse(&format!("{certificate}{certificate}"), &key),
-            Err(MaterialError::Certificate)
-        );
+        assert_eq!(parse(&certificate[..certificate.len() / 2], &key), Err(MaterialError::Certificate));
+        assert_eq!(parse(&format!("{certificate}{certificate}"), &key), Err(MaterialError::Certificate));
         assert_eq!(parse(&certificate, "garbage"), Err(MaterialError::Key));
-        let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384)
-            .unwrap()
-            .serialize_pem();
+        let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
         assert_eq!(parse(&certificate, &other), Err(MaterialError::Key));
-        assert_eq!(
-            parse(&certificate, &two.root().key_pem()),
-            Err(MaterialError::Mismatch)
-        );
-        assert_eq!(
-            one.root().check_signed(two.issuer()),
-            Err(MaterialError::ForeignIssuer)
-        );
+        assert_eq!(parse(&certificate, &two.root().key_pem()), Err(MaterialError::Mismatch));
+        assert_eq!(one.root().check_signed(two.issuer()), Err(MaterialError::ForeignIssuer));
         let leaf_key = KeyPair::generate().unwrap();
-        let leaf = one
-            .issue(
-                &public_key_of(&leaf_key).unwrap(),
-                &identity(),
-                &[],
-                &serial(3),
-                now(),
-            )
-            .unwrap();
+        let leaf = one.issue(&public_key_of(&leaf_key).unwrap(), &identity(), &[], &serial(3), now()).unwrap();
         assert_eq!(
-            parse(
-                &pem("CERTIFICATE", &leaf.chain[0]),
-                &leaf_key.serialize_pem()
-            ),
+            parse(&pem("CERTIFICATE", &leaf.chain[0]), &leaf_key.serialize_pem()),
             Err(MaterialError::NotAnAuthority)
         );
     }

@@ -15,8 +15,8 @@ const ATTRIBUTES: u8 = 0xa0;
 
 /// `AlgorithmIdentifier { id-ecPublicKey, prime256v1 }` and the header of a bit string of 65 bytes with no bit unused.
 const P256_KEY_HEADER: [u8; 24] = [
-    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-    0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
+    0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// The content of `AlgorithmIdentifier { ecdsa-with-SHA256 }`.
 const ECDSA_SHA256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
@@ -86,14 +86,8 @@ pub fn public_key(csr: &[u8]) -> Result<PublicKey, CsrError> {
         return Err(CsrError::Malformed);
     }
 
-    let point = key
-        .strip_prefix(&P256_KEY_HEADER)
-        .and_then(PublicKey::from_raw)
-        .ok_or(CsrError::UnsupportedKey)?;
-    let (0, signature) = signature
-        .split_first()
-        .map(|(unused, rest)| (*unused, rest))
-        .ok_or(CsrError::Malformed)?
+    let point = key.strip_prefix(&P256_KEY_HEADER).and_then(PublicKey::from_raw).ok_or(CsrError::UnsupportedKey)?;
+    let (0, signature) = signature.split_first().map(|(unused, rest)| (*unused, rest)).ok_or(CsrError::Malformed)?
     else {
         return Err(CsrError::Malformed);
     };
@@ -125,23 +119,13 @@ impl<'a> Reader<'a> {
             [_, 0x82, high @ 1..=0xff, low, ..] => (4, usize::from(high) << 8 | usize::from(low)),
             _ => return Err(CsrError::Malformed),
         };
-        let (whole, rest) = self
-            .0
-            .split_at_checked(header + length)
-            .ok_or(CsrError::Malformed)?;
+        let (whole, rest) = self.0.split_at_checked(header + length).ok_or(CsrError::Malformed)?;
         self.0 = rest;
-        Ok(Element {
-            whole,
-            content: &whole[header..],
-        })
+        Ok(Element { whole, content: &whole[header..] })
     }
 
     fn end(&self) -> Result<(), CsrError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(CsrError::Malformed)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(CsrError::Malformed) }
     }
 }
 
@@ -163,39 +147,24 @@ mod tests {
     #[test]
     fn takes_the_key_and_nothing_else() {
         let key = KeyPair::generate().unwrap();
-        assert_eq!(
-            public_key(&plain(&key)).unwrap().der_bytes(),
-            key.public_key_raw()
-        );
+        assert_eq!(public_key(&plain(&key)).unwrap().der_bytes(), key.public_key_raw());
 
-        let mut greedy = CertificateParams::new(vec![
-            "kubernetes.default.svc".to_owned(),
-            "10.0.0.1".to_owned(),
-        ])
-        .unwrap();
-        greedy.subject_alt_names.push(SanType::URI(
-            "spiffe://cluster.local/ns/kube-system/sa/admin"
-                .try_into()
-                .unwrap(),
-        ));
+        let mut greedy =
+            CertificateParams::new(vec!["kubernetes.default.svc".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        greedy
+            .subject_alt_names
+            .push(SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()));
         greedy.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3], vec![0x30; 4000]);
         extension.set_criticality(true);
         greedy.custom_extensions = vec![extension.clone(), extension];
         greedy.is_ca = IsCa::NoCa;
-        assert_eq!(
-            public_key(&request(&greedy, &key)).unwrap().der_bytes(),
-            key.public_key_raw()
-        );
+        assert_eq!(public_key(&request(&greedy, &key)).unwrap().der_bytes(), key.public_key_raw());
     }
 
     #[test]
     fn refuses_other_keys() {
-        for algorithm in [
-            &rcgen::PKCS_ECDSA_P384_SHA384,
-            &rcgen::PKCS_ECDSA_P521_SHA512,
-            &rcgen::PKCS_ED25519,
-        ] {
+        for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ECDSA_P521_SHA512, &rcgen::PKCS_ED25519] {
             let key = KeyPair::generate_for(algorithm).unwrap();
             assert_eq!(public_key(&plain(&key)), Err(CsrError::UnsupportedKey));
         }
@@ -210,10 +179,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let mut csr = plain(&key);
         let other = KeyPair::generate().unwrap();
-        let at = csr
-            .windows(POINT)
-            .position(|window| window == key.public_key_raw())
-            .unwrap();
+        let at = csr.windows(POINT).position(|window| window == key.public_key_raw()).unwrap();
         csr[at..at + POINT].copy_from_slice(other.public_key_raw());
         assert_eq!(public_key(&csr), Err(CsrError::BadSignature));
         // No point of the curve.
@@ -231,16 +197,9 @@ mod tests {
         let long_form = [&[0x30, 0x82, 0, good[2]], content].concat();
         let indefinite = [&[0x30, 0x80], content, &[0, 0]].concat();
         let nested = [&[0x30, 0x82, 0x3f, 0xf0][..], &[0x30, 0x80].repeat(8_000)].concat();
-        for csr in [
-            &[][..],
-            &[0x30],
-            &[0x30, 0x00],
-            &trailing,
-            &long_form,
-            &indefinite,
-            &nested,
-            &good[..good.len() - 1],
-        ] {
+        for csr in
+            [&[][..], &[0x30], &[0x30, 0x00], &trailing, &long_form, &indefinite, &nested, &good[..good.len() - 1]]
+        {
             assert_eq!(public_key(csr), Err(CsrError::Malformed));
         }
         assert_eq!(public_key(&vec![0x30; 1 << 20]), Err(CsrError::TooLong));

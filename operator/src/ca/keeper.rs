@@ -69,34 +69,21 @@ impl State {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeeperError {
     #[error("cannot {action} Secret {namespace}/{name}: {source}")]
-    Api {
-        action: &'static str,
-        namespace: String,
-        name: &'static str,
-        source: Box<kube::Error>,
-    },
+    Api { action: &'static str, namespace: String, name: &'static str, source: Box<kube::Error> },
     #[error("Secret {namespace}/{name}: {problem}; {fix}")]
-    Secret {
-        namespace: String,
-        name: &'static str,
-        problem: MaterialError,
-        fix: &'static str,
-    },
+    Secret { namespace: String, name: &'static str, problem: MaterialError, fix: &'static str },
     #[error(
         "Secret {namespace}/{ROOT_SECRET} is missing while {ISSUER_SECRET} exists; restore it from a backup, or delete {ISSUER_SECRET} too: then a new mesh identity is made, and every pod must be restarted"
     )]
     RootMissing { namespace: String },
     #[error("cannot make a certificate authority: {0}")]
     Make(#[from] MaterialError),
-    #[error(
-        "Secrets {ROOT_SECRET} and {ISSUER_SECRET} in {namespace} keep changing: is something else writing them?"
-    )]
+    #[error("Secrets {ROOT_SECRET} and {ISSUER_SECRET} in {namespace} keep changing: is something else writing them?")]
     Contended { namespace: String },
 }
 
 const RESTORE_ROOT: &str = "restore it from a backup, or delete it and fairlead-issuer: then a new mesh identity is made, and every pod must be restarted";
-const DELETE_ISSUER: &str =
-    "restore it from a backup, or delete it: the operator then makes a new one from the root";
+const DELETE_ISSUER: &str = "restore it from a backup, or delete it: the operator then makes a new one from the root";
 
 /// See the head of this file.
 pub struct Keeper {
@@ -124,12 +111,7 @@ impl Keeper {
     pub async fn run(self, stop: CancellationToken) {
         let mut known = None;
         loop {
-            match tokio::time::timeout(
-                TIMEOUT,
-                self.settle(known.as_deref(), OffsetDateTime::now_utc()),
-            )
-            .await
-            {
+            match tokio::time::timeout(TIMEOUT, self.settle(known.as_deref(), OffsetDateTime::now_utc())).await {
                 Ok(Ok(authority)) => {
                     let authority = Arc::new(authority);
                     self.publish(State::Ready(Arc::clone(&authority)));
@@ -139,9 +121,7 @@ impl Keeper {
                     tracing::warn!(%error, "certificate authority not refreshed; going on with what is known");
                 }
                 Ok(Err(error)) => self.publish(State::Broken(error.to_string())),
-                Err(_) => tracing::warn!(
-                    "certificate authority not refreshed in time; going on with what is known"
-                ),
+                Err(_) => tracing::warn!("certificate authority not refreshed in time; going on with what is known"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -154,7 +134,8 @@ impl Keeper {
         self.state.send_if_modified(|state| {
             let same = match (&*state, &next) {
                 (State::Ready(old), State::Ready(new)) => {
-                    old.root().certificate_pem() == new.root().certificate_pem() && old.issuer().certificate_pem() == new.issuer().certificate_pem()
+                    old.root().certificate_pem() == new.root().certificate_pem()
+                        && old.issuer().certificate_pem() == new.issuer().certificate_pem()
                 }
                 (State::Broken(old), State::Broken(new)) => old == new,
                 _ => false,
@@ -163,8 +144,12 @@ impl Keeper {
                 return false;
             }
             match &next {
-                State::Ready(authority) => tracing::info!(issuer_ends = %authority.issuer().not_after(), "certificate authority loaded"),
-                State::Broken(sentence) => tracing::error!(error = sentence, "certificate authority unusable; no certificate is issued"),
+                State::Ready(authority) => {
+                    tracing::info!(issuer_ends = %authority.issuer().not_after(), "certificate authority loaded")
+                }
+                State::Broken(sentence) => {
+                    tracing::error!(error = sentence, "certificate authority unusable; no certificate is issued")
+                }
                 State::Starting => (),
             }
             *state = next;
@@ -190,9 +175,7 @@ impl Keeper {
                         self.replace(secret, &renewed).await?;
                         continue;
                     }
-                    issuer
-                        .check_validity(now)
-                        .map_err(|problem| self.issuer_error(problem))?;
+                    issuer.check_validity(now).map_err(|problem| self.issuer_error(problem))?;
                     return Ok(Authority::new(root, issuer));
                 }
                 (Some(root), None) => {
@@ -203,20 +186,13 @@ impl Keeper {
                 (None, issuer) => match known {
                     Some(known) => self.create(ROOT_SECRET, known.root()).await?,
                     None if issuer.is_some() => {
-                        return Err(KeeperError::RootMissing {
-                            namespace: self.namespace.clone(),
-                        });
+                        return Err(KeeperError::RootMissing { namespace: self.namespace.clone() });
                     }
-                    None => {
-                        self.create(ROOT_SECRET, &Material::new_root(&Serial::random()?, now)?)
-                            .await?
-                    }
+                    None => self.create(ROOT_SECRET, &Material::new_root(&Serial::random()?, now)?).await?,
                 },
             }
         }
-        Err(KeeperError::Contended {
-            namespace: self.namespace.clone(),
-        })
+        Err(KeeperError::Contended { namespace: self.namespace.clone() })
     }
 
     fn read_root(&self, secret: &Secret, now: OffsetDateTime) -> Result<Material, KeeperError> {
@@ -233,25 +209,16 @@ impl Keeper {
 
     fn read_issuer(&self, root: &Material, secret: &Secret) -> Result<Material, KeeperError> {
         let issuer = material(secret).map_err(|problem| self.issuer_error(problem))?;
-        root.check_signed(&issuer)
-            .map_err(|problem| self.issuer_error(problem))?;
+        root.check_signed(&issuer).map_err(|problem| self.issuer_error(problem))?;
         Ok(issuer)
     }
 
     fn issuer_error(&self, problem: MaterialError) -> KeeperError {
-        KeeperError::Secret {
-            namespace: self.namespace.clone(),
-            name: ISSUER_SECRET,
-            problem,
-            fix: DELETE_ISSUER,
-        }
+        KeeperError::Secret { namespace: self.namespace.clone(), name: ISSUER_SECRET, problem, fix: DELETE_ISSUER }
     }
 
     async fn get(&self, name: &'static str) -> Result<Option<Secret>, KeeperError> {
-        self.secrets
-            .get_opt(name)
-            .await
-            .map_err(|source| self.api_error("read", name, source))
+        self.secrets.get_opt(name).await.map_err(|source| self.api_error("read", name, source))
     }
 
     /// That someone else was first is no error: the next round reads theirs.
@@ -259,10 +226,7 @@ impl Keeper {
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
-                labels: Some(BTreeMap::from([(
-                    "app.kubernetes.io/part-of".to_owned(),
-                    "fairlead".to_owned(),
-                )])),
+                labels: Some(BTreeMap::from([("app.kubernetes.io/part-of".to_owned(), "fairlead".to_owned())])),
                 ..ObjectMeta::default()
             },
             type_: Some("kubernetes.io/tls".to_owned()),
@@ -282,11 +246,7 @@ impl Keeper {
     /// `secret` carries the version that was read, so that a renewal of another replica is not undone.
     async fn replace(&self, mut secret: Secret, material: &Material) -> Result<(), KeeperError> {
         secret.data = Some(data(material));
-        match self
-            .secrets
-            .replace(ISSUER_SECRET, &PostParams::default(), &secret)
-            .await
-        {
+        match self.secrets.replace(ISSUER_SECRET, &PostParams::default(), &secret).await {
             Ok(_) => {
                 tracing::info!(secret = ISSUER_SECRET, "intermediate renewed");
                 Ok(())
@@ -296,18 +256,8 @@ impl Keeper {
         }
     }
 
-    fn api_error(
-        &self,
-        action: &'static str,
-        name: &'static str,
-        source: kube::Error,
-    ) -> KeeperError {
-        KeeperError::Api {
-            action,
-            namespace: self.namespace.clone(),
-            name,
-            source: Box::new(source),
-        }
+    fn api_error(&self, action: &'static str, name: &'static str, source: kube::Error) -> KeeperError {
+        KeeperError::Api { action, namespace: self.namespace.clone(), name, source: Box::new(source) }
     }
 }
 
@@ -345,26 +295,14 @@ pub async fn trust_bundles(
 
 fn data(material: &Material) -> BTreeMap<String, ByteString> {
     BTreeMap::from([
-        (
-            CERTIFICATE.to_owned(),
-            ByteString(material.certificate_pem().into_bytes()),
-        ),
+        (CERTIFICATE.to_owned(), ByteString(material.certificate_pem().into_bytes())),
         (KEY.to_owned(), ByteString(material.key_pem().into_bytes())),
     ])
 }
 
 fn material(secret: &Secret) -> Result<Material, MaterialError> {
-    let read = |key: &str| {
-        secret
-            .data
-            .as_ref()
-            .and_then(|data| data.get(key))
-            .map(|value| value.0.as_slice())
-    };
-    Material::parse(
-        read(CERTIFICATE).ok_or(MaterialError::Certificate)?,
-        read(KEY).ok_or(MaterialError::Key)?,
-    )
+    let read = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
+    Material::parse(read(CERTIFICATE).ok_or(MaterialError::Certificate)?, read(KEY).ok_or(MaterialError::Key)?)
 }
 
 fn is_conflict(error: &kube::Error) -> bool {
@@ -395,10 +333,7 @@ mod tests {
 
     fn put(api: &FakeApi, name: &str, material: &Material) {
         let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             data: Some(data(material)),
             ..Secret::default()
         };
@@ -409,15 +344,9 @@ mod tests {
     async fn a_new_mesh_gets_a_root_and_an_intermediate_that_a_restart_finds_again() {
         let api = FakeApi::default();
         let first = keeper(&api).settle(None, now()).await.unwrap();
-        let second = keeper(&api)
-            .settle(None, now() + Span::hours(1))
-            .await
-            .unwrap();
+        let second = keeper(&api).settle(None, now() + Span::hours(1)).await.unwrap();
         assert_eq!(roots(&first), roots(&second));
-        assert_eq!(
-            first.issuer().certificate_pem(),
-            second.issuer().certificate_pem()
-        );
+        assert_eq!(first.issuer().certificate_pem(), second.issuer().certificate_pem());
         assert_eq!(
             first.trust_bundle().sequence,
             u64::try_from((now() - super::super::authority::BACKDATE).unix_timestamp()).unwrap()
@@ -434,18 +363,11 @@ mod tests {
         // The other one writes between our look and our write.
         let (api, theirs) = (FakeApi::default(), authority());
         let (secret, at) = (
-            serde_json::to_value(Secret {
-                data: Some(data(theirs.root())),
-                ..Secret::default()
-            })
-            .unwrap(),
+            serde_json::to_value(Secret { data: Some(data(theirs.root())), ..Secret::default() }).unwrap(),
             path(ROOT_SECRET),
         );
         api.before_next_write(move |api| api.put(&at, secret));
-        assert_eq!(
-            roots(&keeper(&api).settle(None, now()).await.unwrap()),
-            roots(&theirs)
-        );
+        assert_eq!(roots(&keeper(&api).settle(None, now()).await.unwrap()), roots(&theirs));
     }
 
     #[tokio::test]
@@ -456,21 +378,12 @@ mod tests {
             let later = now() + Span::days(days);
             let second = keeper(&api).settle(Some(&first), later).await.unwrap();
             assert_eq!(roots(&first), roots(&second));
-            assert_eq!(
-                second.issuer().not_after(),
-                later + super::super::authority::ISSUER_LIFETIME
-            );
+            assert_eq!(second.issuer().not_after(), later + super::super::authority::ISSUER_LIFETIME);
         }
         let api = FakeApi::default();
         let first = keeper(&api).settle(None, now()).await.unwrap();
-        let second = keeper(&api)
-            .settle(None, now() + Span::days(59))
-            .await
-            .unwrap();
-        assert_eq!(
-            first.issuer().certificate_pem(),
-            second.issuer().certificate_pem()
-        );
+        let second = keeper(&api).settle(None, now() + Span::days(59)).await.unwrap();
+        assert_eq!(first.issuer().certificate_pem(), second.issuer().certificate_pem());
     }
 
     #[tokio::test]
@@ -478,23 +391,13 @@ mod tests {
         let api = FakeApi::default();
         let known = keeper(&api).settle(None, now()).await.unwrap();
         api.remove(&path(ROOT_SECRET));
-        let error = keeper(&api)
-            .settle(None, now())
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("fairlead-system/fairlead-root is missing"),
-            "{error}"
-        );
+        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
+        assert!(error.contains("fairlead-system/fairlead-root is missing"), "{error}");
         let again = keeper(&api).settle(Some(&known), now()).await.unwrap();
         assert_eq!(roots(&known), roots(&again));
         api.remove(&path(ROOT_SECRET));
         api.remove(&path(ISSUER_SECRET));
-        assert_eq!(
-            roots(&keeper(&api).settle(Some(&known), now()).await.unwrap()),
-            roots(&known)
-        );
+        assert_eq!(roots(&keeper(&api).settle(Some(&known), now()).await.unwrap()), roots(&known));
     }
 
     #[tokio::test]
@@ -502,32 +405,20 @@ mod tests {
         let (one, two) = (authority(), authority());
         let mismatch = |one: &Authority, two: &Authority| {
             let mut secret = data(one.issuer());
-            secret.insert(
-                KEY.to_owned(),
-                ByteString(two.issuer().key_pem().into_bytes()),
-            );
-            serde_json::to_value(Secret {
-                data: Some(secret),
-                ..Secret::default()
-            })
-            .unwrap()
+            secret.insert(KEY.to_owned(), ByteString(two.issuer().key_pem().into_bytes()));
+            serde_json::to_value(Secret { data: Some(secret), ..Secret::default() }).unwrap()
         };
         let api = FakeApi::default();
         put(&api, ROOT_SECRET, one.root());
         api.put(&path(ISSUER_SECRET), mismatch(&one, &two));
-        let error = keeper(&api)
-            .settle(None, now())
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(error.starts_with("Secret fairlead-system/fairlead-issuer: tls.key does not belong to tls.crt; restore"), "{error}");
+        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("Secret fairlead-system/fairlead-issuer: tls.key does not belong to tls.crt; restore"),
+            "{error}"
+        );
 
         put(&api, ISSUER_SECRET, two.issuer());
-        let error = keeper(&api)
-            .settle(None, now())
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
         assert!(error.contains("not signed by the root"), "{error}");
 
         put(&api, ISSUER_SECRET, one.issuer());
@@ -535,26 +426,12 @@ mod tests {
             &path(ROOT_SECRET),
             serde_json::json!({"data": {"tls.crt": "Z2FyYmFnZQ==", "tls.key": "Z2FyYmFnZQ=="}}),
         );
-        let error = keeper(&api)
-            .settle(None, now())
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("fairlead-root: tls.crt is not one certificate"),
-            "{error}"
-        );
+        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
+        assert!(error.contains("fairlead-root: tls.crt is not one certificate"), "{error}");
 
         put(&api, ROOT_SECRET, one.root());
-        let error = keeper(&api)
-            .settle(None, now() + Span::days(4000))
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("fairlead-root: tls.crt expired at"),
-            "{error}"
-        );
+        let error = keeper(&api).settle(None, now() + Span::days(4000)).await.unwrap_err().to_string();
+        assert!(error.contains("fairlead-root: tls.crt expired at"), "{error}");
         assert_eq!(api.writes(), 0);
     }
 
@@ -583,10 +460,7 @@ mod tests {
         api.put(&path(ISSUER_SECRET), good);
         state.changed().await.unwrap();
         assert!(state.borrow_and_update().authority().is_ok());
-        assert!(
-            !bundles.has_changed().unwrap(),
-            "the same root is trusted all along"
-        );
+        assert!(!bundles.has_changed().unwrap(), "the same root is trusted all along");
         stop.cancel();
         running.await.unwrap();
     }

@@ -23,11 +23,7 @@ pub(super) struct RateLimit<K> {
 
 impl<K: Eq + Hash> RateLimit<K> {
     pub(super) fn new(burst: u32, refill: Duration) -> Self {
-        Self {
-            burst,
-            refill,
-            full_at: Mutex::default(),
-        }
+        Self { burst, refill, full_at: Mutex::default() }
     }
 
     /// Takes a token, if there is one.
@@ -55,10 +51,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_then_one_per_refill_for_each_caller_alone() {
         let limit = RateLimit::new(3, Duration::from_secs(10));
-        assert_eq!(
-            (0..5).map(|_| limit.allow("a")).collect::<Vec<_>>(),
-            [true, true, true, false, false]
-        );
+        assert_eq!((0..5).map(|_| limit.allow("a")).collect::<Vec<_>>(), [true, true, true, false, false]);
         assert!(limit.allow("b"));
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(limit.allow("a"));

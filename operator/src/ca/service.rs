@@ -39,8 +39,7 @@ const ADDRESS_REFILL: Duration = Duration::from_secs(1);
 /// Asks whether a token is authentic.
 pub trait Reviewer: Send + Sync + 'static {
     /// The error is a sentence without the token.
-    fn review(&self, token: &str)
-    -> impl Future<Output = Result<TokenReviewStatus, String>> + Send;
+    fn review(&self, token: &str) -> impl Future<Output = Result<TokenReviewStatus, String>> + Send;
 }
 
 /// Asks the API server.
@@ -56,21 +55,13 @@ impl ApiReviewer {
 impl Reviewer for ApiReviewer {
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, String> {
         let review = TokenReview {
-            spec: TokenReviewSpec {
-                audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
-                token: Some(token.to_owned()),
-            },
+            spec: TokenReviewSpec { audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]), token: Some(token.to_owned()) },
             ..TokenReview::default()
         };
-        match tokio::time::timeout(
-            REVIEW_TIMEOUT,
-            self.0.create(&PostParams::default(), &review),
-        )
-        .await
-        {
-            Ok(Ok(review)) => review
-                .status
-                .ok_or_else(|| "the API server reviewed the token without an answer".to_owned()),
+        match tokio::time::timeout(REVIEW_TIMEOUT, self.0.create(&PostParams::default(), &review)).await {
+            Ok(Ok(review)) => {
+                review.status.ok_or_else(|| "the API server reviewed the token without an answer".to_owned())
+            }
             Ok(Err(error)) => Err(format!("the API server did not review the token: {error}")),
             Err(_) => Err("the API server did not review the token in time".to_owned()),
         }
@@ -90,12 +81,7 @@ pub struct IdentityService<R> {
 
 impl<R: Reviewer> IdentityService<R> {
     /// Certificates are for identities of `trust_domain`.
-    pub fn new(
-        trust_domain: &str,
-        authority: watch::Receiver<State>,
-        reviewer: R,
-        pods: Arc<dyn Pods>,
-    ) -> Self {
+    pub fn new(trust_domain: &str, authority: watch::Receiver<State>, reviewer: R, pods: Arc<dyn Pods>) -> Self {
         Self {
             trust_domain: trust_domain.to_owned(),
             authority,
@@ -107,55 +93,30 @@ impl<R: Reviewer> IdentityService<R> {
         }
     }
 
-    async fn certify(
-        &self,
-        source: IpAddr,
-        request: CertifyRequest,
-    ) -> Result<CertifyResponse, Status> {
+    async fn certify(&self, source: IpAddr, request: CertifyRequest) -> Result<CertifyResponse, Status> {
         if !self.by_address.allow(source) {
-            return Err(Status::resource_exhausted(
-                "too many certificate requests from this address; try again later",
-            ));
+            return Err(Status::resource_exhausted("too many certificate requests from this address; try again later"));
         }
-        let public_key = csr::public_key(&request.csr)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let public_key = csr::public_key(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if request.token.is_empty()
             || request.token.len() > MAX_TOKEN
             || !request.token.bytes().all(|byte| byte.is_ascii_graphic())
         {
-            return Err(Status::unauthenticated(
-                "the token is not a service-account token",
-            ));
+            return Err(Status::unauthenticated("the token is not a service-account token"));
         }
-        let authority = self
-            .authority
-            .borrow()
-            .authority()
-            .map_err(Status::unavailable)?;
+        let authority = self.authority.borrow().authority().map_err(Status::unavailable)?;
 
         let claims = claims(&self.review(&request.token).await?).map_err(status)?;
         if !self.by_pod.allow(claims.pod_uid.clone()) {
-            return Err(Status::resource_exhausted(
-                "too many certificate requests of this pod; try again later",
-            ));
+            return Err(Status::resource_exhausted("too many certificate requests of this pod; try again later"));
         }
         self.admit(&claims, source).await.map_err(status)?;
-        let identity = SpiffeId::new(
-            &self.trust_domain,
-            &claims.namespace,
-            &claims.service_account,
-        )
-        .map_err(|error| Status::permission_denied(error.to_string()))?;
+        let identity = SpiffeId::new(&self.trust_domain, &claims.namespace, &claims.service_account)
+            .map_err(|error| Status::permission_denied(error.to_string()))?;
 
         let serial = Serial::random().map_err(|error| Status::unavailable(error.to_string()))?;
         let leaf = authority
-            .issue(
-                &public_key,
-                &identity,
-                &[],
-                &serial,
-                OffsetDateTime::now_utc(),
-            )
+            .issue(&public_key, &identity, &[], &serial, OffsetDateTime::now_utc())
             .map_err(|error| Status::unavailable(error.to_string()))?;
         tracing::info!(%identity, namespace = claims.namespace, pod = claims.pod_name, ends = %leaf.not_after, "certificate issued");
         Ok(CertifyResponse {
@@ -169,9 +130,7 @@ impl<R: Reviewer> IdentityService<R> {
             .await
             .ok()
             .and_then(Result::ok)
-            .ok_or_else(|| {
-                Status::unavailable("too many token reviews are under way; try again")
-            })?;
+            .ok_or_else(|| Status::unavailable("too many token reviews are under way; try again"))?;
         self.reviewer.review(token).await.map_err(|error| {
             tracing::warn!(error, "no certificate: token not reviewed");
             Status::unavailable(error)
@@ -197,10 +156,7 @@ impl<R: Reviewer> IdentityService<R> {
 
 #[tonic::async_trait]
 impl<R: Reviewer> Identity for IdentityService<R> {
-    async fn certify(
-        &self,
-        request: Request<CertifyRequest>,
-    ) -> Result<Response<CertifyResponse>, Status> {
+    async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let Some(PeerAddress(source)) = request.extensions().get::<PeerAddress>().copied() else {
             return Err(Status::internal("the connection has no address"));
         };
@@ -215,10 +171,7 @@ impl<R: Reviewer> Identity for IdentityService<R> {
 
 impl From<TrustBundle> for v1::TrustBundle {
     fn from(bundle: TrustBundle) -> Self {
-        Self {
-            sequence: bundle.sequence,
-            roots: bundle.roots.into_iter().map(Into::into).collect(),
-        }
+        Self { sequence: bundle.sequence, roots: bundle.roots.into_iter().map(Into::into).collect() }
     }
 }
 
@@ -285,28 +238,14 @@ mod tests {
 
     fn request() -> CertifyRequest {
         let key = KeyPair::generate().unwrap();
-        let csr = CertificateParams::default()
-            .serialize_request(&key)
-            .unwrap()
-            .der()
-            .to_vec();
-        CertifyRequest {
-            csr: csr.into(),
-            token: "a.b.c".to_owned(),
-        }
+        let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+        CertifyRequest { csr: csr.into(), token: "a.b.c".to_owned() }
     }
 
-    async fn call(
-        service: &IdentityService<Fixed>,
-        request: CertifyRequest,
-    ) -> Result<CertifyResponse, Status> {
+    async fn call(service: &IdentityService<Fixed>, request: CertifyRequest) -> Result<CertifyResponse, Status> {
         let mut request = Request::new(request);
-        request
-            .extensions_mut()
-            .insert(PeerAddress("10.1.0.7:40000".parse().unwrap()));
-        Identity::certify(service, request)
-            .await
-            .map(Response::into_inner)
+        request.extensions_mut().insert(PeerAddress("10.1.0.7:40000".parse().unwrap()));
+        Identity::certify(service, request).await.map(Response::into_inner)
     }
 
     #[tokio::test]
@@ -316,10 +255,7 @@ mod tests {
         assert_eq!(response.chain.len(), 2);
         assert_eq!(response.trust_bundle.unwrap().roots.len(), 1);
         let proof = super::super::peer::read(&response.chain[0], "cluster.local").unwrap();
-        assert_eq!(
-            proof.identity.0.to_string(),
-            "spiffe://cluster.local/ns/bookinfo/sa/reviews"
-        );
+        assert_eq!(proof.identity.0.to_string(), "spiffe://cluster.local/ns/bookinfo/sa/reviews");
     }
 
     #[tokio::test(start_paused = true)]
@@ -328,91 +264,31 @@ mod tests {
                           review: Result<TokenReviewStatus, String>,
                           pod: Option<PodInfo>,
                           request: CertifyRequest| {
-            call(&service(state, review, pod).0, request)
-                .await
-                .unwrap_err()
-                .code()
+            call(&service(state, review, pod).0, request).await.unwrap_err().code()
         };
+        assert_eq!(code(State::Starting, Ok(good()), Some(pod()), request()).await, Code::Unavailable);
+        assert_eq!(code(State::Broken("x".to_owned()), Ok(good()), Some(pod()), request()).await, Code::Unavailable);
+        assert_eq!(code(ready(), Err("away".to_owned()), Some(pod()), request()).await, Code::Unavailable);
         assert_eq!(
-            code(State::Starting, Ok(good()), Some(pod()), request()).await,
-            Code::Unavailable
-        );
-        assert_eq!(
-            code(
-                State::Broken("x".to_owned()),
-                Ok(good()),
-                Some(pod()),
-                request()
-            )
-            .await,
-            Code::Unavailable
-        );
-        assert_eq!(
-            code(ready(), Err("away".to_owned()), Some(pod()), request()).await,
-            Code::Unavailable
-        );
-        assert_eq!(
-            code(
-                ready(),
-                Ok(TokenReviewStatus::default()),
-                Some(pod()),
-                request()
-            )
-            .await,
+            code(ready(), Ok(TokenReviewStatus::default()), Some(pod()), request()).await,
             Code::Unauthenticated
         );
+        assert_eq!(code(ready(), Ok(good()), None, request()).await, Code::PermissionDenied);
         assert_eq!(
-            code(ready(), Ok(good()), None, request()).await,
+            code(ready(), Ok(good()), Some(PodInfo { terminating: true, ..pod() }), request()).await,
             Code::PermissionDenied
         );
         assert_eq!(
-            code(
-                ready(),
-                Ok(good()),
-                Some(PodInfo {
-                    terminating: true,
-                    ..pod()
-                }),
-                request()
-            )
-            .await,
-            Code::PermissionDenied
-        );
-        assert_eq!(
-            code(
-                ready(),
-                Ok(good()),
-                Some(PodInfo {
-                    ips: vec![],
-                    ..pod()
-                }),
-                request()
-            )
-            .await,
+            code(ready(), Ok(good()), Some(PodInfo { ips: vec![], ..pod() }), request()).await,
             Code::Unavailable
         );
         assert_eq!(
-            code(
-                ready(),
-                Ok(good()),
-                Some(pod()),
-                CertifyRequest {
-                    csr: vec![].into(),
-                    ..request()
-                }
-            )
-            .await,
+            code(ready(), Ok(good()), Some(pod()), CertifyRequest { csr: vec![].into(), ..request() }).await,
             Code::InvalidArgument
         );
         for token in [String::new(), "a b".to_owned(), "a".repeat(MAX_TOKEN + 1)] {
             assert_eq!(
-                code(
-                    ready(),
-                    Ok(good()),
-                    Some(pod()),
-                    CertifyRequest { token, ..request() }
-                )
-                .await,
+                code(ready(), Ok(good()), Some(pod()), CertifyRequest { token, ..request() }).await,
                 Code::Unauthenticated
             );
         }
@@ -423,10 +299,7 @@ mod tests {
         let (service, pods) = service(ready(), Ok(good()), None);
         let appear = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            *pods.0.lock() = Some(PodInfo {
-                ips: vec![],
-                ..pod()
-            });
+            *pods.0.lock() = Some(PodInfo { ips: vec![], ..pod() });
             tokio::time::sleep(Duration::from_secs(1)).await;
             *pods.0.lock() = Some(pod());
         };

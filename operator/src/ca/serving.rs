@@ -45,9 +45,9 @@ impl ServingCertificate {
     ) {
         loop {
             let present = authority.borrow_and_update().authority();
-            let wait = match present.map(|authority| {
-                self.renew(&authority, &identity, &dns_names, OffsetDateTime::now_utc())
-            }) {
+            let wait = match present
+                .map(|authority| self.renew(&authority, &identity, &dns_names, OffsetDateTime::now_utc()))
+            {
                 Ok(Ok(())) => Duration::from_secs(LEAF_LIFETIME.whole_seconds().unsigned_abs() / 2),
                 Ok(Err(error)) => {
                     tracing::error!(%error, "cannot issue the operator's own certificate");
@@ -74,11 +74,10 @@ impl ServingCertificate {
         let key = KeyPair::generate()?;
         let public_key = public_key_of(&key).ok_or(MaterialError::Key)?;
         let leaf = authority.issue(&public_key, identity, dns_names, &Serial::random()?, now)?;
-        let signing_key = any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialized_der()).into())
-            .map_err(|_| MaterialError::Key)?;
+        let signing_key =
+            any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialized_der()).into()).map_err(|_| MaterialError::Key)?;
         let chain = leaf.chain.into_iter().map(CertificateDer::from).collect();
-        self.current
-            .store(Some(Arc::new(CertifiedKey::new(chain, signing_key))));
+        self.current.store(Some(Arc::new(CertifiedKey::new(chain, signing_key))));
         tracing::info!(ends = %leaf.not_after, "the operator's own certificate was issued");
         Ok(())
     }
@@ -106,26 +105,17 @@ pub(crate) mod tests {
     use super::*;
 
     /// A certificate of `authority` that is valid now.
-    pub(crate) fn serving(
-        authority: &Authority,
-        identity: &SpiffeId,
-        dns_names: &[&str],
-    ) -> Arc<ServingCertificate> {
+    pub(crate) fn serving(authority: &Authority, identity: &SpiffeId, dns_names: &[&str]) -> Arc<ServingCertificate> {
         let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
         let serving = ServingCertificate::default();
-        serving
-            .renew(authority, identity, &names, OffsetDateTime::now_utc())
-            .unwrap();
+        serving.renew(authority, identity, &names, OffsetDateTime::now_utc()).unwrap();
         Arc::new(serving)
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_is_replaced_at_half_life_and_when_the_authority_changes() {
         let (sender, state) = watch::channel(State::Starting);
-        let (serving, stop) = (
-            Arc::new(ServingCertificate::default()),
-            CancellationToken::new(),
-        );
+        let (serving, stop) = (Arc::new(ServingCertificate::default()), CancellationToken::new());
         let running = tokio::spawn(Arc::clone(&serving).run(
             state,
             identity(),
@@ -138,8 +128,7 @@ pub(crate) mod tests {
 
         let now = OffsetDateTime::now_utc();
         let fresh = || {
-            let root = super::super::authority::Material::new_root(&Serial::random().unwrap(), now)
-                .unwrap();
+            let root = super::super::authority::Material::new_root(&Serial::random().unwrap(), now).unwrap();
             let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
             State::Ready(Arc::new(Authority::new(root, issuer)))
         };
@@ -151,11 +140,7 @@ pub(crate) mod tests {
         assert_ne!(first, second);
         sender.send(State::Broken("x".to_owned())).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(
-            leaf().unwrap(),
-            second,
-            "what is served outlives a Secret that broke"
-        );
+        assert_eq!(leaf().unwrap(), second, "what is served outlives a Secret that broke");
         sender.send(fresh()).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_ne!(leaf().unwrap(), second);

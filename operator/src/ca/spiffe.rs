@@ -19,22 +19,14 @@ pub struct SpiffeId {
 
 /// A string that is no SPIFFE ID of this mesh.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a SPIFFE ID of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>: {0}"
-)]
+#[error("not a SPIFFE ID of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>: {0}")]
 pub struct ParseSpiffeIdError(&'static str);
 
 impl SpiffeId {
     /// Names are checked as Kubernetes checks them, so that nothing escapes into another element of the path.
-    pub fn new(
-        trust_domain: &str,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<Self, ParseSpiffeIdError> {
+    pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, ParseSpiffeIdError> {
         if !is_dns_name(trust_domain, MAX_NAME) {
-            return Err(ParseSpiffeIdError(
-                "the trust domain is not a lower-case DNS name",
-            ));
+            return Err(ParseSpiffeIdError("the trust domain is not a lower-case DNS name"));
         }
         if !is_dns_label(namespace) {
             return Err(ParseSpiffeIdError("the namespace is not a DNS label"));
@@ -67,11 +59,7 @@ impl SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "spiffe://{}/ns/{}/sa/{}",
-            self.trust_domain, self.namespace, self.service_account
-        )
+        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
 }
 
@@ -82,15 +70,9 @@ impl FromStr for SpiffeId {
         if text.len() > MAX_LENGTH {
             return Err(ParseSpiffeIdError("longer than 2,048 bytes"));
         }
-        let rest = text
-            .strip_prefix("spiffe://")
-            .ok_or(ParseSpiffeIdError("the scheme is not spiffe"))?;
+        let rest = text.strip_prefix("spiffe://").ok_or(ParseSpiffeIdError("the scheme is not spiffe"))?;
         let mut elements = rest.split('/');
-        let mut next = || {
-            elements
-                .next()
-                .ok_or(ParseSpiffeIdError("too few path elements"))
-        };
+        let mut next = || elements.next().ok_or(ParseSpiffeIdError("too few path elements"));
         let trust_domain = next()?;
         if next()? != "ns" {
             return Err(ParseSpiffeIdError("the path does not begin with /ns/"));
@@ -127,10 +109,7 @@ mod tests {
     #[test]
     fn reads_what_it_writes() {
         let id = SpiffeId::new("cluster.local", "bookinfo", "reviews.v1").unwrap();
-        assert_eq!(
-            id.to_string(),
-            "spiffe://cluster.local/ns/bookinfo/sa/reviews.v1"
-        );
+        assert_eq!(id.to_string(), "spiffe://cluster.local/ns/bookinfo/sa/reviews.v1");
         assert_eq!(id.to_string().parse(), Ok(id));
     }
 
@@ -164,10 +143,7 @@ mod tests {
             " spiffe://cluster.local/ns/a/sa/b",
             long.as_str(),
         ] {
-            assert!(
-                text.parse::<SpiffeId>().is_err(),
-                "{text:?} was taken for a SPIFFE ID"
-            );
+            assert!(text.parse::<SpiffeId>().is_err(), "{text:?} was taken for a SPIFFE ID");
         }
     }
 }

@@ -44,34 +44,17 @@ pub(super) enum Refusal {
 pub(super) fn claims(status: &TokenReviewStatus) -> Result<Claims, Refusal> {
     let refuse = |why: &str| Refusal::Token(why.to_owned());
     if status.authenticated != Some(true) {
-        return Err(refuse(
-            status
-                .error
-                .as_deref()
-                .unwrap_or("it is not authentic, or expired"),
-        ));
+        return Err(refuse(status.error.as_deref().unwrap_or("it is not authentic, or expired")));
     }
     let audiences = status.audiences.as_deref().unwrap_or_default();
     if !audiences.iter().any(|audience| audience == TOKEN_AUDIENCE) {
         return Err(refuse("it is not made for the audience fairlead.dev"));
     }
-    let user = status
-        .user
-        .as_ref()
-        .ok_or_else(|| refuse("it names nobody"))?;
-    let account = user
-        .username
-        .as_deref()
-        .and_then(|name| name.strip_prefix(SERVICE_ACCOUNT_PREFIX));
-    let (namespace, service_account) = account
-        .and_then(|account| account.split_once(':'))
-        .ok_or_else(|| refuse("it is not a service account's"))?;
-    let extra = |key: &str| match user
-        .extra
-        .as_ref()
-        .and_then(|extra| extra.get(key))
-        .map(Vec::as_slice)
-    {
+    let user = status.user.as_ref().ok_or_else(|| refuse("it names nobody"))?;
+    let account = user.username.as_deref().and_then(|name| name.strip_prefix(SERVICE_ACCOUNT_PREFIX));
+    let (namespace, service_account) =
+        account.and_then(|account| account.split_once(':')).ok_or_else(|| refuse("it is not a service account's"))?;
+    let extra = |key: &str| match user.extra.as_ref().and_then(|extra| extra.get(key)).map(Vec::as_slice) {
         Some([value]) if !value.is_empty() => Ok(value.clone()),
         _ => Err(refuse("it is not bound to a pod")),
     };
@@ -101,10 +84,7 @@ pub(super) fn admit(claims: &Claims, pod: Option<&PodInfo>, source: IpAddr) -> R
     }
     let source = source.to_canonical();
     if !pod.ips.iter().any(|ip| ip.to_canonical() == source) {
-        return Err(Refusal::OtherAddress {
-            pod: name(),
-            source_address: source,
-        });
+        return Err(Refusal::OtherAddress { pod: name(), source_address: source });
     }
     Ok(())
 }
@@ -145,14 +125,8 @@ pub(super) mod tests {
     #[test]
     fn a_bound_token_of_our_audience_names_its_pod() {
         let claims = claims(&good()).unwrap();
-        assert_eq!(
-            (claims.namespace.as_str(), claims.service_account.as_str()),
-            ("bookinfo", "reviews")
-        );
-        assert_eq!(
-            (claims.pod_name.as_str(), claims.pod_uid.as_str()),
-            ("reviews-1", "uid-1")
-        );
+        assert_eq!((claims.namespace.as_str(), claims.service_account.as_str()), ("bookinfo", "reviews"));
+        assert_eq!((claims.pod_name.as_str(), claims.pod_uid.as_str()), ("reviews-1", "uid-1"));
     }
 
     #[test]
@@ -162,9 +136,8 @@ pub(super) mod tests {
             change(&mut status);
             claims(&status).unwrap_err().to_string()
         };
-        let user = |status: &mut TokenReviewStatus, name: &str| {
-            status.user.as_mut().unwrap().username = Some(name.to_owned())
-        };
+        let user =
+            |status: &mut TokenReviewStatus, name: &str| status.user.as_mut().unwrap().username = Some(name.to_owned());
         assert!(with(&|status| status.authenticated = None).contains("expired"));
         assert!(
             with(&|status| {
@@ -173,43 +146,18 @@ pub(super) mod tests {
             })
             .contains("invalidated")
         );
-        for audiences in [
-            None,
-            Some(vec![]),
-            Some(vec!["https://kubernetes.default.svc".to_owned()]),
-        ] {
+        for audiences in [None, Some(vec![]), Some(vec!["https://kubernetes.default.svc".to_owned()])] {
             assert!(with(&|status| status.audiences.clone_from(&audiences)).contains("audience"));
         }
         assert!(with(&|status| status.user = None).contains("nobody"));
-        for name in [
-            "system:node:a",
-            "admin",
-            "system:serviceaccount:bookinfo",
-            "SYSTEM:serviceaccount:a:b",
-        ] {
-            assert!(
-                with(&|status| user(status, name)).contains("service account"),
-                "{name}"
-            );
+        for name in ["system:node:a", "admin", "system:serviceaccount:bookinfo", "SYSTEM:serviceaccount:a:b"] {
+            assert!(with(&|status| user(status, name)).contains("service account"), "{name}");
         }
         // A token from a Secret is bound to no pod.
-        assert!(
-            with(&|status| status.user.as_mut().unwrap().extra = None).contains("bound to a pod")
-        );
-        for values in [
-            vec![],
-            vec![String::new()],
-            vec!["a".to_owned(), "b".to_owned()],
-        ] {
+        assert!(with(&|status| status.user.as_mut().unwrap().extra = None).contains("bound to a pod"));
+        for values in [vec![], vec![String::new()], vec!["a".to_owned(), "b".to_owned()]] {
             let status = with(&|status| {
-                status
-                    .user
-                    .as_mut()
-                    .unwrap()
-                    .extra
-                    .as_mut()
-                    .unwrap()
-                    .insert(POD_UID.to_owned(), values.clone());
+                status.user.as_mut().unwrap().extra.as_mut().unwrap().insert(POD_UID.to_owned(), values.clone());
             });
             assert!(status.contains("bound to a pod"));
         }
@@ -227,33 +175,15 @@ pub(super) mod tests {
         assert_eq!(ask(&|_| (), "10.1.0.7"), Ok(()));
         assert_eq!(ask(&|_| (), "::ffff:10.1.0.7"), Ok(()));
         assert_eq!(ask(&|_| (), "fd00::7"), Ok(()));
+        assert_eq!(admit(&claims, None, "10.1.0.7".parse().unwrap()), Err(Refusal::UnknownPod(name())));
+        assert_eq!(ask(&|pod| pod.uid = "uid-2".to_owned(), "10.1.0.7"), Err(Refusal::OtherPod(name())));
         assert_eq!(
-            admit(&claims, None, "10.1.0.7".parse().unwrap()),
-            Err(Refusal::UnknownPod(name()))
-        );
-        assert_eq!(
-            ask(&|pod| pod.uid = "uid-2".to_owned(), "10.1.0.7"),
-            Err(Refusal::OtherPod(name()))
-        );
-        assert_eq!(
-            ask(
-                &|pod| pod.service_account = "default".to_owned(),
-                "10.1.0.7"
-            ),
+            ask(&|pod| pod.service_account = "default".to_owned(), "10.1.0.7"),
             Err(Refusal::OtherServiceAccount(name()))
         );
-        assert_eq!(
-            ask(&|pod| pod.terminating = true, "10.1.0.7"),
-            Err(Refusal::Terminating(name()))
-        );
-        assert_eq!(
-            ask(&|pod| pod.ips.clear(), "10.1.0.7"),
-            Err(Refusal::NoAddressYet(name()))
-        );
+        assert_eq!(ask(&|pod| pod.terminating = true, "10.1.0.7"), Err(Refusal::Terminating(name())));
+        assert_eq!(ask(&|pod| pod.ips.clear(), "10.1.0.7"), Err(Refusal::NoAddressYet(name())));
         let replayed = ask(&|_| (), "10.1.0.8");
-        assert!(
-            matches!(replayed, Err(Refusal::OtherAddress { .. })),
-            "{replayed:?}"
-        );
+        assert!(matches!(replayed, Err(Refusal::OtherAddress { .. })), "{replayed:?}");
     }
 }

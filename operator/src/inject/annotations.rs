@@ -33,12 +33,8 @@ impl PodOptions {
     pub(super) fn parse(annotations: &Value) -> Result<Self, String> {
         let read = |name: &str| annotations[name].as_str();
         Ok(Self {
-            skip_inbound_ports: read(SKIP_INBOUND)
-                .map(|text| ports(SKIP_INBOUND, text))
-                .transpose()?,
-            skip_outbound_ports: read(SKIP_OUTBOUND)
-                .map(|text| ports(SKIP_OUTBOUND, text))
-                .transpose()?,
+            skip_inbound_ports: read(SKIP_INBOUND).map(|text| ports(SKIP_INBOUND, text)).transpose()?,
+            skip_outbound_ports: read(SKIP_OUTBOUND).map(|text| ports(SKIP_OUTBOUND, text)).transpose()?,
             log: read(PROXY_LOG).map(log_filter).transpose()?,
             drain_timeout: read(DRAIN_TIMEOUT).map(drain_timeout).transpose()?,
         })
@@ -52,17 +48,12 @@ fn ports(annotation: &str, text: &str) -> Result<String, String> {
         )
     };
     if text.split(',').count() > MAX_PORTS {
-        return Err(format!(
-            "annotation {annotation} lists more than {MAX_PORTS} ports: join neighbours to ranges"
-        ));
+        return Err(format!("annotation {annotation} lists more than {MAX_PORTS} ports: join neighbours to ranges"));
     }
     let mut list = String::new();
     for entry in text.split(',').map(str::trim) {
         let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
-        let (first, last) = (
-            port(first).ok_or_else(|| invalid(entry))?,
-            port(last).ok_or_else(|| invalid(entry))?,
-        );
+        let (first, last) = (port(first).ok_or_else(|| invalid(entry))?, port(last).ok_or_else(|| invalid(entry))?);
         if first > last {
             return Err(invalid(entry));
         }
@@ -70,11 +61,7 @@ fn ports(annotation: &str, text: &str) -> Result<String, String> {
             list.push(',');
         }
         // Writing to a String cannot fail.
-        let _ = if first == last {
-            write!(list, "{first}")
-        } else {
-            write!(list, "{first}-{last}")
-        };
+        let _ = if first == last { write!(list, "{first}") } else { write!(list, "{first}-{last}") };
     }
     Ok(list)
 }
@@ -90,13 +77,9 @@ fn port(text: &str) -> Option<u16> {
 fn log_filter(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_directive = |directive: &str| {
-        let (target, level) = directive
-            .rsplit_once('=')
-            .unwrap_or(("fairlead", directive));
-        let is_target = !target.is_empty()
-            && target
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte));
+        let (target, level) = directive.rsplit_once('=').unwrap_or(("fairlead", directive));
+        let is_target =
+            !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte));
         is_target && LEVELS.contains(&level)
     };
     if text.len() <= MAX_LOG_FILTER && text.split(',').all(is_directive) {
@@ -158,24 +141,16 @@ mod tests {
     #[test]
     fn reads_ports_and_ranges_to_their_plainest_form() {
         assert_eq!(ports(SKIP_INBOUND, "3306"), Ok("3306".to_owned()));
-        assert_eq!(
-            ports(SKIP_INBOUND, "1, 0080,9000-9010,5-5"),
-            Ok("1,80,9000-9010,5".to_owned())
-        );
+        assert_eq!(ports(SKIP_INBOUND, "1, 0080,9000-9010,5-5"), Ok("1,80,9000-9010,5".to_owned()));
     }
 
     #[test]
     fn refuses_other_lists_by_name() {
         let many = vec!["1"; 65].join(",");
-        for text in [
-            "", ",", "1,", "0", "65536", "-1", "+1", "5-1", "1-2-3", "1;2", "http", "1\n2", "$(X)",
-            "٣", &many,
-        ] {
+        for text in ["", ",", "1,", "0", "65536", "-1", "+1", "5-1", "1-2-3", "1;2", "http", "1\n2", "$(X)", "٣", &many]
+        {
             let refusal = ports(SKIP_OUTBOUND, text).unwrap_err();
-            assert!(
-                refusal.contains("fairlead.dev/skip-outbound-ports"),
-                "{text:?}: {refusal}"
-            );
+            assert!(refusal.contains("fairlead.dev/skip-outbound-ports"), "{text:?}: {refusal}");
         }
     }
 
@@ -184,60 +159,18 @@ mod tests {
         for text in ["info", "info,fairlead_proxy::http=debug", "off,h2=trace"] {
             assert_eq!(log_filter(text), Ok(text.to_owned()));
         }
-        for text in [
-            "",
-            "loud",
-            "info,",
-            "a=b",
-            "[span{x=y}]=info",
-            "$(POD_UID)",
-            "=info",
-            &"info,".repeat(80),
-        ] {
-            assert!(
-                log_filter(text)
-                    .unwrap_err()
-                    .contains("fairlead.dev/proxy-log"),
-                "{text:?}"
-            );
+        for text in ["", "loud", "info,", "a=b", "[span{x=y}]=info", "$(POD_UID)", "=info", &"info,".repeat(80)] {
+            assert!(log_filter(text).unwrap_err().contains("fairlead.dev/proxy-log"), "{text:?}");
         }
     }
 
     #[test]
     fn reads_durations_of_the_gateway_api() {
-        for (text, millis) in [
-            ("30s", 30_000),
-            ("250ms", 250),
-            ("1m30s", 90_000),
-            ("1h", 3_600_000),
-            ("0h5s", 5_000),
-        ] {
-            assert_eq!(
-                drain_timeout(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+        for (text, millis) in [("30s", 30_000), ("250ms", 250), ("1m30s", 90_000), ("1h", 3_600_000), ("0h5s", 5_000)] {
+            assert_eq!(drain_timeout(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in [
-            "",
-            "30",
-            "s",
-            "0s",
-            "-1s",
-            "1.5s",
-            "1d",
-            "2h",
-            "999999s",
-            "1s1s1s1s1s",
-            "30 s",
-            "30S",
-        ] {
-            assert!(
-                drain_timeout(text)
-                    .unwrap_err()
-                    .contains("fairlead.dev/drain-timeout"),
-                "{text:?}"
-            );
+        for text in ["", "30", "s", "0s", "-1s", "1.5s", "1d", "2h", "999999s", "1s1s1s1s1s", "30 s", "30S"] {
+            assert!(drain_timeout(text).unwrap_err().contains("fairlead.dev/drain-timeout"), "{text:?}");
         }
         assert_eq!(duration_text(Duration::from_secs(90)), "90s");
         assert_eq!(duration_text(Duration::from_millis(1250)), "1250ms");
@@ -246,9 +179,6 @@ mod tests {
     #[test]
     fn a_pod_without_annotations_has_no_options() {
         assert_eq!(PodOptions::parse(&Value::Null), Ok(PodOptions::default()));
-        assert_eq!(
-            PodOptions::parse(&json!({"other": "x"})),
-            Ok(PodOptions::default())
-        );
+        assert_eq!(PodOptions::parse(&json!({"other": "x"})), Ok(PodOptions::default()));
     }
 }

@@ -130,8 +130,12 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OptedOut => "no sidecar: the pod's label fairlead.dev/inject is disabled",
-            Self::NotSelected => "no sidecar: neither the pod nor its namespace has the label fairlead.dev/inject: enabled",
-            Self::HostNetwork => "no sidecar: the pod uses the node's network (hostNetwork), whose traffic Fairlead does not capture",
+            Self::NotSelected => {
+                "no sidecar: neither the pod nor its namespace has the label fairlead.dev/inject: enabled"
+            }
+            Self::HostNetwork => {
+                "no sidecar: the pod uses the node's network (hostNetwork), whose traffic Fairlead does not capture"
+            }
             Self::MirrorPod => "no sidecar: the pod is a static pod, which the kubelet reads from a file",
             Self::Windows => "no sidecar: the pod runs on Windows, and Fairlead captures traffic on Linux only",
             Self::AlreadyInjected => "the pod has its sidecar already",
@@ -153,8 +157,7 @@ pub fn inject(pod: &Value, namespace: &NamespaceInfo, settings: &Settings) -> De
 }
 
 fn decide(pod: &Value, namespace: &NamespaceInfo, settings: &Settings) -> Result<Decision, String> {
-    let (Some(metadata), Some(spec)) = (pod["metadata"].as_object(), pod["spec"].as_object())
-    else {
+    let (Some(metadata), Some(spec)) = (pod["metadata"].as_object(), pod["spec"].as_object()) else {
         return Err("the object is not a pod: it has no metadata or no spec".to_owned());
     };
     if let Some(reason) = skip(metadata, spec, namespace)? {
@@ -186,26 +189,14 @@ fn decide(pod: &Value, namespace: &NamespaceInfo, settings: &Settings) -> Result
             patch.add(&["spec", "volumes", "-"], volume);
         }
     } else {
-        patch.add(
-            &["spec", "volumes"],
-            Value::Array(sidecar::volumes().into()),
-        );
+        patch.add(&["spec", "volumes"], Value::Array(sidecar::volumes().into()));
     }
     if metadata.get("annotations").is_some_and(Value::is_object) {
-        patch.add(
-            &["metadata", "annotations", INJECTED_ANNOTATION],
-            json!(settings.version),
-        );
+        patch.add(&["metadata", "annotations", INJECTED_ANNOTATION], json!(settings.version));
     } else {
-        patch.add(
-            &["metadata", "annotations"],
-            json!({INJECTED_ANNOTATION: settings.version}),
-        );
+        patch.add(&["metadata", "annotations"], json!({INJECTED_ANNOTATION: settings.version}));
     }
-    Ok(Decision::Inject(Injection {
-        patch: patch.0,
-        warning: pod_security_warning(namespace),
-    }))
+    Ok(Decision::Inject(Injection { patch: patch.0, warning: pod_security_warning(namespace) }))
 }
 
 fn skip(
@@ -213,18 +204,14 @@ fn skip(
     spec: &Map<String, Value>,
     namespace: &NamespaceInfo,
 ) -> Result<Option<SkipReason>, String> {
-    let pod_label = metadata
-        .get("labels")
-        .and_then(|labels| labels[INJECT_LABEL].as_str());
+    let pod_label = metadata.get("labels").and_then(|labels| labels[INJECT_LABEL].as_str());
     let namespace_label = namespace.labels.get(INJECT_LABEL).map(String::as_str);
     Ok(match (pod_label, namespace_label) {
         (Some("disabled"), _) => Some(SkipReason::OptedOut),
         (Some("enabled"), _) | (None, Some("enabled")) => {
             if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
                 Some(SkipReason::HostNetwork)
-            } else if metadata
-                .get("annotations")
-                .is_some_and(|annotations| annotations[MIRROR_ANNOTATION].is_string())
+            } else if metadata.get("annotations").is_some_and(|annotations| annotations[MIRROR_ANNOTATION].is_string())
             {
                 Some(SkipReason::MirrorPod)
             } else if spec.get("os").is_some_and(|os| os["name"] == "windows") {
@@ -234,9 +221,7 @@ fn skip(
             }
         }
         (Some(other), _) => {
-            return Err(format!(
-                "label {INJECT_LABEL} is {other:?}: set it to \"enabled\" or \"disabled\""
-            ));
+            return Err(format!("label {INJECT_LABEL} is {other:?}: set it to \"enabled\" or \"disabled\""));
         }
         (None, _) => Some(SkipReason::NotSelected),
     })
@@ -244,15 +229,9 @@ fn skip(
 
 /// The proxy's own traffic is told from the app's by its user alone, so an app that ran as it would pass by the mesh.
 fn refuse_proxy_user(spec: &Map<String, Value>) -> Result<(), String> {
-    let of_pod = spec
-        .get("securityContext")
-        .and_then(|context| context["runAsUser"].as_i64());
+    let of_pod = spec.get("securityContext").and_then(|context| context["runAsUser"].as_i64());
     for container in app_containers(spec) {
-        if container["securityContext"]["runAsUser"]
-            .as_i64()
-            .or(of_pod)
-            == Some(PROXY_UID)
-        {
+        if container["securityContext"]["runAsUser"].as_i64().or(of_pod) == Some(PROXY_UID) {
             return Err(format!(
                 "container {:?} runs as user {PROXY_UID}, which is Fairlead's proxy and not captured: set runAsUser to another",
                 name_of(container)
@@ -264,10 +243,7 @@ fn refuse_proxy_user(spec: &Map<String, Value>) -> Result<(), String> {
 
 /// What bears our names would collide with ours, and a mount that waits for our volumes would read the proxy's key.
 fn refuse_reserved_names(spec: &Map<String, Value>) -> Result<(), String> {
-    let reserved = |name: &Value| {
-        name.as_str()
-            .is_some_and(|name| sidecar::VOLUMES.contains(&name))
-    };
+    let reserved = |name: &Value| name.as_str().is_some_and(|name| sidecar::VOLUMES.contains(&name));
     for volume in each(spec, "volumes") {
         if reserved(&volume["name"]) {
             return Err(format!(
@@ -299,10 +275,7 @@ fn refuse_reserved_names(spec: &Map<String, Value>) -> Result<(), String> {
 fn refuse_reserved_ports(spec: &Map<String, Value>) -> Result<(), String> {
     for container in app_containers(spec) {
         for port in items(&container["ports"]).filter_map(|port| port["containerPort"].as_u64()) {
-            if [ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT, HEALTH_PORT]
-                .iter()
-                .any(|ours| u64::from(*ours) == port)
-            {
+            if [ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT, HEALTH_PORT].iter().any(|ours| u64::from(*ours) == port) {
                 return Err(format!(
                     "container {:?} listens on port {port}, which Fairlead's proxy needs: choose another, or label the pod {INJECT_LABEL}: disabled",
                     name_of(container)
@@ -325,9 +298,10 @@ fn pod_security_warning(namespace: &NamespaceInfo) -> Option<String> {
 
 /// Every container of the user: the app's, its init containers, and its own sidecars; not ours.
 fn app_containers(spec: &Map<String, Value>) -> impl Iterator<Item = &Value> {
-    each(spec, "containers").chain(each(spec, "initContainers").filter(|container| {
-        container["name"] != INIT_CONTAINER && container["name"] != PROXY_CONTAINER
-    }))
+    each(spec, "containers").chain(
+        each(spec, "initContainers")
+            .filter(|container| container["name"] != INIT_CONTAINER && container["name"] != PROXY_CONTAINER),
+    )
 }
 
 fn each<'a>(spec: &'a Map<String, Value>, field: &str) -> impl Iterator<Item = &'a Value> {
@@ -335,11 +309,7 @@ fn each<'a>(spec: &'a Map<String, Value>, field: &str) -> impl Iterator<Item = &
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
-    value
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-        .iter()
+    value.as_array().map(Vec::as_slice).unwrap_or_default().iter()
 }
 
 fn name_of(value: &Value) -> &str {
@@ -352,16 +322,12 @@ struct PatchBuilder(Patch);
 impl PatchBuilder {
     fn add(&mut self, path: &[&str], value: Value) {
         let path = PointerBuf::from_tokens(path.iter().copied());
-        self.0
-            .0
-            .push(PatchOperation::Add(AddOperation { path, value }));
+        self.0.0.push(PatchOperation::Add(AddOperation { path, value }));
     }
 
     fn replace(&mut self, path: &[String], value: Value) {
         let path = PointerBuf::from_tokens(path.iter().map(String::as_str));
-        self.0
-            .0
-            .push(PatchOperation::Replace(ReplaceOperation { path, value }));
+        self.0.0.push(PatchOperation::Replace(ReplaceOperation { path, value }));
     }
 }
 

@@ -15,11 +15,8 @@ const DEFAULT_GRACE_PERIOD: u64 = 30;
 const POST_START_TIMEOUT_MS: u64 = 600_000;
 
 /// Field of the container, and its name in the proxy's path.
-const PROBES: [(&str, &str); 3] = [
-    ("startupProbe", "startup"),
-    ("readinessProbe", "readiness"),
-    ("livenessProbe", "liveness"),
-];
+const PROBES: [(&str, &str); 3] =
+    [("startupProbe", "startup"), ("readinessProbe", "readiness"), ("livenessProbe", "liveness")];
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
 
 /// The outcome of [`rewrite`].
@@ -34,12 +31,9 @@ pub(super) struct Rewritten {
 /// Points the network probes of every long-running container of the user at the proxy. Commands (`exec`) and pauses run inside the container
 /// and stay; so does what names a port that the container does not have, since the kubelet has the better words for that.
 pub(super) fn rewrite(spec: &Map<String, Value>) -> Rewritten {
-    let grace_ms = spec
-        .get("terminationGracePeriodSeconds")
-        .and_then(Value::as_u64)
-        .unwrap_or(DEFAULT_GRACE_PERIOD)
-        .max(1)
-        * 1_000;
+    let grace_ms =
+        spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(DEFAULT_GRACE_PERIOD).max(1)
+            * 1_000;
     let mut rewritten = Rewritten::default();
     for list in ["containers", "initContainers"] {
         for (index, container) in items(spec.get(list).unwrap_or(&Value::Null)).enumerate() {
@@ -57,23 +51,9 @@ pub(super) fn rewrite(spec: &Map<String, Value>) -> Rewritten {
                 rewritten.handler(container, kind, &container[field], timeout, path);
             }
             for (field, kind) in HOOKS {
-                let timeout = if field == "preStop" {
-                    grace_ms
-                } else {
-                    POST_START_TIMEOUT_MS
-                };
-                let path = path
-                    .iter()
-                    .cloned()
-                    .chain(["lifecycle".to_owned(), field.to_owned()])
-                    .collect();
-                rewritten.handler(
-                    container,
-                    kind,
-                    &container["lifecycle"][field],
-                    timeout,
-                    path,
-                );
+                let timeout = if field == "preStop" { grace_ms } else { POST_START_TIMEOUT_MS };
+                let path = path.iter().cloned().chain(["lifecycle".to_owned(), field.to_owned()]).collect();
+                rewritten.handler(container, kind, &container["lifecycle"][field], timeout, path);
             }
         }
     }
@@ -81,18 +61,8 @@ pub(super) fn rewrite(spec: &Map<String, Value>) -> Rewritten {
 }
 
 impl Rewritten {
-    fn handler(
-        &mut self,
-        container: &Value,
-        kind: &str,
-        handler: &Value,
-        timeout_ms: u64,
-        path: Vec<String>,
-    ) {
-        let (Some(original), Some(fields)) = (
-            original(container, handler, timeout_ms),
-            handler.as_object(),
-        ) else {
+    fn handler(&mut self, container: &Value, kind: &str, handler: &Value, timeout_ms: u64, path: Vec<String>) {
+        let (Some(original), Some(fields)) = (original(container, handler, timeout_ms), handler.as_object()) else {
             return;
         };
         let key = format!("{}/{kind}", name_of(container));
@@ -112,17 +82,9 @@ impl Rewritten {
 fn original(container: &Value, handler: &Value, timeout_ms: u64) -> Option<Value> {
     if let Some(http) = handler.get("httpGet").filter(|http| http.is_object()) {
         let headers: Vec<[&str; 2]> = items(&http["httpHeaders"])
-            .map(|header| {
-                [
-                    name_of(header),
-                    header["value"].as_str().unwrap_or_default(),
-                ]
-            })
+            .map(|header| [name_of(header), header["value"].as_str().unwrap_or_default()])
             .collect();
-        let path = http["path"]
-            .as_str()
-            .filter(|path| !path.is_empty())
-            .unwrap_or("/");
+        let path = http["path"].as_str().filter(|path| !path.is_empty()).unwrap_or("/");
         return Some(json!({
             "kind": "http",
             "port": port(container, &http["port"])?,
@@ -140,9 +102,7 @@ fn original(container: &Value, handler: &Value, timeout_ms: u64) -> Option<Value
     }
     let grpc = handler.get("grpc").filter(|grpc| grpc.is_object())?;
     let service = grpc["service"].as_str().unwrap_or_default();
-    Some(
-        json!({"kind": "grpc", "port": port(container, &grpc["port"])?, "service": service, "timeoutMs": timeout_ms}),
-    )
+    Some(json!({"kind": "grpc", "port": port(container, &grpc["port"])?, "service": service, "timeoutMs": timeout_ms}))
 }
 
 /// Empty means the pod itself, as absent does.

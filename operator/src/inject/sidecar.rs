@@ -6,9 +6,7 @@ use fairlead_proxy_api::TOKEN_AUDIENCE;
 use serde_json::{Value, json};
 
 use super::annotations::{PodOptions, duration_text};
-use super::{
-    HEALTH_PORT, INBOUND_PORT, INIT_CONTAINER, OUTBOUND_PORT, PROXY_CONTAINER, PROXY_UID, Settings,
-};
+use super::{HEALTH_PORT, INBOUND_PORT, INIT_CONTAINER, OUTBOUND_PORT, PROXY_CONTAINER, PROXY_UID, Settings};
 use crate::ca::bundles::{TRUST_BUNDLE_KEY, TRUST_BUNDLE_NAME};
 
 const TOKEN_VOLUME: &str = "fairlead-token";
@@ -37,18 +35,8 @@ pub(super) fn init_container(settings: &Settings, options: &PodOptions) -> Value
         format!("--outbound-port={OUTBOUND_PORT}"),
         format!("--proxy-uid={PROXY_UID}"),
     ];
-    args.extend(
-        options
-            .skip_inbound_ports
-            .iter()
-            .map(|ports| format!("--skip-inbound-ports={ports}")),
-    );
-    args.extend(
-        options
-            .skip_outbound_ports
-            .iter()
-            .map(|ports| format!("--skip-outbound-ports={ports}")),
-    );
+    args.extend(options.skip_inbound_ports.iter().map(|ports| format!("--skip-inbound-ports={ports}")));
+    args.extend(options.skip_outbound_ports.iter().map(|ports| format!("--skip-outbound-ports={ports}")));
     json!({
         "name": INIT_CONTAINER,
         "image": settings.image,
@@ -70,14 +58,8 @@ pub(super) fn init_container(settings: &Settings, options: &PodOptions) -> Value
 }
 
 /// The proxy, as a native sidecar: it starts before the app, stops after it, and lets Jobs complete.
-pub(super) fn proxy_container(
-    settings: &Settings,
-    options: &PodOptions,
-    probes: &BTreeMap<String, Value>,
-) -> Value {
-    let drain = options
-        .drain_timeout
-        .map_or_else(|| DEFAULT_DRAIN.to_owned(), duration_text);
+pub(super) fn proxy_container(settings: &Settings, options: &PodOptions, probes: &BTreeMap<String, Value>) -> Value {
+    let drain = options.drain_timeout.map_or_else(|| DEFAULT_DRAIN.to_owned(), duration_text);
     let log = options.log.as_ref().unwrap_or(&settings.proxy_log);
     let mut env = vec![
         from_field("POD_NAME", "metadata.name"),

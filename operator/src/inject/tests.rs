@@ -19,10 +19,7 @@ fn settings() -> Settings {
 fn namespace(labels: &[(&str, &str)]) -> NamespaceInfo {
     NamespaceInfo {
         name: "bookinfo".into(),
-        labels: labels
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect(),
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
     }
 }
 
@@ -63,8 +60,7 @@ fn injected(pod: &Value, namespace: &NamespaceInfo) -> Value {
     match inject(pod, namespace, &settings()) {
         Decision::Inject(injection) => {
             let mut pod = pod.clone();
-            json_patch::patch(&mut pod, &injection.patch)
-                .expect("the patch applies to the pod it was made for");
+            json_patch::patch(&mut pod, &injection.patch).expect("the patch applies to the pod it was made for");
             pod
         }
         other => panic!("expected an injection, got {other:?}"),
@@ -79,20 +75,13 @@ fn refusal(pod: &Value) -> String {
 }
 
 fn env<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
-    let proxy = pod["spec"]["initContainers"]
-        .as_array()?
-        .iter()
-        .find(|container| container["name"] == PROXY_CONTAINER)?;
-    proxy["env"]
-        .as_array()?
-        .iter()
-        .find(|variable| variable["name"] == name)?["value"]
-        .as_str()
+    let proxy =
+        pod["spec"]["initContainers"].as_array()?.iter().find(|container| container["name"] == PROXY_CONTAINER)?;
+    proxy["env"].as_array()?.iter().find(|variable| variable["name"] == name)?["value"].as_str()
 }
 
 fn probes(pod: &Value) -> Value {
-    serde_json::from_str(env(pod, "FAIRLEAD_PROBES").expect("the proxy was told the probes"))
-        .unwrap()
+    serde_json::from_str(env(pod, "FAIRLEAD_PROBES").expect("the proxy was told the probes")).unwrap()
 }
 
 #[test]
@@ -122,8 +111,7 @@ fn stateful_set_pod_keeps_its_claims_and_asks_for_its_ports_to_be_skipped() {
             "fairlead.dev/drain-timeout": "1m30s",
         },
     });
-    pod["spec"]["volumes"] =
-        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}]);
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}]);
     insta::assert_yaml_snapshot!(injected(&pod, &enabled()));
 }
 
@@ -131,26 +119,17 @@ fn stateful_set_pod_keeps_its_claims_and_asks_for_its_ports_to_be_skipped() {
 fn host_network_pod_is_left_alone() {
     let mut pod = deployment_pod();
     pod["spec"]["hostNetwork"] = json!(true);
-    assert_eq!(
-        inject(&pod, &enabled(), &settings()),
-        Decision::Skip(SkipReason::HostNetwork)
-    );
+    assert_eq!(inject(&pod, &enabled(), &settings()), Decision::Skip(SkipReason::HostNetwork));
 }
 
 #[test]
 fn static_and_windows_pods_are_left_alone() {
     let mut pod = minimal_pod();
     pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "abc"});
-    assert_eq!(
-        inject(&pod, &enabled(), &settings()),
-        Decision::Skip(SkipReason::MirrorPod)
-    );
+    assert_eq!(inject(&pod, &enabled(), &settings()), Decision::Skip(SkipReason::MirrorPod));
     let mut pod = minimal_pod();
     pod["spec"]["os"] = json!({"name": "windows"});
-    assert_eq!(
-        inject(&pod, &enabled(), &settings()),
-        Decision::Skip(SkipReason::Windows)
-    );
+    assert_eq!(inject(&pod, &enabled(), &settings()), Decision::Skip(SkipReason::Windows));
 }
 
 #[test]
@@ -161,25 +140,10 @@ fn the_pods_label_wins_over_the_namespaces() {
         pod
     };
     let decide = |pod: &Value, namespace: &NamespaceInfo| inject(pod, namespace, &settings());
-    assert_eq!(
-        decide(&labelled("disabled"), &enabled()),
-        Decision::Skip(SkipReason::OptedOut)
-    );
-    assert!(matches!(
-        decide(&labelled("enabled"), &namespace(&[])),
-        Decision::Inject(_)
-    ));
-    assert!(matches!(
-        decide(
-            &labelled("enabled"),
-            &namespace(&[(INJECT_LABEL, "disabled")])
-        ),
-        Decision::Inject(_)
-    ));
-    assert_eq!(
-        decide(&minimal_pod(), &namespace(&[])),
-        Decision::Skip(SkipReason::NotSelected)
-    );
+    assert_eq!(decide(&labelled("disabled"), &enabled()), Decision::Skip(SkipReason::OptedOut));
+    assert!(matches!(decide(&labelled("enabled"), &namespace(&[])), Decision::Inject(_)));
+    assert!(matches!(decide(&labelled("enabled"), &namespace(&[(INJECT_LABEL, "disabled")])), Decision::Inject(_)));
+    assert_eq!(decide(&minimal_pod(), &namespace(&[])), Decision::Skip(SkipReason::NotSelected));
     assert_eq!(
         decide(&minimal_pod(), &namespace(&[(INJECT_LABEL, "disabled")])),
         Decision::Skip(SkipReason::NotSelected)
@@ -220,8 +184,7 @@ fn probes_of_all_kinds_go_through_the_proxy() {
 #[test]
 fn the_kubelet_finds_nothing_to_expand_in_the_probes() {
     let mut pod = minimal_pod();
-    pod["spec"]["containers"][0]["livenessProbe"] =
-        json!({"httpGet": {"port": 80, "path": "/$(POD_UID)/$$"}});
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"port": 80, "path": "/$(POD_UID)/$$"}});
     let pod = injected(&pod, &enabled());
     assert!(!env(&pod, "FAIRLEAD_PROBES").unwrap().contains('$'));
     assert_eq!(probes(&pod)["app/liveness"]["path"], "/$(POD_UID)/$$");
@@ -235,14 +198,8 @@ fn fields_newer_than_our_types_survive() {
     pod["spec"]["alsoNew"] = json!(null);
     pod["metadata"]["unknown"] = json!(3);
     let after = injected(&pod, &enabled());
-    assert_eq!(
-        after["spec"]["containers"][0]["fromTheFuture"],
-        json!({"a": [1, null]})
-    );
-    assert_eq!(
-        after["spec"]["containers"][0]["readinessProbe"]["newer"],
-        "x"
-    );
+    assert_eq!(after["spec"]["containers"][0]["fromTheFuture"], json!({"a": [1, null]}));
+    assert_eq!(after["spec"]["containers"][0]["readinessProbe"]["newer"], "x");
     assert!(after["spec"].as_object().unwrap().contains_key("alsoNew"));
     assert_eq!(after["metadata"]["unknown"], 3);
 }
@@ -275,15 +232,12 @@ fn nothing_else_bears_our_names_or_mounts_our_volumes() {
     assert!(refusal(&pod).contains("\"fairlead-state\""));
 
     let mut pod = minimal_pod();
-    pod["spec"]["containers"][0]["volumeMounts"] =
-        json!([{"name": "fairlead-token", "mountPath": "/t"}]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "fairlead-token", "mountPath": "/t"}]);
     assert!(refusal(&pod).contains("\"app\" mounts \"fairlead-token\""));
 
-    for (list, name) in [
-        ("containers", "fairlead-proxy"),
-        ("containers", "fairlead-init"),
-        ("initContainers", "fairlead-init"),
-    ] {
+    for (list, name) in
+        [("containers", "fairlead-proxy"), ("containers", "fairlead-init"), ("initContainers", "fairlead-init")]
+    {
         let mut pod = minimal_pod();
         pod["spec"][list] = json!([{"name": name}]);
         assert!(refusal(&pod).contains(name), "{list} {name}");
@@ -302,19 +256,13 @@ fn an_app_on_a_port_of_ours_is_refused_before_it_fails_to_start() {
 #[test]
 fn an_invalid_annotation_refuses_the_pod() {
     let mut pod = minimal_pod();
-    pod["metadata"]["annotations"] =
-        json!({"fairlead.dev/skip-inbound-ports": "80; nft flush ruleset"});
+    pod["metadata"]["annotations"] = json!({"fairlead.dev/skip-inbound-ports": "80; nft flush ruleset"});
     assert!(refusal(&pod).starts_with("annotation fairlead.dev/skip-inbound-ports"));
 }
 
 #[test]
 fn what_is_no_pod_is_refused() {
-    for object in [
-        json!(null),
-        json!([]),
-        json!({}),
-        json!({"metadata": {}, "spec": 3}),
-    ] {
+    for object in [json!(null), json!([]), json!({}), json!({"metadata": {}, "spec": 3})] {
         assert!(refusal(&object).contains("not a pod"));
     }
 }
@@ -323,10 +271,7 @@ fn what_is_no_pod_is_refused() {
 fn pod_security_that_will_refuse_the_sidecar_is_announced() {
     let warning = |level: &str| match inject(
         &minimal_pod(),
-        &namespace(&[
-            (INJECT_LABEL, "enabled"),
-            ("pod-security.kubernetes.io/enforce", level),
-        ]),
+        &namespace(&[(INJECT_LABEL, "enabled"), ("pod-security.kubernetes.io/enforce", level)]),
         &settings(),
     ) {
         Decision::Inject(injection) => injection.warning,

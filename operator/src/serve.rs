@@ -1,1 +1,0 @@
-//! Listeners: TLS, limits on connections, graceful stop.

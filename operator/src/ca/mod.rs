@@ -56,3 +56,10 @@ pub struct TrustBundle {
     /// DER, at least one.
     pub roots: Vec<Vec<u8>>,
 }
+
+impl TrustBundle {
+    /// The roots one after the other, PEM.
+    pub fn pem(&self) -> String {
+        self.roots.iter().map(|root| authority::pem("CERTIFICATE", root)).collect()
+    }
+}

@@ -25,40 +25,21 @@ pub struct Interval {
 /// that estimates can be made with expected counts; `failures` above `requests` count as all of them.
 pub fn interval(requests: f64, failures: f64, error: f64) -> Interval {
     if requests <= 0.0 {
-        return Interval {
-            lower: 0.0,
-            upper: 1.0,
-        };
+        return Interval { lower: 0.0, upper: 1.0 };
     }
     let failures = failures.clamp(0.0, requests);
     let successes = requests - failures;
     let log_likelihood = |rate: f64| {
-        let failed = if failures > 0.0 {
-            failures * rate.ln()
-        } else {
-            0.0
-        };
-        let answered = if successes > 0.0 {
-            successes * (-rate).ln_1p()
-        } else {
-            0.0
-        };
+        let failed = if failures > 0.0 { failures * rate.ln() } else { 0.0 };
+        let answered = if successes > 0.0 { successes * (-rate).ln_1p() } else { 0.0 };
         failed + answered
     };
     // A rate is refuted when the mixture explains the counts 1/error times better than the rate does.
     let refuted = log_mixture(failures, successes) + error.ln();
     let seen = failures / requests;
     Interval {
-        lower: if failures > 0.0 {
-            search(seen, 0.0, |rate| log_likelihood(rate) > refuted)
-        } else {
-            0.0
-        },
-        upper: if successes > 0.0 {
-            search(seen, 1.0, |rate| log_likelihood(rate) > refuted)
-        } else {
-            1.0
-        },
+        lower: if failures > 0.0 { search(seen, 0.0, |rate| log_likelihood(rate) > refuted) } else { 0.0 },
+        upper: if successes > 0.0 { search(seen, 1.0, |rate| log_likelihood(rate) > refuted) } else { 1.0 },
     }
 }
 
@@ -78,15 +59,9 @@ fn search(from: f64, to: f64, holds: impl Fn(f64) -> bool) -> f64 {
 
 /// The logarithm of the probability that [`PRIOR`] gives to a sequence with these counts.
 fn log_mixture(failures: f64, successes: f64) -> f64 {
-    let terms = PRIOR
-        .map(|(share, a, b)| share.ln() + ln_beta(a + failures, b + successes) - ln_beta(a, b));
+    let terms = PRIOR.map(|(share, a, b)| share.ln() + ln_beta(a + failures, b + successes) - ln_beta(a, b));
     let largest = terms.into_iter().fold(f64::NEG_INFINITY, f64::max);
-    largest
-        + terms
-            .into_iter()
-            .map(|term| (term - largest).exp())
-            .sum::<f64>()
-            .ln()
+    largest + terms.into_iter().map(|term| (term - largest).exp()).sum::<f64>().ln()
 }
 
 fn ln_beta(a: f64, b: f64) -> f64 {
@@ -104,10 +79,7 @@ fn ln_gamma(mut x: f64) -> f64 {
     let inverse = x.recip();
     let square = inverse * inverse;
     let series = inverse
-        * (1.0 / 12.0
-            - square
-                * (1.0 / 360.0
-                    - square * (1.0 / 1260.0 - square * (1.0 / 1680.0 - square / 1188.0))));
+        * (1.0 / 12.0 - square * (1.0 / 360.0 - square * (1.0 / 1260.0 - square * (1.0 / 1680.0 - square / 1188.0))));
     (x - 0.5) * x.ln() - x + 0.5 * (2.0 * PI).ln() + series - below.ln()
 }
 
@@ -118,10 +90,7 @@ mod tests {
     use super::*;
 
     fn near(value: f64, expected: f64, tolerance: f64) {
-        assert!(
-            (value - expected).abs() <= tolerance,
-            "{value} is not {expected}"
-        );
+        assert!((value - expected).abs() <= tolerance, "{value} is not {expected}");
     }
 
     #[test]
@@ -137,26 +106,14 @@ mod tests {
     #[test]
     fn the_mixture_is_a_distribution() {
         let length = 12u32;
-        let binomial = |k: u32| {
-            (0..k).fold(1.0, |product, i| {
-                product * f64::from(length - i) / f64::from(i + 1)
-            })
-        };
-        let sum: f64 = (0..=length)
-            .map(|k| binomial(k) * log_mixture(f64::from(k), f64::from(length - k)).exp())
-            .sum();
+        let binomial = |k: u32| (0..k).fold(1.0, |product, i| product * f64::from(length - i) / f64::from(i + 1));
+        let sum: f64 = (0..=length).map(|k| binomial(k) * log_mixture(f64::from(k), f64::from(length - k)).exp()).sum();
         near(sum, 1.0, 1e-12);
     }
 
     #[test]
     fn nothing_seen_rules_nothing_out() {
-        assert_eq!(
-            interval(0.0, 0.0, 0.01),
-            Interval {
-                lower: 0.0,
-                upper: 1.0
-            }
-        );
+        assert_eq!(interval(0.0, 0.0, 0.01), Interval { lower: 0.0, upper: 1.0 });
     }
 
     #[test]

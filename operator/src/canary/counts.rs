@@ -17,11 +17,7 @@ pub struct Counts {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self {
-            requests: 0,
-            failures: 0,
-            latency: [0; BUCKETS],
-        }
+        Self { requests: 0, failures: 0, latency: [0; BUCKETS] }
     }
 }
 
@@ -73,25 +69,13 @@ mod tests {
         let counts = with(&[(2, 98), (4, 1), (10, 1)]);
         let milliseconds = |share| counts.quantile(share).unwrap();
         for (share, expected) in [(0.0, 0.5), (0.5, 0.5), (0.98, 0.5), (0.99, 1.0), (1.0, 8.0)] {
-            assert!(
-                (milliseconds(share) - expected).abs() < 1e-9,
-                "{share}: {}",
-                milliseconds(share)
-            );
+            assert!((milliseconds(share) - expected).abs() < 1e-9, "{share}: {}", milliseconds(share));
         }
     }
 
     #[test]
     fn nothing_answered_has_no_quantile() {
-        assert_eq!(
-            Counts {
-                requests: 3,
-                failures: 3,
-                ..Counts::default()
-            }
-            .quantile(0.5),
-            None
-        );
+        assert_eq!(Counts { requests: 3, failures: 3, ..Counts::default() }.quantile(0.5), None);
     }
 
     #[test]
@@ -103,14 +87,8 @@ mod tests {
 
     #[test]
     fn sums_saturate() {
-        let mut sum = Counts {
-            requests: u64::MAX - 1,
-            ..with(&[(0, u64::MAX)])
-        };
-        sum.add(&Counts {
-            requests: 5,
-            ..with(&[(0, 1), (1, u64::MAX)])
-        });
+        let mut sum = Counts { requests: u64::MAX - 1, ..with(&[(0, u64::MAX)]) };
+        sum.add(&Counts { requests: 5, ..with(&[(0, 1), (1, u64::MAX)]) });
         assert_eq!(sum.requests, u64::MAX);
         assert!(sum.quantile(0.99).is_some());
     }

@@ -50,10 +50,7 @@ pub fn judge(canary: &Counts, stable: &Counts, limits: &ErrorLimits, steps: usiz
         VerdictResult::NonInferior => String::new(),
         VerdictResult::Inconclusive => match test.still_needed(&observed) {
             Some(needed) => format!("; about {} more will tell", grouped(needed)),
-            None => {
-                "; at these rates no number of requests tells on which side of the margin it is"
-                    .to_owned()
-            }
+            None => "; at these rates no number of requests tells on which side of the margin it is".to_owned(),
         },
     };
     let reason = format!(
@@ -63,16 +60,8 @@ pub fn judge(canary: &Counts, stable: &Counts, limits: &ErrorLimits, steps: usiz
         grouped(stable.failures),
         grouped(stable.requests),
     );
-    let evidence = format!(
-        "canary {}, stable {}",
-        percent_range(canary_rate),
-        percent_range(stable_rate)
-    );
-    Judgement {
-        result,
-        evidence,
-        reason,
-    }
+    let evidence = format!("canary {}, stable {}", percent_range(canary_rate), percent_range(stable_rate));
+    Judgement { result, evidence, reason }
 }
 
 /// Counts as real numbers, so that expected ones can be judged as well.
@@ -85,10 +74,7 @@ struct Observed {
 impl Observed {
     fn of(canary: &Counts, stable: &Counts) -> Self {
         let pair = |counts: &Counts| (counts.requests as f64, counts.failures as f64);
-        Self {
-            canary: pair(canary),
-            stable: pair(stable),
-        }
+        Self { canary: pair(canary), stable: pair(stable) }
     }
 
     /// What both would have counted with `canary_requests`, going on as before. A canary that got nothing so far is taken to be
@@ -96,16 +82,10 @@ impl Observed {
     fn extended(&self, canary_requests: f64) -> Self {
         let (requests, failures) = self.canary;
         if requests <= 0.0 {
-            return Self {
-                canary: (canary_requests, 0.0),
-                stable: self.stable,
-            };
+            return Self { canary: (canary_requests, 0.0), stable: self.stable };
         }
         let factor = canary_requests / requests;
-        Self {
-            canary: (canary_requests, failures * factor),
-            stable: (self.stable.0 * factor, self.stable.1 * factor),
-        }
+        Self { canary: (canary_requests, failures * factor), stable: (self.stable.0 * factor, self.stable.1 * factor) }
     }
 
     /// The failure rates of canary and stable; both are inside but for a probability of `error`.
@@ -127,16 +107,12 @@ impl Test {
     fn decide(&self, observed: &Observed) -> VerdictResult {
         // One wrong rollback in any step ends the release: the chance of it is shared by the steps.
         let (canary, stable) = observed.intervals(ERROR / self.steps);
-        if canary.lower > stable.upper + self.margin
-            || self.max.is_some_and(|max| canary.lower > max)
-        {
+        if canary.lower > stable.upper + self.margin || self.max.is_some_and(|max| canary.lower > max) {
             return VerdictResult::Regressed;
         }
         // A wrong promotion must get every step wrong: each may have the whole chance.
         let (canary, stable) = observed.intervals(ERROR);
-        if canary.upper < stable.lower + self.margin
-            && self.max.is_none_or(|max| canary.upper < max)
-        {
+        if canary.upper < stable.lower + self.margin && self.max.is_none_or(|max| canary.upper < max) {
             return VerdictResult::NonInferior;
         }
         VerdictResult::Inconclusive
@@ -149,9 +125,7 @@ impl Test {
 
     /// How many more requests of the canary bring a verdict if both sides go on failing as they do.
     fn still_needed(&self, observed: &Observed) -> Option<u64> {
-        let decided = |requests: f64| {
-            self.decide(&observed.extended(requests)) != VerdictResult::Inconclusive
-        };
+        let decided = |requests: f64| self.decide(&observed.extended(requests)) != VerdictResult::Inconclusive;
         let seen = observed.canary.0;
         let mut enough = (seen * 2.0).max(16.0);
         while !decided(enough) {
@@ -204,42 +178,23 @@ mod tests {
     use super::*;
 
     fn counts(requests: u64, failures: u64) -> Counts {
-        Counts {
-            requests,
-            failures,
-            ..Counts::default()
-        }
+        Counts { requests, failures, ..Counts::default() }
     }
 
     fn limits(max: Option<f64>) -> ErrorLimits {
-        ErrorLimits {
-            max: max.map(|max| Percent::try_from(max).unwrap()),
-            ..ErrorLimits::default()
-        }
+        ErrorLimits { max: max.map(|max| Percent::try_from(max).unwrap()), ..ErrorLimits::default() }
     }
 
     fn verdict(canary: (u64, u64), stable: (u64, u64)) -> VerdictResult {
-        judge(
-            &counts(canary.0, canary.1),
-            &counts(stable.0, stable.1),
-            &limits(None),
-            5,
-        )
-        .result
+        judge(&counts(canary.0, canary.1), &counts(stable.0, stable.1), &limits(None), 5).result
     }
 
     #[test]
     fn nothing_is_concluded_from_nothing() {
         let judgement = judge(&counts(0, 0), &counts(0, 0), &limits(None), 5);
         assert_eq!(judgement.result, Inconclusive);
-        assert_eq!(
-            judgement.reason,
-            "0 of 0 requests failed; stable 0 of 0; about 1,200 more will tell"
-        );
-        assert_eq!(
-            judgement.evidence,
-            "canary 0.00–100.00 %, stable 0.00–100.00 %"
-        );
+        assert_eq!(judgement.reason, "0 of 0 requests failed; stable 0 of 0; about 1,200 more will tell");
+        assert_eq!(judgement.evidence, "canary 0.00–100.00 %, stable 0.00–100.00 %");
     }
 
     #[test]
@@ -259,10 +214,7 @@ mod tests {
     #[test]
     fn a_failing_dependency_of_both_is_not_the_canarys_fault() {
         assert_eq!(verdict((1_000, 300), (10_000, 3_000)), Inconclusive);
-        assert_eq!(
-            verdict((400_000, 120_000), (4_000_000, 1_200_000)),
-            NonInferior
-        );
+        assert_eq!(verdict((400_000, 120_000), (4_000_000, 1_200_000)), NonInferior);
     }
 
     #[test]
@@ -279,19 +231,10 @@ mod tests {
     #[test]
     fn the_absolute_limit_refuses_what_is_no_worse_than_stable_and_must_itself_be_proved() {
         let both_fail = (counts(10_000, 1_000), counts(100_000, 10_000));
-        assert_eq!(
-            judge(&both_fail.0, &both_fail.1, &limits(Some(5.0)), 5).result,
-            Regressed
-        );
+        assert_eq!(judge(&both_fail.0, &both_fail.1, &limits(Some(5.0)), 5).result, Regressed);
         let good = (counts(1_200, 0), counts(10_000, 0));
-        assert_eq!(
-            judge(&good.0, &good.1, &limits(Some(0.1)), 5).result,
-            Inconclusive
-        );
-        assert_eq!(
-            judge(&good.0, &good.1, &limits(Some(5.0)), 5).result,
-            NonInferior
-        );
+        assert_eq!(judge(&good.0, &good.1, &limits(Some(0.1)), 5).result, Inconclusive);
+        assert_eq!(judge(&good.0, &good.1, &limits(Some(5.0)), 5).result, NonInferior);
     }
 
     #[test]
@@ -300,26 +243,13 @@ mod tests {
         let stable = counts(4_000, 8);
         let judgement = judge(&canary, &stable, &limits(None), 5);
         assert_eq!(judgement.result, Inconclusive);
-        let needed = Test {
-            margin: 0.005,
-            max: None,
-            steps: 5.0,
-        }
-        .still_needed(&Observed::of(&canary, &stable))
-        .unwrap();
+        let needed =
+            Test { margin: 0.005, max: None, steps: 5.0 }.still_needed(&Observed::of(&canary, &stable)).unwrap();
         let factor = (400 + needed) as f64 / 400.0;
         let later = |count: u64| (count as f64 * factor) as u64;
-        assert_eq!(
-            verdict((later(400), later(1)), (later(4_000), later(8))),
-            NonInferior,
-            "after {needed} more"
-        );
+        assert_eq!(verdict((later(400), later(1)), (later(4_000), later(8))), NonInferior, "after {needed} more");
         let early = |count: u64| (count as f64 * (1.0 + (factor - 1.0) * 0.7)) as u64;
-        assert_eq!(
-            verdict((early(400), early(1)), (early(4_000), early(8))),
-            Inconclusive,
-            "{needed} are too many"
-        );
+        assert_eq!(verdict((early(400), early(1)), (early(4_000), early(8))), Inconclusive, "{needed} are too many");
     }
 
     #[test]
@@ -327,9 +257,7 @@ mod tests {
         let judgement = judge(&counts(10_000, 150), &counts(10_000, 100), &limits(None), 5);
         assert_eq!(judgement.result, Inconclusive);
         assert!(
-            judgement
-                .reason
-                .ends_with("no number of requests tells on which side of the margin it is"),
+            judgement.reason.ends_with("no number of requests tells on which side of the margin it is"),
             "{}",
             judgement.reason
         );
@@ -337,12 +265,7 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (4_985, "4,985"),
-            (1_234_567, "1,234,567"),
-        ] {
+        for (number, text) in [(0, "0"), (999, "999"), (4_985, "4,985"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
     }
@@ -386,24 +309,14 @@ mod tests {
     }
 
     /// Looks at one step after every batch until there is a verdict.
-    fn step(
-        random: &mut SmallRng,
-        canary_rate: f64,
-        stable_rate: f64,
-        batches: usize,
-    ) -> VerdictResult {
+    fn step(random: &mut SmallRng, canary_rate: f64, stable_rate: f64, batches: usize) -> VerdictResult {
         let (mut canary, mut stable) = (counts(0, 0), counts(0, 0));
         for _ in 0..batches {
             canary.requests += 50;
             canary.failures += sample(random, 50, canary_rate);
             stable.requests += 200;
             stable.failures += sample(random, 200, stable_rate);
-            let verdict = Test {
-                margin: 0.005,
-                max: None,
-                steps: 1.0,
-            }
-            .decide(&Observed::of(&canary, &stable));
+            let verdict = Test { margin: 0.005, max: None, steps: 1.0 }.decide(&Observed::of(&canary, &stable));
             if verdict != Inconclusive {
                 return verdict;
             }
@@ -412,17 +325,9 @@ mod tests {
     }
 
     /// Of 300 simulated steps, how many ended with this verdict.
-    fn frequency(
-        seed: u64,
-        canary_rate: f64,
-        stable_rate: f64,
-        batches: usize,
-        verdict: VerdictResult,
-    ) -> usize {
+    fn frequency(seed: u64, canary_rate: f64, stable_rate: f64, batches: usize, verdict: VerdictResult) -> usize {
         let mut random = SmallRng::seed_from_u64(seed);
-        (0..300)
-            .filter(|_| step(&mut random, canary_rate, stable_rate, batches) == verdict)
-            .count()
+        (0..300).filter(|_| step(&mut random, canary_rate, stable_rate, batches) == verdict).count()
     }
 
     #[test]
@@ -436,24 +341,15 @@ mod tests {
     fn looking_after_every_batch_promotes_at_most_one_in_a_hundred_wrongly() {
         for (seed, stable_rate) in [(2, 0.0), (3, 0.01)] {
             let wrong = frequency(seed, stable_rate + 0.005, stable_rate, 60, NonInferior);
-            assert!(
-                wrong <= 3,
-                "{wrong} of 300 were promoted, stable at {stable_rate}"
-            );
+            assert!(wrong <= 3, "{wrong} of 300 were promoted, stable at {stable_rate}");
         }
     }
 
     #[test]
     fn good_and_bad_canaries_are_told_apart_in_good_time() {
         let promoted = frequency(4, 0.0005, 0.0005, 100, NonInferior);
-        assert!(
-            promoted >= 285,
-            "{promoted} of 300 good ones were promoted within 5,000 requests"
-        );
+        assert!(promoted >= 285, "{promoted} of 300 good ones were promoted within 5,000 requests");
         let refused = frequency(5, 0.05, 0.001, 20, Regressed);
-        assert!(
-            refused >= 285,
-            "{refused} of 300 bad ones were rolled back within 1,000 requests"
-        );
+        assert!(refused >= 285, "{refused} of 300 bad ones were rolled back within 1,000 requests");
     }
 }

@@ -215,7 +215,7 @@ pub struct Leaf {
 
 impl Authority {
     /// The caller checked validity and signature of both.
-    pub(super) fn new(root: Material, issuer: Material) -> Self {
+    pub(crate) fn new(root: Material, issuer: Material) -> Self {
         Self { root, issuer }
     }
 

@@ -23,10 +23,7 @@ pub(super) struct Canary {
 /// The number by which proxies' acknowledgements of this status are told from those of earlier ones: the
 /// [`SourceRef::generation`](crate::model::SourceRef) of a Canary.
 pub fn traffic_generation(status: &CanaryStatus) -> i64 {
-    status
-        .step
-        .as_ref()
-        .map_or(0, |step| step.since.0.as_second())
+    status.step.as_ref().map_or(0, |step| step.since.0.as_second())
 }
 
 impl Canary {
@@ -34,18 +31,10 @@ impl Canary {
         let generation = traffic_generation(status);
         let moving = matches!(
             status.phase,
-            Some(
-                Phase::Progressing
-                    | Phase::Holding
-                    | Phase::Promoting
-                    | Phase::RollingBack
-                    | Phase::Suspended
-            )
+            Some(Phase::Progressing | Phase::Holding | Phase::Promoting | Phase::RollingBack | Phase::Suspended)
         );
         let step = status.step.as_ref().filter(|_| moving);
-        let share = step.map_or(0, |s| {
-            (s.weight.fraction() * f64::from(WHOLE)).round() as u32
-        });
+        let share = step.map_or(0, |s| (s.weight.fraction() * f64::from(WHOLE)).round() as u32);
         let revision = status.canary.as_ref().map_or("", |c| c.revision.as_str());
         let index = step.map_or(0, |s| s.index);
         Self {
@@ -72,10 +61,7 @@ mod tests {
     use super::*;
 
     fn parse(phase: &str) -> Canary {
-        let spec = serde_json::from_value(
-            json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}}),
-        )
-        .unwrap();
+        let spec = serde_json::from_value(json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}})).unwrap();
         let status = serde_json::from_value(json!({
             "phase": phase,
             "step": {"index": 2, "weight": 12.5, "since": "2026-11-20T12:00:00Z"},
@@ -90,14 +76,8 @@ mod tests {
         let canary = parse("Progressing");
         assert_eq!(canary.share, 125_000);
         assert_eq!(canary.generation, 1_795_176_000);
-        assert_eq!(
-            canary.canary_group(),
-            "shop/release/6d5f/2/1795176000/canary"
-        );
-        assert_eq!(
-            canary.stable_group(),
-            "shop/release/6d5f/2/1795176000/stable"
-        );
+        assert_eq!(canary.canary_group(), "shop/release/6d5f/2/1795176000/canary");
+        assert_eq!(canary.stable_group(), "shop/release/6d5f/2/1795176000/stable");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::service::{Service, ServicePort};
 use super::state::{Dependency, State};
 use super::traffic_policy::{Reference, Rules};
 use crate::model::{
-    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Resource, ResourceName, Source,
-    SourceKind, SourceRef, canonical,
+    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Resource, ResourceName, Source, SourceKind, SourceRef,
+    canonical,
 };
 
 /// A resource in the making.
@@ -38,22 +38,13 @@ pub(super) struct Resolved<'a> {
 impl State {
     /// Computes a resource, and what must change for it to be computed again.
     pub(super) fn compile(&self, name: &ResourceName) -> (Resource, HashSet<Dependency>) {
-        let mut compiler = Compiler {
-            state: self,
-            dependencies: HashSet::new(),
-            sources: BTreeMap::new(),
-        };
+        let mut compiler = Compiler { state: self, dependencies: HashSet::new(), sources: BTreeMap::new() };
         let body = match name {
-            ResourceName::Workload(pod) => compiler
-                .workload(pod)
-                .map_or(Body::NoWorkload, Body::Workload),
+            ResourceName::Workload(pod) => compiler.workload(pod).map_or(Body::NoWorkload, Body::Workload),
             ResourceName::Destination(address) => Body::Destination(compiler.destination(*address)),
         };
-        let sources = compiler
-            .sources
-            .into_iter()
-            .map(|(source, generation)| SourceRef { source, generation })
-            .collect();
+        let sources =
+            compiler.sources.into_iter().map(|(source, generation)| SourceRef { source, generation }).collect();
         (Resource { body, sources }, compiler.dependencies)
     }
 
@@ -82,24 +73,20 @@ impl State {
     ) -> Result<Resolved<'a>, String> {
         match reference {
             Reference::Subset(name) => {
-                let labels = rules.subsets.get(name).ok_or_else(|| {
-                    format!("subset {name} is not defined: add it to the policy's spec.subsets")
-                })?;
-                Ok(Resolved {
-                    service: target.clone(),
-                    port: own,
-                    subset: Some((name, labels)),
-                })
+                let labels = rules
+                    .subsets
+                    .get(name)
+                    .ok_or_else(|| format!("subset {name} is not defined: add it to the policy's spec.subsets"))?;
+                Ok(Resolved { service: target.clone(), port: own, subset: Some((name, labels)) })
             }
             Reference::Service(name, port) => {
-                let service = self.services.get(name).ok_or_else(|| {
-                    format!("Service {name} does not exist: create it or correct the backend")
-                })?;
+                let service = self
+                    .services
+                    .get(name)
+                    .ok_or_else(|| format!("Service {name} does not exist: create it or correct the backend"))?;
                 Ok(Resolved {
                     service: name.clone(),
-                    port: service
-                        .port(*port)
-                        .ok_or_else(|| no_port(name, service, *port))?,
+                    port: service.port(*port).ok_or_else(|| no_port(name, service, *port))?,
                     subset: None,
                 })
             }
@@ -109,11 +96,7 @@ impl State {
 
 fn no_port(name: &ObjectName, service: &Service, port: u16) -> String {
     let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
-    let known = if ports.is_empty() {
-        "none for TCP".to_owned()
-    } else {
-        ports.join(", ")
-    };
+    let known = if ports.is_empty() { "none for TCP".to_owned() } else { ports.join(", ") };
     format!("Service {name} has no port {port}, its ports are: {known}")
 }
 
@@ -144,12 +127,7 @@ impl<'a> Compiler<'a> {
 
     /// The endpoints of a Service's port with addresses of one family, by address: ready ones alone. The two families of a Service
     /// lead to the same pods, which must not count twice.
-    pub(super) fn candidates(
-        &mut self,
-        service: &ObjectName,
-        port_name: &str,
-        ipv4: bool,
-    ) -> Vec<Candidate<'a>> {
+    pub(super) fn candidates(&mut self, service: &ObjectName, port_name: &str, ipv4: bool) -> Vec<Candidate<'a>> {
         self.depend(Dependency::Endpoints(service.clone()));
         let mut found = BTreeMap::new();
         let state = self.state;
@@ -163,19 +141,9 @@ impl<'a> Compiler<'a> {
                 }
                 let address = SocketAddr::new(e.ip, port);
                 let Some(reference) = &e.pod else {
-                    let endpoint = Endpoint {
-                        address,
-                        identity: String::new(),
-                        zone: e.zone.clone(),
-                        group: String::new(),
-                    };
-                    found.insert(
-                        address,
-                        Candidate {
-                            endpoint,
-                            pod: None,
-                        },
-                    );
+                    let endpoint =
+                        Endpoint { address, identity: String::new(), zone: e.zone.clone(), group: String::new() };
+                    found.insert(address, Candidate { endpoint, pod: None });
                     continue;
                 };
                 // A pod that is not known yet could be one that must be reached with mTLS, so it waits until it is.
@@ -186,8 +154,7 @@ impl<'a> Compiler<'a> {
                 if stale || pod.terminating {
                     continue;
                 }
-                let endpoint =
-                    self.endpoint(&reference.name.namespace, pod, address, e.zone.clone());
+                let endpoint = self.endpoint(&reference.name.namespace, pod, address, e.zone.clone());
                 let pod = Some(pod);
                 found.insert(address, Candidate { endpoint, pod });
             }
@@ -196,13 +163,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// A pod's port as callers reach it.
-    pub(super) fn endpoint(
-        &mut self,
-        namespace: &str,
-        pod: &Pod,
-        address: SocketAddr,
-        zone: String,
-    ) -> Endpoint {
+    pub(super) fn endpoint(&mut self, namespace: &str, pod: &Pod, address: SocketAddr, zone: String) -> Endpoint {
         let mut identity = String::new();
         // An address that the pod does not know as its own (a second network's) does not lead to its proxy.
         if pod.captures(address.port()) && pod.ips.contains(&address.ip()) {
@@ -218,12 +179,7 @@ impl<'a> Compiler<'a> {
                 identity = model::identity(trust_domain, namespace, &pod.service_account);
             }
         }
-        Endpoint {
-            address,
-            identity,
-            zone,
-            group: String::new(),
-        }
+        Endpoint { address, identity, zone, group: String::new() }
     }
 
     /// The zone that slices state for a pod; empty: none does.
@@ -247,9 +203,6 @@ impl<'a> Compiler<'a> {
 
     pub(super) fn cite_object(&mut self, kind: SourceKind, object: &ObjectName, generation: i64) {
         let object = object.clone();
-        self.cite(SourceRef {
-            source: Source { kind, object },
-            generation,
-        });
+        self.cite(SourceRef { source: Source { kind, object }, generation });
     }
 }

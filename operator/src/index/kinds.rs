@@ -23,10 +23,7 @@ pub trait Kind {
 }
 
 fn name_of(metadata: &ObjectMeta) -> ObjectName {
-    ObjectName::new(
-        metadata.namespace.clone().unwrap_or_default(),
-        metadata.name.clone().unwrap_or_default(),
-    )
+    ObjectName::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
 impl Kind for Service {
@@ -142,10 +139,6 @@ impl Kind for DeserializeGuard<Canary> {
 fn names_in<V>(table: &HashMap<String, BTreeMap<String, V>>) -> Vec<ObjectName> {
     table
         .iter()
-        .flat_map(|(namespace, objects)| {
-            objects
-                .keys()
-                .map(move |name| ObjectName::new(namespace, name))
-        })
+        .flat_map(|(namespace, objects)| objects.keys().map(move |name| ObjectName::new(namespace, name)))
         .collect()
 }

@@ -47,41 +47,22 @@ impl PeerAuth {
         let (in_force, invalid) = match spec.and_then(|s| rules(generation, s)) {
             Ok(rules) => (Some(rules), None),
             Err(why) => {
-                let kept = before
-                    .filter(|b| b.uid == uid)
-                    .and_then(|b| b.in_force.clone());
+                let kept = before.filter(|b| b.uid == uid).and_then(|b| b.in_force.clone());
                 (kept, Some(why))
             }
         };
-        Self {
-            uid,
-            generation,
-            created: metadata.creation_timestamp.map(|t| t.0),
-            invalid,
-            in_force,
-            conditions,
-        }
+        Self { uid, generation, created: metadata.creation_timestamp.map(|t| t.0), invalid, in_force, conditions }
     }
 }
 
 fn rules(generation: i64, spec: PeerAuthSpec) -> Result<Rules, String> {
-    let selector = spec
-        .selector
-        .map(Selector::try_from)
-        .transpose()
-        .map_err(|error| format!("selector: {error}"))?;
+    let selector = spec.selector.map(Selector::try_from).transpose().map_err(|error| format!("selector: {error}"))?;
     let mut ports = BTreeMap::new();
     for p in spec.mtls.ports {
-        let port =
-            u16::try_from(p.port).map_err(|_| format!("mtls.ports: {} is no port", p.port))?;
+        let port = u16::try_from(p.port).map_err(|_| format!("mtls.ports: {} is no port", p.port))?;
         ports.insert(port, mode(p.mode));
     }
-    Ok(Rules {
-        generation,
-        selector,
-        mode: spec.mtls.mode.map(mode),
-        ports,
-    })
+    Ok(Rules { generation, selector, mode: spec.mtls.mode.map(mode), ports })
 }
 
 fn mode(mode: fairlead_crds::MtlsMode) -> MtlsMode {
@@ -114,11 +95,8 @@ impl State {
         let mut effective = Effective::default();
         let operator = self.settings.operator_namespace.as_str();
         let mesh = self.oldest_peer_auth(operator, |s| s.is_none());
-        let of_namespace = (namespace != operator)
-            .then(|| self.oldest_peer_auth(namespace, |s| s.is_none()))
-            .flatten();
-        let of_workload =
-            self.oldest_peer_auth(namespace, |s| s.is_some_and(|s| s.matches(labels)));
+        let of_namespace = (namespace != operator).then(|| self.oldest_peer_auth(namespace, |s| s.is_none())).flatten();
+        let of_workload = self.oldest_peer_auth(namespace, |s| s.is_some_and(|s| s.matches(labels)));
         for (name, rules) in [mesh, of_namespace, of_workload].into_iter().flatten() {
             if let Some(mode) = rules.mode {
                 effective.mode = mode;
@@ -126,10 +104,7 @@ impl State {
             }
             effective.ports.extend(&rules.ports);
             effective.sources.push(SourceRef {
-                source: Source {
-                    kind: SourceKind::PeerAuth,
-                    object: name,
-                },
+                source: Source { kind: SourceKind::PeerAuth, object: name },
                 generation: rules.generation,
             });
         }

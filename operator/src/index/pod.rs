@@ -50,12 +50,7 @@ impl Pod {
             let listed = status.pod_ips.unwrap_or_default();
             let mut ips: Vec<IpAddr> = listed.iter().filter_map(|p| p.ip.parse().ok()).collect();
             if ips.is_empty() {
-                ips.extend(
-                    status
-                        .pod_ip
-                        .iter()
-                        .filter_map(|ip| ip.parse::<IpAddr>().ok()),
-                );
+                ips.extend(status.pod_ip.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()));
             }
             ips
         };
@@ -67,11 +62,7 @@ impl Pod {
             .find(|o| o.controller == Some(true) && o.kind == "ReplicaSet");
         let deployment = replica_set.and_then(|owner| {
             let hash = labels.get(TEMPLATE_HASH_LABEL)?;
-            owner
-                .name
-                .strip_suffix(hash.as_str())?
-                .strip_suffix('-')
-                .map(str::to_owned)
+            owner.name.strip_suffix(hash.as_str())?.strip_suffix('-').map(str::to_owned)
         });
         let init = spec.init_containers.unwrap_or_default();
         // A native sidecar may serve as well, so init containers count.
@@ -105,11 +96,7 @@ impl Pod {
             meshed: init.iter().any(|c| c.name == PROXY_CONTAINER),
             plain_ports,
             ports,
-            ready: status
-                .conditions
-                .iter()
-                .flatten()
-                .any(|c| c.type_ == "Ready" && c.status == "True"),
+            ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             terminating: ended || pod.metadata.deletion_timestamp.is_some(),
             labels,
         }
@@ -122,9 +109,7 @@ impl Pod {
 
     /// Whether the pod carries all these labels.
     pub(super) fn has_labels(&self, wanted: &BTreeMap<String, String>) -> bool {
-        wanted
-            .iter()
-            .all(|(key, value)| self.labels.get(key) == Some(value))
+        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
     }
 }
 

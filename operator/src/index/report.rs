@@ -38,10 +38,7 @@ pub enum Problem {
 }
 
 pub(super) fn all(state: &State) -> Vec<Report> {
-    let policies = state
-        .policies
-        .iter()
-        .map(|(name, p)| traffic_policy(state, name, p));
+    let policies = state.policies.iter().map(|(name, p)| traffic_policy(state, name, p));
     let auths = state.peer_auths.iter().flat_map(|(namespace, auths)| {
         auths.iter().map(move |(name, auth)| {
             let name = ObjectName::new(namespace, name);
@@ -52,24 +49,16 @@ pub(super) fn all(state: &State) -> Vec<Report> {
 }
 
 fn traffic_policy(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Report {
-    let kept = policy
-        .in_force
-        .as_ref()
-        .filter(|r| r.generation != policy.generation);
+    let kept = policy.in_force.as_ref().filter(|r| r.generation != policy.generation);
     let problem = if let Some(why) = &policy.invalid {
         Some(Problem::Invalid(why.clone()))
     } else {
         let target = policy.target.as_deref().unwrap_or_default();
         let winner = state.policy_on(&ObjectName::new(&name.namespace, target));
-        winner
-            .filter(|(winner, _)| *winner != name)
-            .map(|(winner, _)| Problem::Conflicted(winner.clone()))
+        winner.filter(|(winner, _)| *winner != name).map(|(winner, _)| Problem::Conflicted(winner.clone()))
     };
     Report {
-        source: Source {
-            kind: SourceKind::TrafficPolicy,
-            object: name.clone(),
-        },
+        source: Source { kind: SourceKind::TrafficPolicy, object: name.clone() },
         uid: policy.uid.clone(),
         generation: policy.generation,
         problem,
@@ -85,9 +74,7 @@ fn unresolved(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Vec<S
     };
     let target = ObjectName::new(&name.namespace, &rules.target);
     let Some(service) = state.services.get(&target) else {
-        return vec![format!(
-            "Service {target} does not exist: create it or correct spec.targetRef"
-        )];
+        return vec![format!("Service {target} does not exist: create it or correct spec.targetRef")];
     };
     let Some(port) = service.ports.first() else {
         return vec![format!("Service {target} has no TCP port")];
@@ -104,19 +91,14 @@ fn unresolved(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Vec<S
 }
 
 fn peer_auth(state: &State, name: ObjectName, auth: &PeerAuth) -> Report {
-    let kept = auth
-        .in_force
-        .as_ref()
-        .filter(|r| r.generation != auth.generation);
+    let kept = auth.in_force.as_ref().filter(|r| r.generation != auth.generation);
     let problem = if let Some(why) = &auth.invalid {
         Some(Problem::Invalid(why.clone()))
     } else {
         let selector = auth.in_force.as_ref().and_then(|r| r.selector.as_ref());
         // Selectors that merely overlap are no conflict: for the pods in both the older one holds.
         let winner = state.oldest_peer_auth(&name.namespace, |other| other == selector);
-        winner
-            .filter(|(winner, _)| *winner != name)
-            .map(|(winner, _)| Problem::Conflicted(winner))
+        winner.filter(|(winner, _)| *winner != name).map(|(winner, _)| Problem::Conflicted(winner))
     };
     Report {
         uid: auth.uid.clone(),
@@ -125,9 +107,6 @@ fn peer_auth(state: &State, name: ObjectName, auth: &PeerAuth) -> Report {
         kept: kept.map(|r| r.generation),
         unresolved: Vec::new(),
         conditions: auth.conditions.clone(),
-        source: Source {
-            kind: SourceKind::PeerAuth,
-            object: name,
-        },
+        source: Source { kind: SourceKind::PeerAuth, object: name },
     }
 }

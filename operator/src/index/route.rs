@@ -8,9 +8,7 @@ use super::service::ServicePort;
 use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
 use super::traffic_policy::{Reference, RouteRule};
-use crate::model::{
-    Backend, Endpoint, EndpointSet, ObjectName, Route, Service, SourceKind, Target,
-};
+use crate::model::{Backend, Endpoint, EndpointSet, ObjectName, Route, Service, SourceKind, Target};
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
 #[derive(Default)]
@@ -32,12 +30,7 @@ struct Part {
 const DEFAULT_ROUTE: &str = "default";
 
 impl<'a> Compiler<'a> {
-    pub(super) fn service(
-        &mut self,
-        name: &ObjectName,
-        port: &'a ServicePort,
-        ipv4: bool,
-    ) -> Service {
+    pub(super) fn service(&mut self, name: &ObjectName, port: &'a ServicePort, ipv4: bool) -> Service {
         let mut sets = Sets::default();
         let mut routes = Vec::new();
         // What is no HTTP matches no conditions: it follows the first route that has none.
@@ -59,19 +52,10 @@ impl<'a> Compiler<'a> {
             }
         }
         if routes.last().is_none_or(|r| !r.matches.is_empty()) {
-            let own = Wanted {
-                service: name.clone(),
-                port,
-                subset: None,
-            };
+            let own = Wanted { service: name.clone(), port, subset: None };
             let backends = self.backends(&mut sets, &[(1, Ok(own))], ipv4);
             opaque.get_or_insert_with(|| backends.clone());
-            routes.push(Route {
-                name: DEFAULT_ROUTE.to_owned(),
-                matches: Vec::new(),
-                backends,
-                request_timeout_ms: 0,
-            });
+            routes.push(Route { name: DEFAULT_ROUTE.to_owned(), matches: Vec::new(), backends, request_timeout_ms: 0 });
         }
         Service {
             namespace: name.namespace.clone(),
@@ -92,11 +76,7 @@ impl<'a> Compiler<'a> {
         rule: &'a RouteRule,
     ) -> Vec<(u32, Result<Wanted<'a>, String>)> {
         if rule.backends.is_empty() {
-            let own = Wanted {
-                service: name.clone(),
-                port,
-                subset: None,
-            };
+            let own = Wanted { service: name.clone(), port, subset: None };
             return vec![(1, Ok(own))];
         }
         let references = rule.backends.iter().map(|(weight, reference)| {
@@ -127,10 +107,9 @@ impl<'a> Compiler<'a> {
             .map(|(weight, part)| Undivided {
                 weight: *weight,
                 endpoints: part.as_ref().map_or(0, |p| p.endpoints),
-                releases: part.as_ref().map_or_else(
-                    |_| Vec::new(),
-                    |p| p.releases.iter().map(|(r, _)| r.clone()).collect(),
-                ),
+                releases: part
+                    .as_ref()
+                    .map_or_else(|_| Vec::new(), |p| p.releases.iter().map(|(r, _)| r.clone()).collect()),
             })
             .collect();
         let mut backends = Vec::new();
@@ -139,16 +118,10 @@ impl<'a> Compiler<'a> {
                 Ok(part) => Target::EndpointSet(part.set),
                 Err(why) => Target::Unresolved((*why).clone()),
             };
-            backends.push(Backend {
-                weight: divided.rest,
-                target,
-            });
+            backends.push(Backend { weight: divided.rest, target });
             let canaries = part.iter().flat_map(|p| &p.releases);
             for ((_, set), weight) in canaries.zip(divided.canaries) {
-                backends.push(Backend {
-                    weight,
-                    target: Target::EndpointSet(*set),
-                });
+                backends.push(Backend { weight, target: Target::EndpointSet(*set) });
             }
         }
         backends
@@ -180,14 +153,8 @@ impl<'a> Compiler<'a> {
             let endpoint = candidate.endpoint.clone();
             if let Some(deployment) = candidate.pod.and_then(|p| p.clone_of.as_deref()) {
                 clones.entry(deployment).or_default().push(endpoint);
-            } else if wanted
-                .subset
-                .is_none_or(|(_, labels)| candidate.pod.is_some_and(|p| p.has_labels(labels)))
-            {
-                base.push((
-                    endpoint,
-                    candidate.pod.and_then(|p| p.deployment.as_deref()),
-                ));
+            } else if wanted.subset.is_none_or(|(_, labels)| candidate.pod.is_some_and(|p| p.has_labels(labels))) {
+                base.push((endpoint, candidate.pod.and_then(|p| p.deployment.as_deref())));
             }
         }
         let endpoints = base.len();
@@ -222,11 +189,7 @@ impl<'a> Compiler<'a> {
             .zip(all)
             .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints)))
             .collect();
-        let part = Part {
-            set,
-            endpoints,
-            releases,
-        };
+        let part = Part { set, endpoints, releases };
         sets.parts.insert(name, part.clone());
         part
     }

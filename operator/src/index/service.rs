@@ -52,11 +52,7 @@ impl Service {
             .collect();
         Self {
             // A headless Service states "None", which is no address.
-            cluster_ips: ips
-                .iter()
-                .filter_map(|ip| ip.parse().ok())
-                .map(canonical)
-                .collect(),
+            cluster_ips: ips.iter().filter_map(|ip| ip.parse().ok()).map(canonical).collect(),
             ports,
         }
     }
@@ -76,9 +72,10 @@ fn protocol(app_protocol: Option<&str>) -> Protocol {
         "http" | "kubernetes.io/ws" => Protocol::Http1,
         "http2" | "h2c" | "grpc" | "kubernetes.io/h2c" => Protocol::Http2,
         // Inside TLS of the application's own nothing can be read.
-        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "grpcs" | "redis" | "mysql" | "mongo"
-        | "mongodb" | "postgres" | "postgresql" | "amqp" | "kafka" | "memcached" | "mssql"
-        | "ldap" | "ldaps" | "smtp" | "ssh" => Protocol::Opaque,
+        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "grpcs" | "redis" | "mysql" | "mongo" | "mongodb"
+        | "postgres" | "postgresql" | "amqp" | "kafka" | "memcached" | "mssql" | "ldap" | "ldaps" | "smtp" | "ssh" => {
+            Protocol::Opaque
+        }
         _ => Protocol::Detect,
     }
 }
@@ -136,45 +133,32 @@ impl Slice {
                 let conditions = e.conditions.unwrap_or_default();
                 // The addresses of one endpoint are interchangeable, Kubernetes says, and consumers take the first.
                 let ip = canonical(e.addresses.first()?.parse().ok()?);
-                let pod = e
-                    .target_ref
-                    .filter(|r| r.kind.as_deref() == Some("Pod"))
-                    .and_then(|r| {
-                        Some(PodRef {
-                            // A slice speaks for its own namespace alone, whatever it claims.
-                            name: ObjectName::new(namespace.clone(), r.name?),
-                            uid: r.uid.unwrap_or_default(),
-                        })
-                    });
+                let pod = e.target_ref.filter(|r| r.kind.as_deref() == Some("Pod")).and_then(|r| {
+                    Some(PodRef {
+                        // A slice speaks for its own namespace alone, whatever it claims.
+                        name: ObjectName::new(namespace.clone(), r.name?),
+                        uid: r.uid.unwrap_or_default(),
+                    })
+                });
                 Some(SliceEndpoint {
                     ip,
                     pod,
                     zone: e.zone.unwrap_or_default(),
-                    ready: conditions.ready.unwrap_or(true)
-                        && !conditions.terminating.unwrap_or(false),
+                    ready: conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false),
                 })
             })
             .collect();
-        Some(Self {
-            service,
-            ports,
-            endpoints,
-        })
+        Some(Self { service, ports, endpoints })
     }
 
     /// The pods' own port behind a Service port of this name.
     pub(super) fn target_port(&self, name: &str) -> Option<u16> {
-        self.ports
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, port)| *port)
+        self.ports.iter().find(|(n, _)| n == name).map(|(_, port)| *port)
     }
 
     /// The pods that it names.
     pub(super) fn pods(&self) -> impl Iterator<Item = &ObjectName> {
-        self.endpoints
-            .iter()
-            .filter_map(|e| Some(&e.pod.as_ref()?.name))
+        self.endpoints.iter().filter_map(|e| Some(&e.pod.as_ref()?.name))
     }
 }
 
@@ -191,10 +175,7 @@ mod tests {
         };
         assert!(parse(json!({"clusterIP": "None", "clusterIPs": ["None"]})).is_empty());
         assert!(parse(json!({"type": "ExternalName", "externalName": "x.org"})).is_empty());
-        assert_eq!(
-            parse(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]})).len(),
-            2
-        );
+        assert_eq!(parse(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]})).len(), 2);
     }
 
     #[test]
@@ -222,9 +203,6 @@ mod tests {
         assert_eq!(slice.pods().next().unwrap(), &ObjectName::new("evil", "p"));
         assert_eq!(slice.target_port("http"), Some(8080));
         assert_eq!(slice.target_port("dns"), None);
-        assert_eq!(
-            slice.endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(),
-            [true, false]
-        );
+        assert_eq!(slice.endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(), [true, false]);
     }
 }

@@ -43,11 +43,7 @@ pub(super) struct Divided {
 pub(super) fn divide(backends: &[Undivided]) -> Vec<Divided> {
     let sum: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     let divided = backends.iter().any(|b| !b.releases.is_empty());
-    let factor = if divided && sum > 0 {
-        (SCALE / sum).max(1)
-    } else {
-        1
-    };
+    let factor = if divided && sum > 0 { (SCALE / sum).max(1) } else { 1 };
     backends
         .iter()
         .map(|backend| {
@@ -62,10 +58,7 @@ pub(super) fn divide(backends: &[Undivided]) -> Vec<Divided> {
                     u32::try_from(weight).unwrap_or(u32::MAX)
                 })
                 .collect();
-            Divided {
-                rest: u32::try_from(rest).unwrap_or(u32::MAX),
-                canaries,
-            }
+            Divided { rest: u32::try_from(rest).unwrap_or(u32::MAX), canaries }
         })
         .collect()
 }
@@ -87,15 +80,8 @@ mod tests {
     use super::*;
 
     fn backend(weight: u32, endpoints: usize, releases: &[(u32, usize)]) -> Undivided {
-        let releases = releases
-            .iter()
-            .map(|&(share, stable)| Release { share, stable })
-            .collect();
-        Undivided {
-            weight,
-            endpoints,
-            releases,
-        }
+        let releases = releases.iter().map(|&(share, stable)| Release { share, stable }).collect();
+        Undivided { weight, endpoints, releases }
     }
 
     #[test]
@@ -115,13 +101,7 @@ mod tests {
     #[test]
     fn all_weights_zero_stay_zero() {
         let divided = divide(&[backend(0, 1, &[(WHOLE, 1)])]);
-        assert_eq!(
-            divided,
-            [Divided {
-                rest: 0,
-                canaries: vec![0]
-            }]
-        );
+        assert_eq!(divided, [Divided { rest: 0, canaries: vec![0] }]);
     }
 
     fn backends() -> impl Strategy<Value = Vec<Undivided>> {

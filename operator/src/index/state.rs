@@ -107,8 +107,8 @@ impl State {
             return;
         };
         // A pod's own workload looks at the slices for its ports alone, so readiness of its neighbours does not concern it.
-        let ports_changed = old.as_ref().map(|s| (&s.service, &s.ports))
-            != new.as_ref().map(|s| (&s.service, &s.ports));
+        let ports_changed =
+            old.as_ref().map(|s| (&s.service, &s.ports)) != new.as_ref().map(|s| (&s.service, &s.ports));
         let before: HashSet<&ObjectName> = old.iter().flat_map(Slice::pods).collect();
         let after: HashSet<&ObjectName> = new.iter().flat_map(Slice::pods).collect();
         for pod in before.union(&after) {
@@ -261,11 +261,7 @@ impl<K: Ord, V> Table<K, V> for BTreeMap<K, V> {
 }
 
 /// Puts `new` in place of what was there, and returns the latter; `None` if they are the same.
-fn replace<K: Clone, V: PartialEq>(
-    table: &mut impl Table<K, V>,
-    key: &K,
-    new: Option<V>,
-) -> Option<Option<V>> {
+fn replace<K: Clone, V: PartialEq>(table: &mut impl Table<K, V>, key: &K, new: Option<V>) -> Option<Option<V>> {
     if table.get(key) == new.as_ref() {
         return None;
     }
@@ -281,19 +277,11 @@ fn remove_if_equal(ips: &mut HashMap<IpAddr, ObjectName>, ip: &IpAddr, name: &Ob
     }
 }
 
-fn insert_into(
-    table: &mut HashMap<ObjectName, BTreeSet<ObjectName>>,
-    key: &ObjectName,
-    member: &ObjectName,
-) {
+fn insert_into(table: &mut HashMap<ObjectName, BTreeSet<ObjectName>>, key: &ObjectName, member: &ObjectName) {
     table.entry(key.clone()).or_default().insert(member.clone());
 }
 
-fn remove_from(
-    table: &mut HashMap<ObjectName, BTreeSet<ObjectName>>,
-    key: &ObjectName,
-    member: &ObjectName,
-) {
+fn remove_from(table: &mut HashMap<ObjectName, BTreeSet<ObjectName>>, key: &ObjectName, member: &ObjectName) {
     if let Some(members) = table.get_mut(key) {
         members.remove(member);
         if members.is_empty() {

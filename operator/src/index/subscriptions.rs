@@ -24,9 +24,7 @@ pub struct Update {
 
 /// Too many distinct resources are listened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{MAX_RESOURCES} distinct addresses and pods are subscribed to already; run more replicas of the operator"
-)]
+#[error("{MAX_RESOURCES} distinct addresses and pods are subscribed to already; run more replicas of the operator")]
 pub struct Full;
 
 #[derive(Debug)]
@@ -99,10 +97,7 @@ impl Subscriptions {
         let seen = Instant::now();
         let (sender, receiver) = watch::channel(Arc::new(Update { resource, seen }));
         self.link(&name, &dependencies);
-        let entry = Entry {
-            sender,
-            dependencies,
-        };
+        let entry = Entry { sender, dependencies };
         self.entries.insert(name, entry);
         Ok(receiver)
     }
@@ -119,9 +114,7 @@ impl Subscriptions {
             return;
         };
         if entry.sender.borrow().resource != resource {
-            entry
-                .sender
-                .send_replace(Arc::new(Update { resource, seen }));
+            entry.sender.send_replace(Arc::new(Update { resource, seen }));
         }
         if entry.dependencies != dependencies {
             let old = std::mem::replace(&mut entry.dependencies, dependencies.clone());
@@ -132,10 +125,7 @@ impl Subscriptions {
 
     /// Whether anyone listens; if not, the resource is forgotten.
     pub(super) fn is_wanted(&mut self, name: &ResourceName) -> bool {
-        let wanted = self
-            .entries
-            .get(name)
-            .is_some_and(|entry| entry.sender.receiver_count() > 0);
+        let wanted = self.entries.get(name).is_some_and(|entry| entry.sender.receiver_count() > 0);
         if !wanted && let Some(entry) = self.entries.remove(name) {
             self.unlink(name, &entry.dependencies);
         }

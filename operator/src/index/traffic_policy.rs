@@ -71,9 +71,7 @@ impl TrafficPolicy {
             Ok(rules) => (Some(rules), None),
             Err(why) => {
                 // One made anew under the same name is another policy.
-                let kept = before
-                    .filter(|b| b.uid == uid)
-                    .and_then(|b| b.in_force.clone());
+                let kept = before.filter(|b| b.uid == uid).and_then(|b| b.in_force.clone());
                 (kept, Some(why))
             }
         };
@@ -101,8 +99,7 @@ fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Ru
     for route in spec.routes {
         let mut matches = Vec::with_capacity(route.matches.len());
         for (i, m) in route.matches.into_iter().enumerate() {
-            let rule = request_match(m)
-                .map_err(|why| format!("route {}, matches[{i}]: {why}", route.name))?;
+            let rule = request_match(m).map_err(|why| format!("route {}, matches[{i}]: {why}", route.name))?;
             matches.push(rule);
         }
         let mut backends = Vec::with_capacity(route.backends.len());
@@ -113,8 +110,8 @@ fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Ru
             let reference = match (backend.subset, backend.service) {
                 (Some(subset), None) => Reference::Subset(subset),
                 (None, Some(service)) => {
-                    let port = u16::try_from(service.port)
-                        .map_err(|_| format!("{}: {} is no port", at(), service.port))?;
+                    let port =
+                        u16::try_from(service.port).map_err(|_| format!("{}: {} is no port", at(), service.port))?;
                     let namespace = service.namespace.unwrap_or_else(|| namespace.to_owned());
                     Reference::Service(ObjectName::new(namespace, service.name), port)
                 }
@@ -130,17 +127,8 @@ fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Ru
             request_timeout_ms: u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX),
         });
     }
-    let subsets = spec
-        .subsets
-        .into_iter()
-        .map(|s| (s.name, s.labels))
-        .collect();
-    Ok(Rules {
-        generation,
-        target: spec.target_ref.name,
-        subsets,
-        routes,
-    })
+    let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
+    Ok(Rules { generation, target: spec.target_ref.name, subsets, routes })
 }
 
 fn request_match(m: RouteMatch) -> Result<Match, String> {
@@ -150,9 +138,7 @@ fn request_match(m: RouteMatch) -> Result<Match, String> {
             Ok::<_, String>(match path.type_ {
                 PathMatchType::Exact => PathMatch::Exact(path.value),
                 PathMatchType::PathPrefix => PathMatch::Prefix(path.value),
-                PathMatchType::RegularExpression => {
-                    PathMatch::Regex(expression("path.value", path.value)?)
-                }
+                PathMatchType::RegularExpression => PathMatch::Regex(expression("path.value", path.value)?),
             })
         })
         .transpose()?;
@@ -170,39 +156,22 @@ fn request_match(m: RouteMatch) -> Result<Match, String> {
             HeaderMatchType::RegularExpression => StringMatch::Regex(expression(&at, value()?)?),
             HeaderMatchType::Present => StringMatch::Present,
         };
-        headers.push(HeaderMatch {
-            name,
-            value,
-            not: header.not,
-        });
+        headers.push(HeaderMatch { name, value, not: header.not });
     }
-    let methods = m
-        .methods
-        .into_iter()
-        .map(|m| m.as_str().to_owned())
-        .collect();
-    Ok(Match {
-        path,
-        headers,
-        methods,
-    })
+    let methods = m.methods.into_iter().map(|m| m.as_str().to_owned()).collect();
+    Ok(Match { path, headers, methods })
 }
 
 /// Checks an expression as proxies will compile it.
 fn expression(at: &str, expression: String) -> Result<String, String> {
-    match RegexBuilder::new(&expression)
-        .size_limit(MAX_REGEX_SIZE)
-        .build()
-    {
+    match RegexBuilder::new(&expression).size_limit(MAX_REGEX_SIZE).build() {
         Ok(_) => Ok(expression),
         // The crate draws a picture over several lines; its last line is the sentence.
         Err(error) => {
             let text = error.to_string();
             let sentence = text.lines().last().unwrap_or_default();
             let sentence = sentence.trim_start_matches("error: ");
-            Err(format!(
-                "{at}: {expression:?} is no regular expression: {sentence}"
-            ))
+            Err(format!("{at}: {expression:?} is no regular expression: {sentence}"))
         }
     }
 }
@@ -244,10 +213,7 @@ mod tests {
         let bad = parse(2, header("a("), Some(&good));
         assert_eq!(bad.in_force.as_ref().unwrap().generation, 1);
         let why = bad.invalid.unwrap();
-        assert!(
-            why.starts_with("route r, matches[0]: header x-a: \"a(\" is no regular expression"),
-            "{why}"
-        );
+        assert!(why.starts_with("route r, matches[0]: header x-a: \"a(\" is no regular expression"), "{why}");
         assert!(!why.contains('\n'));
     }
 

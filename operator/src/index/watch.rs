@@ -55,11 +55,7 @@ pub async fn run(client: Client, index: Arc<Index>, shutdown: impl Future<Output
     drive(&index, steps, shutdown).await;
 }
 
-async fn drive(
-    index: &Index,
-    mut steps: SelectAll<BoxStream<'static, Step>>,
-    shutdown: impl Future<Output = ()>,
-) {
+async fn drive(index: &Index, mut steps: SelectAll<BoxStream<'static, Step>>, shutdown: impl Future<Output = ()>) {
     tokio::pin!(shutdown);
     let mut to_list = steps.len();
     let mut flush_at: Option<Instant> = None;
@@ -97,9 +93,7 @@ where
     K: Kind + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let api: Api<K> = Api::all(client.clone());
-    let config = watcher::Config::default()
-        .timeout(WATCH_TIMEOUT)
-        .page_size(PAGE);
+    let config = watcher::Config::default().timeout(WATCH_TIMEOUT).page_size(PAGE);
     let events = watcher(api, config).default_backoff();
     let index = Arc::clone(index);
     let mut listing = Listing::default();
@@ -125,11 +119,7 @@ struct Listing {
 }
 
 impl Listing {
-    fn take<K: Kind + Resource>(
-        &mut self,
-        index: &Index,
-        event: watcher::Event<K>,
-    ) -> Option<Step> {
+    fn take<K: Kind + Resource>(&mut self, index: &Index, event: watcher::Event<K>) -> Option<Step> {
         let mut first_listing = false;
         match event {
             watcher::Event::Apply(object) => index.apply(object),

@@ -18,10 +18,7 @@ impl Compiler<'_> {
         for source in mtls.sources {
             self.cite(source);
         }
-        let handover = pod
-            .clone_of
-            .as_ref()
-            .map(|deployment| self.handover(name, pod, deployment));
+        let handover = pod.clone_of.as_ref().map(|deployment| self.handover(name, pod, deployment));
         let trust_domain = &self.state.settings.trust_domain;
         Some(Workload {
             uid: pod.uid.clone(),

@@ -10,8 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 pub use service::{
-    Backend, Endpoint, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service,
-    StringMatch, Target,
+    Backend, Endpoint, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service, StringMatch, Target,
 };
 pub use workload::{HandoverPort, MtlsMode, Workload};
 
@@ -27,10 +26,7 @@ pub struct ObjectName {
 impl ObjectName {
     /// The object `name` of `namespace`.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -63,9 +59,7 @@ impl SourceKind {
 
     /// The kind that Kubernetes writes so, if it is one of ours.
     pub fn parse(kind: &str) -> Option<Self> {
-        [Self::TrafficPolicy, Self::PeerAuth, Self::Canary]
-            .into_iter()
-            .find(|k| k.as_str() == kind)
+        [Self::TrafficPolicy, Self::PeerAuth, Self::Canary].into_iter().find(|k| k.as_str() == kind)
     }
 }
 

@@ -22,10 +22,7 @@ pub struct Workload {
 impl Workload {
     /// The mode of a port.
     pub fn mtls_of(&self, port: u16) -> MtlsMode {
-        self.port_mtls
-            .iter()
-            .find(|(p, _)| *p == port)
-            .map_or(self.mtls, |(_, mode)| *mode)
+        self.port_mtls.iter().find(|(p, _)| *p == port).map_or(self.mtls, |(_, mode)| *mode)
     }
 }
 

@@ -9,3 +9,6 @@ pub mod listen;
 pub mod tls;
 
 pub use self::connection::Connection;
+
+#[cfg(test)]
+mod tests;

@@ -12,10 +12,7 @@ use crate::model::{self, Body, Destination, Endpoint, ObjectName, ResourceName, 
 pub(super) const NS: &str = "shop";
 
 pub(super) fn index() -> Index {
-    Index::new(Settings {
-        trust_domain: "cluster.local".into(),
-        operator_namespace: "fairlead-system".into(),
-    })
+    Index::new(Settings { trust_domain: "cluster.local".into(), operator_namespace: "fairlead-system".into() })
 }
 
 /// A pod in the mesh: `name` is `<deployment>-<hash>-<number>`, its address `10.0.<n>.<m>`.
@@ -23,11 +20,7 @@ pub(super) struct PodBuilder(pub Value);
 
 pub(super) fn pod(name: &str, ip: &str) -> PodBuilder {
     let mut parts = name.rsplitn(3, '-');
-    let (_, hash, deployment) = (
-        parts.next(),
-        parts.next().unwrap_or("h"),
-        parts.next().unwrap_or(name),
-    );
+    let (_, hash, deployment) = (parts.next(), parts.next().unwrap_or("h"), parts.next().unwrap_or(name));
     PodBuilder(json!({
         "metadata": {
             "namespace": NS, "name": name, "uid": format!("uid-{name}"),
@@ -126,14 +119,7 @@ pub(super) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> 
     )
 }
 
-fn guard<K>(
-    kind: &str,
-    namespace: &str,
-    name: &str,
-    generation: i64,
-    spec: Value,
-    status: Value,
-) -> DeserializeGuard<K>
+fn guard<K>(kind: &str, namespace: &str, name: &str, generation: i64, spec: Value, status: Value) -> DeserializeGuard<K>
 where
     K: serde::de::DeserializeOwned + kube::Resource,
 {
@@ -151,10 +137,7 @@ where
 /// A Service `web` at 10.96.0.1 with two pods of the Deployment `web`.
 pub(super) fn web(index: &Index) {
     index.apply(service("web", &["10.96.0.1"]));
-    index.apply(slice(
-        "web",
-        &[("web-1-a", "10.0.0.1"), ("web-1-b", "10.0.0.2")],
-    ));
+    index.apply(slice("web", &[("web-1-a", "10.0.0.1"), ("web-1-b", "10.0.0.2")]));
     index.apply(pod("web-1-a", "10.0.0.1").build());
     index.apply(pod("web-1-b", "10.0.0.2").build());
 }
@@ -181,16 +164,7 @@ pub(super) fn service_at(index: &Index, address: &str) -> model::Service {
 /// Sources as `Kind name generation`.
 pub(super) fn sources(index: &Index, name: &ResourceName) -> Vec<String> {
     let sources = index.get(name).sources.into_iter();
-    sources
-        .map(|s| {
-            format!(
-                "{} {} {}",
-                s.source.kind.as_str(),
-                s.source.object,
-                s.generation
-            )
-        })
-        .collect()
+    sources.map(|s| format!("{} {} {}", s.source.kind.as_str(), s.source.object, s.generation)).collect()
 }
 
 /// Where a route's backends lead, as `<set> <weight>`.
@@ -209,8 +183,7 @@ pub(super) fn backends(service: &model::Service, route: &str) -> Vec<String> {
 /// The endpoints of a set by its name.
 pub(super) fn set<'a>(service: &'a model::Service, name: &str) -> &'a [Endpoint] {
     let set = service.endpoint_sets.iter().find(|s| s.name == name);
-    &set.unwrap_or_else(|| panic!("{:?} lack {name}", service.endpoint_sets))
-        .endpoints
+    &set.unwrap_or_else(|| panic!("{:?} lack {name}", service.endpoint_sets)).endpoints
 }
 
 /// Addresses of endpoints.

@@ -26,16 +26,10 @@ fn release(stable: usize, other: usize, clones: usize) -> Index {
         .iter()
         .map(|p| {
             let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
-            (
-                text(&p.0["metadata"]["name"]),
-                text(&p.0["status"]["podIPs"][0]["ip"]),
-            )
+            (text(&p.0["metadata"]["name"]), text(&p.0["status"]["podIPs"][0]["ip"]))
         })
         .collect();
-    let names: Vec<(&str, &str)> = names
-        .iter()
-        .map(|(n, i)| (n.as_str(), i.as_str()))
-        .collect();
+    let names: Vec<(&str, &str)> = names.iter().map(|(n, i)| (n.as_str(), i.as_str())).collect();
     index.apply(slice("web", &names));
     for member in members {
         index.apply(member.build());
@@ -48,10 +42,7 @@ fn a_canary_gets_its_weight_and_both_sides_are_counted() {
     let index = release(2, 0, 1);
     index.apply(canary("web", 25.0));
     let service = service_at(&index, "10.96.0.1:80");
-    assert_eq!(
-        backends(&service, "default"),
-        ["shop/web:80 750000000", "shop/web:80#web-canary 250000000"]
-    );
+    assert_eq!(backends(&service, "default"), ["shop/web:80 750000000", "shop/web:80#web-canary 250000000"]);
     let clone = set(&service, "shop/web:80#web-canary");
     assert_eq!(addresses(clone), ["10.0.3.0:9080"]);
     assert_eq!(clone[0].group, "shop/release/new/1/1795176000/canary");
@@ -60,11 +51,7 @@ fn a_canary_gets_its_weight_and_both_sides_are_counted() {
     }
     let name = ResourceName::Destination("10.96.0.1:80".parse().unwrap());
     assert_eq!(sources(&index, &name), ["Canary shop/release 1795176000"]);
-    assert_eq!(
-        service.opaque_backends.len(),
-        2,
-        "opaque connections are divided as well"
-    );
+    assert_eq!(service.opaque_backends.len(), 2, "opaque connections are divided as well");
 }
 
 #[test]
@@ -72,13 +59,8 @@ fn the_other_deployments_of_a_service_keep_their_share() {
     let index = release(1, 3, 1);
     index.apply(canary("web", 40.0));
     let service = service_at(&index, "10.96.0.1:80");
-    assert_eq!(
-        backends(&service, "default"),
-        ["shop/web:80 900000000", "shop/web:80#web-canary 100000000"]
-    );
-    let counted = set(&service, "shop/web:80")
-        .iter()
-        .filter(|e| !e.group.is_empty());
+    assert_eq!(backends(&service, "default"), ["shop/web:80 900000000", "shop/web:80#web-canary 100000000"]);
+    let counted = set(&service, "shop/web:80").iter().filter(|e| !e.group.is_empty());
     assert_eq!(counted.count(), 1, "the others are no evidence");
 }
 
@@ -88,11 +70,7 @@ fn without_a_ready_canary_nothing_is_divided() {
     index.apply(canary("web", 25.0));
     let service = service_at(&index, "10.96.0.1:80");
     assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
-    assert!(
-        set(&service, "shop/web:80")
-            .iter()
-            .all(|e| e.group.is_empty())
-    );
+    assert!(set(&service, "shop/web:80").iter().all(|e| e.group.is_empty()));
 }
 
 #[test]
@@ -100,10 +78,7 @@ fn without_weight_a_canary_gets_nothing_at_all() {
     for index in [release(2, 0, 2), release(2, 0, 2)] {
         let service = service_at(&index, "10.96.0.1:80");
         assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
-        assert_eq!(
-            addresses(set(&service, "shop/web:80")),
-            ["10.0.1.0:9080", "10.0.1.1:9080"]
-        );
+        assert_eq!(addresses(set(&service, "shop/web:80")), ["10.0.1.0:9080", "10.0.1.1:9080"]);
         index.apply(canary("web", 0.0));
         assert_eq!(service_at(&index, "10.96.0.1:80"), service);
     }
@@ -113,19 +88,19 @@ fn without_weight_a_canary_gets_nothing_at_all() {
 fn a_canary_takes_no_part_of_a_subset_without_its_deployment() {
     let index = release(1, 1, 1);
     index.apply(canary("web", 50.0));
-    index.apply(policy("p", 1, json!({
-        "targetRef": {"kind": "Service", "name": "web"},
-        "subsets": [{"name": "web", "labels": {"app": "web"}}, {"name": "old", "labels": {"app": "old-web"}}],
-        "routes": [{"name": "both", "backends": [{"subset": "web", "weight": 1}, {"subset": "old", "weight": 3}]}],
-    })));
+    index.apply(policy(
+        "p",
+        1,
+        json!({
+            "targetRef": {"kind": "Service", "name": "web"},
+            "subsets": [{"name": "web", "labels": {"app": "web"}}, {"name": "old", "labels": {"app": "old-web"}}],
+            "routes": [{"name": "both", "backends": [{"subset": "web", "weight": 1}, {"subset": "old", "weight": 3}]}],
+        }),
+    ));
     let service = service_at(&index, "10.96.0.1:80");
     assert_eq!(
         backends(&service, "both"),
-        [
-            "shop/web:80/web 125000000",
-            "shop/web:80/web#web-canary 125000000",
-            "shop/web:80/old 750000000"
-        ]
+        ["shop/web:80/web 125000000", "shop/web:80/web#web-canary 125000000", "shop/web:80/old 750000000"]
     );
 }
 
@@ -134,10 +109,7 @@ fn all_of_it_leaves_the_deployment_nothing() {
     let index = release(1, 1, 1);
     index.apply(canary("web", 100.0));
     let service = service_at(&index, "10.96.0.1:80");
-    assert_eq!(
-        backends(&service, "default"),
-        ["shop/web:80 500000000", "shop/web:80#web-canary 500000000"]
-    );
+    assert_eq!(backends(&service, "default"), ["shop/web:80 500000000", "shop/web:80#web-canary 500000000"]);
     assert_eq!(addresses(set(&service, "shop/web:80")), ["10.0.2.0:9080"]);
 }
 
@@ -145,24 +117,15 @@ fn all_of_it_leaves_the_deployment_nothing() {
 fn callers_without_a_sidecar_are_handed_to_the_stable_version() {
     let index = release(2, 1, 1);
     index.apply(peer_auth(NS, "all", json!({"mtls": {"mode": "Strict"}})));
-    let Body::Workload(clone) = index
-        .get(&ResourceName::Workload(name("web-canary-2-c0")))
-        .body
-    else {
+    let Body::Workload(clone) = index.get(&ResourceName::Workload(name("web-canary-2-c0"))).body else {
         panic!("no workload");
     };
     assert_eq!(clone.mtls, MtlsMode::Strict);
     let handover = clone.handover.expect("a canary's pod hands over");
     assert_eq!(handover.len(), 1);
     assert_eq!(handover[0].port, 9080);
-    assert_eq!(
-        addresses(&handover[0].endpoints),
-        ["10.0.1.0:9080", "10.0.1.1:9080"]
-    );
-    assert!(
-        handover[0].endpoints.iter().all(|e| e.group.is_empty()),
-        "they are no evidence"
-    );
+    assert_eq!(addresses(&handover[0].endpoints), ["10.0.1.0:9080", "10.0.1.1:9080"]);
+    assert!(handover[0].endpoints.iter().all(|e| e.group.is_empty()), "they are no evidence");
     let Body::Workload(stable) = index.get(&ResourceName::Workload(name("web-1-s0"))).body else {
         panic!("no workload");
     };
@@ -178,26 +141,18 @@ fn versions_that_listen_on_different_ports_are_matched_by_the_services_port_name
     index.apply(moved);
     let clone = pod("web-canary-2-c0", "10.0.3.0").label("fairlead.dev/clone-of", "web");
     index.apply(clone.build());
-    let Body::Workload(clone) = index
-        .get(&ResourceName::Workload(name("web-canary-2-c0")))
-        .body
-    else {
+    let Body::Workload(clone) = index.get(&ResourceName::Workload(name("web-canary-2-c0"))).body else {
         panic!("no workload");
     };
     let handover = clone.handover.unwrap();
-    let ports: Vec<(u16, Vec<String>)> = handover
-        .iter()
-        .map(|h| (h.port, addresses(&h.endpoints)))
-        .collect();
+    let ports: Vec<(u16, Vec<String>)> = handover.iter().map(|h| (h.port, addresses(&h.endpoints))).collect();
     assert_eq!(ports[0], (8080, vec!["10.0.1.0:9080".to_owned()]));
 }
 
 #[tokio::test]
 async fn handover_follows_the_stable_pods() {
     let index = release(2, 0, 1);
-    let mut listener = index
-        .subscribe(ResourceName::Workload(name("web-canary-2-c0")))
-        .unwrap();
+    let mut listener = index.subscribe(ResourceName::Workload(name("web-canary-2-c0"))).unwrap();
     index.apply(pod("web-1-s0", "10.0.1.0").terminating().build());
     index.flush();
     assert!(listener.has_changed().unwrap());
@@ -205,10 +160,7 @@ async fn handover_follows_the_stable_pods() {
     let Body::Workload(workload) = &update.resource.body else {
         panic!("no workload");
     };
-    assert_eq!(
-        addresses(&workload.handover.as_ref().unwrap()[0].endpoints),
-        ["10.0.1.1:9080"]
-    );
+    assert_eq!(addresses(&workload.handover.as_ref().unwrap()[0].endpoints), ["10.0.1.1:9080"]);
 }
 
 proptest! {

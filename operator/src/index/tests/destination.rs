@@ -13,10 +13,7 @@ fn a_cluster_address_leads_to_the_services_ready_pods() {
     assert_eq!((service.name.as_str(), service.port), ("web", 80));
     let endpoints = set(&service, "shop/web:80");
     assert_eq!(addresses(endpoints), ["10.0.0.1:9080", "10.0.0.2:9080"]);
-    assert_eq!(
-        endpoints[0].identity,
-        "spiffe://cluster.local/ns/shop/sa/web"
-    );
+    assert_eq!(endpoints[0].identity, "spiffe://cluster.local/ns/shop/sa/web");
     assert_eq!(endpoints[0].zone, "a");
     assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
     assert_eq!(service.opaque_backends, service.routes[0].backends);
@@ -27,11 +24,7 @@ fn an_unknown_address_or_port_passes_through() {
     let index = index();
     web(&index);
     for address in ["10.96.0.1:81", "1.1.1.1:443", "[2001:db8::1]:80"] {
-        assert_eq!(
-            destination(&index, address),
-            Destination::PassThrough,
-            "{address}"
-        );
+        assert_eq!(destination(&index, address), Destination::PassThrough, "{address}");
     }
 }
 
@@ -44,21 +37,9 @@ fn each_family_of_a_service_leads_to_each_pod_once() {
     let mut dual = pod("web-1-a", "10.0.0.1");
     dual.0["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd01::1"}]);
     index.apply(dual.build());
-    assert_eq!(
-        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
-        ["10.0.0.1:9080"]
-    );
-    assert_eq!(
-        addresses(set(&service_at(&index, "[fd00::1]:80"), "shop/web:80")),
-        ["[fd01::1]:9080"]
-    );
-    assert_eq!(
-        addresses(set(
-            &service_at(&index, "[::ffff:10.96.0.1]:80"),
-            "shop/web:80"
-        )),
-        ["10.0.0.1:9080"]
-    );
+    assert_eq!(addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")), ["10.0.0.1:9080"]);
+    assert_eq!(addresses(set(&service_at(&index, "[fd00::1]:80"), "shop/web:80")), ["[fd01::1]:9080"]);
+    assert_eq!(addresses(set(&service_at(&index, "[::ffff:10.96.0.1]:80"), "shop/web:80")), ["10.0.0.1:9080"]);
 }
 
 #[test]
@@ -71,10 +52,7 @@ fn a_pods_own_address_leads_to_it_if_it_is_in_the_mesh() {
     };
     assert_eq!(endpoint.identity, "spiffe://cluster.local/ns/shop/sa/db");
     assert_eq!(endpoint.address.to_string(), "10.0.0.7:6379");
-    assert_eq!(
-        destination(&index, "10.0.0.8:6379"),
-        Destination::PassThrough
-    );
+    assert_eq!(destination(&index, "10.0.0.8:6379"), Destination::PassThrough);
 }
 
 #[test]
@@ -82,18 +60,9 @@ fn a_port_that_the_proxy_does_not_capture_is_reached_in_plain() {
     let index = index();
     let pod = pod("db-1-a", "10.0.0.7").annotation("fairlead.dev/skip-inbound-ports", "6379");
     index.apply(pod.build());
-    assert_eq!(
-        destination(&index, "10.0.0.7:6379"),
-        Destination::PassThrough
-    );
-    assert_eq!(
-        destination(&index, "10.0.0.7:15020"),
-        Destination::PassThrough
-    );
-    assert!(matches!(
-        destination(&index, "10.0.0.7:80"),
-        Destination::Pod(_)
-    ));
+    assert_eq!(destination(&index, "10.0.0.7:6379"), Destination::PassThrough);
+    assert_eq!(destination(&index, "10.0.0.7:15020"), Destination::PassThrough);
+    assert!(matches!(destination(&index, "10.0.0.7:80"), Destination::Pod(_)));
 }
 
 #[test]
@@ -101,10 +70,7 @@ fn what_ends_gets_no_new_requests() {
     let index = index();
     web(&index);
     index.apply(pod("web-1-a", "10.0.0.1").terminating().build());
-    assert_eq!(
-        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
-        ["10.0.0.2:9080"]
-    );
+    assert_eq!(addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")), ["10.0.0.2:9080"]);
 }
 
 #[test]
@@ -112,10 +78,7 @@ fn a_pod_that_is_not_known_yet_is_not_reached_in_plain() {
     let index = index();
     web(&index);
     index.delete::<k8s_openapi::api::core::v1::Pod>(&name("web-1-a"));
-    assert_eq!(
-        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
-        ["10.0.0.2:9080"]
-    );
+    assert_eq!(addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")), ["10.0.0.2:9080"]);
 }
 
 #[test]
@@ -125,10 +88,7 @@ fn a_slice_about_an_earlier_pod_of_the_name_is_stale() {
     let mut again = pod("web-1-a", "10.0.0.1");
     again.0["metadata"]["uid"] = json!("another");
     index.apply(again.build());
-    assert_eq!(
-        addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")),
-        ["10.0.0.2:9080"]
-    );
+    assert_eq!(addresses(set(&service_at(&index, "10.96.0.1:80"), "shop/web:80")), ["10.0.0.2:9080"]);
 }
 
 #[test]

@@ -41,17 +41,10 @@ fn address() -> ResourceName {
 fn a_route_leads_to_a_subset_and_the_rest_to_the_service() {
     let index = index();
     versions(&index);
-    index.apply(policy(
-        "p",
-        3,
-        testers(json!([{"subset": "v2", "weight": 100}])),
-    ));
+    index.apply(policy("p", 3, testers(json!([{"subset": "v2", "weight": 100}]))));
     let service = service_at(&index, "10.96.0.1:80");
     assert_eq!(backends(&service, "testers"), ["shop/web:80/v2 100"]);
-    assert_eq!(
-        addresses(set(&service, "shop/web:80/v2")),
-        ["10.0.0.2:9080"]
-    );
+    assert_eq!(addresses(set(&service, "shop/web:80/v2")), ["10.0.0.2:9080"]);
     assert_eq!(service.routes[0].request_timeout_ms, 5000);
     assert_eq!(service.routes[0].matches[0].headers[0].name, "end-user");
     assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
@@ -81,18 +74,9 @@ fn references_that_lead_nowhere_keep_their_weight_and_are_named() {
     ]));
     index.apply(policy("p", 1, spec));
     let lines = backends(&service_at(&index, "10.96.0.1:80"), "testers");
-    assert!(
-        lines[0].starts_with("unresolved 1: subset v9 is not defined"),
-        "{lines:?}"
-    );
-    assert!(
-        lines[1].starts_with("unresolved 2: Service shop/cart does not exist"),
-        "{lines:?}"
-    );
-    assert!(
-        lines[2].starts_with("unresolved 3: Service shop/web has no port 99, its ports are: 80"),
-        "{lines:?}"
-    );
+    assert!(lines[0].starts_with("unresolved 1: subset v9 is not defined"), "{lines:?}");
+    assert!(lines[1].starts_with("unresolved 2: Service shop/cart does not exist"), "{lines:?}");
+    assert!(lines[2].starts_with("unresolved 3: Service shop/web has no port 99, its ports are: 80"), "{lines:?}");
     assert_eq!(report(&index, "p").unresolved.len(), 3);
 }
 
@@ -100,11 +84,7 @@ fn references_that_lead_nowhere_keep_their_weight_and_are_named() {
 async fn a_missing_service_is_followed_until_it_comes() {
     let index = index();
     versions(&index);
-    index.apply(policy(
-        "p",
-        1,
-        testers(json!([{"service": {"name": "cart", "port": 80}}])),
-    ));
+    index.apply(policy("p", 1, testers(json!([{"service": {"name": "cart", "port": 80}}]))));
     let mut listener = index.subscribe(address()).unwrap();
     index.apply(service("cart", &["10.96.0.2"]));
     index.flush();
@@ -115,10 +95,7 @@ async fn a_missing_service_is_followed_until_it_comes() {
     index.apply(slice("cart", &[("cart-1-a", "10.0.0.9")]));
     index.apply(pod("cart-1-a", "10.0.0.9").build());
     index.flush();
-    assert!(
-        listener.has_changed().unwrap(),
-        "endpoints of another Service matter as well"
-    );
+    assert!(listener.has_changed().unwrap(), "endpoints of another Service matter as well");
 }
 
 #[test]
@@ -143,16 +120,10 @@ fn the_oldest_policy_wins_then_the_name() {
     index.apply(policy("b", 1, testers(json!([{"subset": "v2"}]))));
     index.apply(policy("a", 1, testers(json!([{"subset": "v2"}]))));
     assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/a 1"]);
-    assert_eq!(
-        report(&index, "b").problem,
-        Some(Problem::Conflicted(name("a")))
-    );
+    assert_eq!(report(&index, "b").problem, Some(Problem::Conflicted(name("a"))));
     index.apply(older);
     assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/z 1"]);
-    assert_eq!(
-        report(&index, "a").problem,
-        Some(Problem::Conflicted(name("z")))
-    );
+    assert_eq!(report(&index, "a").problem, Some(Problem::Conflicted(name("z"))));
     index.delete::<DeserializeGuard<TrafficPolicy>>(&name("z"));
     assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/a 1"]);
 }
@@ -164,8 +135,7 @@ fn a_mistake_disturbs_nothing_and_is_reported() {
     index.apply(policy("p", 1, testers(json!([{"subset": "v2"}]))));
     let before = index.get(&address());
     let mut bad = testers(json!([{"subset": "v1"}]));
-    bad["routes"][0]["matches"][0]["headers"][0] =
-        json!({"name": "a", "type": "RegularExpression", "value": "("});
+    bad["routes"][0]["matches"][0]["headers"][0] = json!({"name": "a", "type": "RegularExpression", "value": "("});
     index.apply(policy("p", 2, bad));
     assert_eq!(index.get(&address()), before);
     let report = report(&index, "p");
@@ -179,14 +149,7 @@ fn an_object_that_cannot_be_read_disturbs_nothing() {
     versions(&index);
     index.apply(policy("p", 1, testers(json!([{"subset": "v2"}]))));
     let before = index.get(&address());
-    index.apply(policy(
-        "p",
-        2,
-        json!({"targetRef": {"kind": "Moon", "name": "web"}}),
-    ));
+    index.apply(policy("p", 2, json!({"targetRef": {"kind": "Moon", "name": "web"}})));
     assert_eq!(index.get(&address()), before);
-    assert!(matches!(
-        report(&index, "p").problem,
-        Some(Problem::Invalid(_))
-    ));
+    assert!(matches!(report(&index, "p").problem, Some(Problem::Invalid(_))));
 }

@@ -18,10 +18,7 @@ fn at(address: &str) -> ResourceName {
 fn told<K: Kind>(index: &Index, name: ResourceName, change: K) -> bool {
     let listener = index.subscribe(name).unwrap();
     index.apply(change);
-    assert!(
-        !listener.has_changed().unwrap(),
-        "effects wait for the flush"
-    );
+    assert!(!listener.has_changed().unwrap(), "effects wait for the flush");
     index.flush();
     assert!(!index.is_dirty());
     listener.has_changed().unwrap()
@@ -32,51 +29,17 @@ async fn a_listener_hears_of_what_concerns_it_and_of_nothing_else() {
     let index = index();
     web(&index);
     let web_port = || at("10.96.0.1:80");
-    assert!(told(
-        &index,
-        web_port(),
-        pod("web-1-a", "10.0.0.1").terminating().build()
-    ));
-    assert!(
-        !told(
-            &index,
-            web_port(),
-            pod("web-1-a", "10.0.0.1").terminating().build()
-        ),
-        "nothing changed"
-    );
-    assert!(!told(
-        &index,
-        web_port(),
-        pod("cart-1-a", "10.0.0.9").build()
-    ));
-    assert!(
-        !told(
-            &index,
-            web_port(),
-            pod("web-1-b", "10.0.0.2").label("any", "thing").build()
-        ),
-        "no one routes by it"
-    );
+    assert!(told(&index, web_port(), pod("web-1-a", "10.0.0.1").terminating().build()));
+    assert!(!told(&index, web_port(), pod("web-1-a", "10.0.0.1").terminating().build()), "nothing changed");
+    assert!(!told(&index, web_port(), pod("cart-1-a", "10.0.0.9").build()));
+    assert!(!told(&index, web_port(), pod("web-1-b", "10.0.0.2").label("any", "thing").build()), "no one routes by it");
     assert!(told(&index, web_port(), slice("web", &[])));
     assert!(
-        told(
-            &index,
-            web_port(),
-            policy(
-                "p",
-                1,
-                json!({"targetRef": {"kind": "Service", "name": "web"}})
-            )
-        ),
+        told(&index, web_port(), policy("p", 1, json!({"targetRef": {"kind": "Service", "name": "web"}}))),
         "a source more"
     );
     assert!(
-        !told(
-            &index,
-            web_port(),
-            peer_auth(NS, "s", json!({"mtls": {"mode": "Strict"}}))
-        ),
+        !told(&index, web_port(), peer_auth(NS, "s", json!({"mtls": {"mode": "Strict"}}))),
         "its pods' proxies alone apply it"
     );
     assert!(told(

@@ -33,11 +33,7 @@ fn a_pod_that_does_not_exist_has_no_workload() {
 fn workload_over_namespace_over_mesh() {
     let index = index();
     web(&index);
-    index.apply(peer_auth(
-        "fairlead-system",
-        "mesh",
-        json!({"mtls": {"mode": "Strict"}}),
-    ));
+    index.apply(peer_auth("fairlead-system", "mesh", json!({"mtls": {"mode": "Strict"}})));
     assert_eq!(workload(&index, "web-1-a").mtls, MtlsMode::Strict);
     let spec = json!({"mtls": {"mode": "Permissive", "ports": [{"port": 1, "mode": "Disabled"}]}});
     index.apply(peer_auth(NS, "namespace", spec));
@@ -46,23 +42,12 @@ fn workload_over_namespace_over_mesh() {
     let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"ports": [{"port": 2, "mode": "Strict"}]}});
     index.apply(peer_auth(NS, "workload", spec));
     let merged = workload(&index, "web-1-a");
-    assert_eq!(
-        merged.mtls,
-        MtlsMode::Permissive,
-        "a port alone leaves the namespace's mode"
-    );
-    assert_eq!(
-        merged.port_mtls,
-        [(1, MtlsMode::Disabled), (2, MtlsMode::Strict)]
-    );
+    assert_eq!(merged.mtls, MtlsMode::Permissive, "a port alone leaves the namespace's mode");
+    assert_eq!(merged.port_mtls, [(1, MtlsMode::Disabled), (2, MtlsMode::Strict)]);
     let name = ResourceName::Workload(name("web-1-a"));
     assert_eq!(
         sources(&index, &name),
-        [
-            "PeerAuth fairlead-system/mesh 1",
-            "PeerAuth shop/namespace 1",
-            "PeerAuth shop/workload 1"
-        ]
+        ["PeerAuth fairlead-system/mesh 1", "PeerAuth shop/namespace 1", "PeerAuth shop/workload 1"]
     );
 }
 
@@ -70,8 +55,7 @@ fn workload_over_namespace_over_mesh() {
 fn strict_for_a_workload_means_all_of_its_ports() {
     let index = index();
     web(&index);
-    let spec =
-        json!({"mtls": {"mode": "Permissive", "ports": [{"port": 9080, "mode": "Disabled"}]}});
+    let spec = json!({"mtls": {"mode": "Permissive", "ports": [{"port": 9080, "mode": "Disabled"}]}});
     index.apply(peer_auth(NS, "namespace", spec));
     let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "Strict"}});
     index.apply(peer_auth(NS, "workload", spec));
@@ -95,20 +79,11 @@ fn services_state_the_protocols_of_the_pods_ports() {
     let mut stated = service("web", &["10.96.0.1"]);
     stated.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].app_protocol = Some("grpc".into());
     index.apply(stated);
-    assert_eq!(
-        workload(&index, "web-1-a").port_protocols,
-        [(9080, Protocol::Http2)]
-    );
+    assert_eq!(workload(&index, "web-1-a").port_protocols, [(9080, Protocol::Http2)]);
     let mut contrary = service("also", &["10.96.0.2"]);
     contrary.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].app_protocol = Some("redis".into());
     index.apply(contrary);
     index.apply(slice("also", &[("web-1-a", "10.0.0.1")]));
-    assert!(
-        workload(&index, "web-1-a").port_protocols.is_empty(),
-        "two Services contradict each other"
-    );
-    assert_eq!(
-        workload(&index, "web-1-b").port_protocols,
-        [(9080, Protocol::Http2)]
-    );
+    assert!(workload(&index, "web-1-a").port_protocols.is_empty(), "two Services contradict each other");
+    assert_eq!(workload(&index, "web-1-b").port_protocols, [(9080, Protocol::Http2)]);
 }

@@ -9,7 +9,7 @@
 //! # Guarantees
 //!
 //! - No lock and no wait once an address is known, from any thread.
-//! - A slot that a [`Handle`] points to is never dropped: a connection that lives for days still follows configuration.
+//! - A destination whose handle somebody holds is never dropped: a connection that lives for days still follows configuration.
 //! - At most [`MAX_DESTINATIONS`] slots. Beyond, the least recently used that nobody holds makes room; if all are held, further
 //!   addresses pass through unconfigured, and are counted.
 //! - Until the operator has answered for an address, it passes through: bytes reach the address itself, in plain. Whatever demands
@@ -18,12 +18,12 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    ops::Deref,
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release, SeqCst},
+            fence,
         },
     },
     time::Duration,
@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Programmed, Refused, canonical};
-use crate::route::{self, Destination};
+use crate::route::{self, Destination, Handle};
 
 /// How many destinations a proxy keeps. Pods that talk to more at once are scanners or gateways; a slot with a hundred endpoints takes
 /// some 20 KiB.
@@ -50,37 +50,33 @@ const PATIENCE_AWAY: Duration = Duration::from_millis(250);
 /// is there.
 const RESTART: Duration = Duration::from_secs(10);
 
-/// Set in [`Slot::users`] once the slot has left the map: whoever finds it then must ask the map again.
-const RETIRED: usize = 1 << (usize::BITS - 1);
-
 /// One destination.
 #[derive(Debug)]
 pub(super) struct Slot {
     address: SocketAddr,
-    destination: ArcSwap<Destination>,
+    // Held by the map through this slot, and by connections.
+    destination: Handle,
     programmed: Mutex<Programmed>,
     answered: AtomicBool,
     answer: Notify,
     patience_ends: Instant,
-    users: AtomicUsize,
-    // Seconds since `Destinations::start`; written when somebody stops using it.
+    // Has left the map, or is about to: whoever finds it now must ask the map again.
+    retired: AtomicBool,
+    // Seconds since `Destinations::start`.
     last_used: AtomicU64,
-    start: Instant,
 }
 
 impl Slot {
     fn new(address: SocketAddr, start: Instant, patience: Duration) -> Self {
-        let now = Instant::now();
         Self {
             address,
-            destination: ArcSwap::from_pointee(Destination::PassThrough),
+            destination: Arc::new(ArcSwap::from_pointee(Destination::PassThrough)),
             programmed: Mutex::default(),
             answered: AtomicBool::new(false),
             answer: Notify::new(),
-            patience_ends: now + patience,
-            users: AtomicUsize::new(0),
-            last_used: AtomicU64::new((now - start).as_secs()),
-            start,
+            patience_ends: Instant::now() + patience,
+            retired: AtomicBool::new(false),
+            last_used: AtomicU64::new(start.elapsed().as_secs()),
         }
     }
 
@@ -129,59 +125,25 @@ impl Slot {
         }
     }
 
-    /// For how long nobody has held it; `None`: somebody does.
-    fn idle_for(&self, now: Instant) -> Option<Duration> {
-        let since = self.start + Duration::from_secs(self.last_used.load(Relaxed));
-        (self.users.load(Acquire) == 0).then(|| now.saturating_duration_since(since))
+    /// For a connection; `None` if the slot is leaving the map.
+    fn hold(&self) -> Option<Handle> {
+        let handle = self.destination.clone();
+        // With the fence in `retire`: either this sees that it is retired, or that sees that it is held.
+        fence(SeqCst);
+        (!self.retired.load(Relaxed)).then_some(handle)
     }
 
-    /// Fails if somebody holds it.
+    fn held(&self) -> bool {
+        Arc::strong_count(&self.destination) > 1
+    }
+
+    /// Fails if somebody holds it. For the one who changes the map.
     fn retire(&self) -> bool {
-        self.users.compare_exchange(0, RETIRED, AcqRel, Relaxed).is_ok()
-    }
-}
-
-/// A destination in use: reads like `ArcSwap<Destination>`, always the newest version. While it lives its destination stays subscribed,
-/// so a connection keeps it for as long as it routes.
-#[derive(Debug)]
-pub struct Handle(Arc<Slot>);
-
-impl Handle {
-    fn hold(slot: &Arc<Slot>) -> Option<Self> {
-        if slot.users.fetch_add(1, AcqRel) & RETIRED == 0 {
-            return Some(Self(slot.clone()));
-        }
-        slot.users.fetch_sub(1, AcqRel);
-        None
-    }
-
-    /// The address this was asked for.
-    pub fn address(&self) -> SocketAddr {
-        self.0.address
-    }
-}
-
-impl Clone for Handle {
-    fn clone(&self) -> Self {
-        // Held already, so it cannot be retired.
-        self.0.users.fetch_add(1, AcqRel);
-        Self(self.0.clone())
-    }
-}
-
-impl Deref for Handle {
-    type Target = ArcSwap<Destination>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0.destination
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let seconds = self.0.start.elapsed().as_secs();
-        self.0.last_used.store(seconds, Relaxed);
-        self.0.users.fetch_sub(1, AcqRel);
+        self.retired.store(true, Relaxed);
+        fence(SeqCst);
+        let free = !self.held();
+        self.retired.store(free, Relaxed);
+        free
     }
 }
 
@@ -219,29 +181,36 @@ impl Destinations {
         }
     }
 
-    /// What `address` leads to. Waits for the operator at the first call for an address, 2 s at most; where there is no answer by then,
-    /// the handle passes through until one comes.
+    /// What `address` leads to, in its newest version for as long as the handle is held. Waits for the operator at the first call for an
+    /// address, 2 s at most; where there is no answer by then, the handle passes through until one comes.
     pub async fn get(&self, address: SocketAddr) -> Handle {
         let address = canonical(address);
-        let known = self.slots.load().get(&address).and_then(Handle::hold);
-        let handle = match known {
-            Some(handle) => handle,
-            None => self.insert(address),
-        };
-        handle.0.settled().await;
+        let found = self.slots.load().get(&address).and_then(|slot| {
+            let handle = slot.hold()?;
+            let now = self.start.elapsed().as_secs();
+            // Threads would fight for the cache line if each connection wrote.
+            if slot.last_used.load(Relaxed) != now {
+                slot.last_used.store(now, Relaxed);
+            }
+            Some((slot.clone(), handle))
+        });
+        let (slot, handle) = found.unwrap_or_else(|| self.insert(address));
+        slot.settled().await;
         handle
     }
 
-    fn insert(&self, address: SocketAddr) -> Handle {
-        let slot = {
+    fn insert(&self, address: SocketAddr) -> (Arc<Slot>, Handle) {
+        let (slot, handle) = {
             let _one = self.change.lock();
             let slots = self.slots.load();
             // Another thread may have been faster.
-            if let Some(handle) = slots.get(&address).and_then(Handle::hold) {
-                return handle;
+            if let Some(slot) = slots.get(&address)
+                && let Some(handle) = slot.hold()
+            {
+                return (slot.clone(), handle);
             }
             let slot = Arc::new(Slot::new(address, self.start, self.patience()));
-            slot.users.store(1, Release);
+            let handle = slot.destination.clone();
             let mut next = Slots::clone(&slots);
             if next.len() >= MAX_DESTINATIONS && !make_room(&mut next) {
                 if self.overflowed.fetch_add(1, Relaxed) == 0 {
@@ -251,14 +220,14 @@ impl Destinations {
                     );
                 }
                 slot.answered();
-                return Handle(slot);
+                return (slot, handle);
             }
             next.insert(address, slot.clone());
             self.slots.store(Arc::new(next));
-            slot
+            (slot, handle)
         };
         self.changed.notify_one();
-        Handle(slot)
+        (slot, handle)
     }
 
     fn patience(&self) -> Duration {
@@ -300,15 +269,19 @@ impl Destinations {
         Ok(())
     }
 
-    /// Forgets what nobody has used for [`IDLE`].
+    /// Forgets what nobody has used for [`IDLE`]. To be called every minute or so.
     pub(super) fn sweep(&self) {
         let _one = self.change.lock();
-        let now = Instant::now();
+        let now = self.start.elapsed().as_secs();
         let slots = self.slots.load();
         let mut next = Slots::clone(&slots);
         next.retain(|_, slot| {
-            let idle = slot.idle_for(now).is_some_and(|idle| idle >= IDLE);
-            !(idle && slot.retire())
+            if slot.held() {
+                slot.last_used.store(now, Relaxed);
+                return true;
+            }
+            let idle = now.saturating_sub(slot.last_used.load(Relaxed));
+            idle < IDLE.as_secs() || !slot.retire()
         });
         if next.len() < slots.len() {
             self.slots.store(Arc::new(next));
@@ -366,9 +339,9 @@ fn patience(away: Option<Duration>) -> Duration {
 
 /// Takes the least recently used slot out that nobody holds.
 fn make_room(slots: &mut Slots) -> bool {
-    let now = Instant::now();
-    let mut idle: Vec<_> = slots.values().filter_map(|slot| Some((slot.idle_for(now)?, slot.address))).collect();
-    idle.sort_unstable_by(|a, b| b.cmp(a));
+    let mut idle: Vec<_> =
+        slots.values().filter(|slot| !slot.held()).map(|slot| (slot.last_used.load(Relaxed), slot.address)).collect();
+    idle.sort_unstable();
     // Between looking and taking somebody may have come: then the next one.
     for (_, address) in idle {
         if slots.get(&address).is_some_and(|slot| slot.retire()) {
@@ -467,7 +440,7 @@ mod tests {
         tokio::time::advance(IDLE - Duration::from_secs(1)).await;
         destinations.sweep();
         assert_eq!(destinations.len(), 2);
-        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
         destinations.sweep();
         assert_eq!(destinations.wanted().keys().collect::<Vec<_>>(), [&address(1)]);
         drop(held.clone());
@@ -493,9 +466,10 @@ mod tests {
         assert_eq!(destinations.len(), MAX_DESTINATIONS);
         assert_eq!(destinations.overflowed(), 1);
 
-        held.remove(7);
         tokio::time::advance(Duration::from_secs(5)).await;
-        held.remove(7);
+        destinations.get(address(8)).await;
+        // Now 7 and 8 are free, and 7 was used longer ago.
+        held.drain(7..=8);
         destinations.set_operator(true);
         destinations.get(address(5001)).await;
         let wanted = destinations.wanted();
@@ -517,12 +491,27 @@ mod tests {
 
     #[test]
     fn a_retired_slot_is_not_handed_out() {
-        let slot = Arc::new(Slot::new(address(1), Instant::now(), PATIENCE));
-        let handle = Handle::hold(&slot).unwrap();
+        let slot = Slot::new(address(1), Instant::now(), PATIENCE);
+        let handle = slot.hold().unwrap();
         assert!(!slot.retire());
         drop(handle);
+        drop(slot.hold().unwrap());
         assert!(slot.retire());
-        assert!(Handle::hold(&slot).is_none());
-        assert_eq!(slot.users.load(Relaxed), RETIRED);
+        assert!(slot.hold().is_none());
+    }
+
+    #[test]
+    fn nobody_is_left_with_a_destination_that_was_dropped() {
+        let slot = Slot::new(address(1), Instant::now(), PATIENCE);
+        for _ in 0..2000 {
+            let (held, retired) = std::thread::scope(|scope| {
+                let holder = scope.spawn(|| slot.hold());
+                let retirer = scope.spawn(|| slot.retire());
+                (holder.join().unwrap(), retirer.join().unwrap())
+            });
+            assert!(!(held.is_some() && retired));
+            drop(held);
+            slot.retired.store(false, Relaxed);
+        }
     }
 }

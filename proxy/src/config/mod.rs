@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use fairlead_proxy_api::v1;
 
 pub use self::{
-    destinations::{Destinations, Handle, MAX_DESTINATIONS},
+    destinations::{Destinations, MAX_DESTINATIONS},
     metrics::Metrics,
     workload::OwnWorkload,
 };

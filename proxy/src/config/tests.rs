@@ -19,7 +19,7 @@ use crate::{
         testing::{Authority, domain, id},
     },
     inbound::policy::Plain,
-    route::Destination,
+    route::{Destination, Handle},
 };
 
 /// A proxy's control side.

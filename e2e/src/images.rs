@@ -130,11 +130,12 @@ impl Build<'_> {
     /// Builds the image into an archive in the cache and returns its path and size in bytes, unless it is there.
     async fn archive(&self, places: &Places, limit: Option<u64>) -> Result<(PathBuf, u64)> {
         let folder = places.cache.join("images");
-        let binary = self.binary.file_name().context("the binary has a name")?;
-        let path = folder.join(format!("{}-{}.tar", binary.display(), self.source()?));
+        let binary = self.binary.file_name().context("the binary has a name")?.to_string_lossy();
+        let path = folder.join(format!("{binary}-{}.tar", self.source()?));
         if !path.exists() {
             fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
             self.buildah(&folder, &path).await?;
+            keep_only(&folder, &format!("{binary}-"), &path)?;
         }
         let size = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.len();
         if let Some(limit) = limit.filter(|limit| size >= *limit) {
@@ -152,7 +153,7 @@ impl Build<'_> {
         fs::copy(self.binary, context.join(binary)).with_context(|| format!("copying {}", self.binary.display()))?;
         // No step of a build uses the network, but buildah keeps a lock where its configuration would be.
         let settings = work.path().join("containers.conf");
-        fs::write(&settings, format!("[network]\nnetwork_config_dir = {:?}\n", work.path().join("network")))?;
+        fs::write(&settings, format!("[network]\nnetwork_config_dir = '{}'\n", work.path().join("network").display()))?;
         let buildah = |verb: &str| {
             let mut buildah = command("buildah", ["--storage-driver", "vfs", "--root"]);
             buildah.arg(work.path().join("root")).arg("--runroot").arg(work.path().join("run")).arg(verb);
@@ -186,6 +187,18 @@ impl Build<'_> {
     }
 }
 
+/// Removes earlier archives of an image, so that the cache holds one of each.
+fn keep_only(folder: &Path, prefix: &str, newest: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with(prefix) && name.ends_with(".tar") && path != newest {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Bytes as a person reads them.
 fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10)
@@ -199,6 +212,18 @@ mod tests {
     fn sizes_are_in_decimal_megabytes() {
         assert_eq!(megabytes(14_987_654), "14.9 MB");
         assert_eq!(megabytes(99_999), "0.0 MB");
+    }
+
+    #[test]
+    fn the_cache_keeps_the_newest_archive_of_each_image() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["app-1.tar", "app-2.tar", "other-1.tar", "app-work"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        keep_only(folder.path(), "app-", &folder.path().join("app-2.tar")).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["app-2.tar", "app-work", "other-1.tar"]);
     }
 
     #[test]

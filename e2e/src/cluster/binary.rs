@@ -1,6 +1,7 @@
 //! The Go binaries: every Kubernetes component in one, and the pause program. They are built once and kept in the
 //! cache under a key made of everything that they are built from.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -73,7 +74,11 @@ fn key(version: &str, sources: &[(&str, Vec<u8>)]) -> String {
 
 /// Bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 async fn build(module: &Path, package: &str, output: &Path) -> Result<()> {

@@ -129,7 +129,7 @@ async fn remove_folder(group: &Path) -> Result<()> {
     for _ in 0..100 {
         match fs::remove_dir(group) {
             Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                tokio::time::sleep(Duration::from_millis(20)).await
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             other => {

@@ -59,7 +59,9 @@ pub(super) async fn down(places: &Places, purge: bool) -> Result<()> {
 pub(super) async fn clean(state: &State) -> Result<()> {
     let (etcd, others): (Vec<_>, Vec<_>) = state.components.iter().partition(|component| component.name == "etcd");
     // etcd closes its files at once when nobody asks it for anything any more.
-    others.iter().for_each(|component| process::kill(&component.process));
+    for component in others {
+        process::kill(&component.process);
+    }
     for component in etcd {
         process::ask_to_end(&component.process);
         // If it does not listen, it is killed with the rest.

@@ -129,14 +129,14 @@ fn containerd_config(node: &Node, home: &Path) -> String {
     let run = node.run_folder();
     format!(
         r#"version = 2
-root = {root:?}
-state = {state:?}
+root = '{root}'
+state = '{state}'
 
 [grpc]
-address = {socket:?}
+address = '{socket}'
 
 [plugins."io.containerd.internal.v1.opt"]
-path = {opt:?}
+path = '{opt}'
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE_IMAGE}"
@@ -146,16 +146,16 @@ netns_mounts_under_state_dir = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
-conf_dir = {cni:?}
+conf_dir = '{cni}'
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 "#,
-        root = home.join("containerd"),
-        state = run.join("containerd"),
-        socket = node.containerd_socket(),
-        opt = home.join("containerd-opt"),
-        cni = home.join("cni"),
+        root = home.join("containerd").display(),
+        state = run.join("containerd").display(),
+        socket = node.containerd_socket().display(),
+        opt = home.join("containerd-opt").display(),
+        cni = home.join("cni").display(),
     )
 }
 

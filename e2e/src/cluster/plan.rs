@@ -169,6 +169,11 @@ impl Places {
         self.data().join("kubeconfig")
     }
 
+    /// A kubectl of the cluster's own release that knows where the cluster is.
+    pub fn kubectl(&self) -> PathBuf {
+        self.data().join("bin/kubectl")
+    }
+
     pub(crate) fn node(&self, node: &Node) -> PathBuf {
         self.data().join(node.name)
     }

@@ -159,8 +159,10 @@ impl State {
         if self.boot != boot {
             return Standing::Remains;
         }
-        if self.checkout != checkout && exists(&self.checkout) {
-            return Standing::Foreign(self.checkout.clone());
+        if self.checkout != checkout {
+            // Nobody can end the cluster of a checkout that was deleted but the next one to come.
+            let exists = exists(&self.checkout);
+            return if exists { Standing::Foreign(self.checkout.clone()) } else { Standing::Remains };
         }
         if self.ready && self.components.iter().all(|component| is_alive(&component.process)) {
             Standing::Running
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn another_checkout_keeps_its_cluster_as_long_as_it_exists() {
-        let judge = |exists: bool| record().judge(Path::new("/elsewhere"), "this", &|_| false, &|_| exists);
+        let judge = |exists: bool| record().judge(Path::new("/elsewhere"), "this", &|_| true, &|_| exists);
         assert_eq!(judge(true), Standing::Foreign("/src/fairlead".into()));
         assert_eq!(judge(false), Standing::Remains);
     }

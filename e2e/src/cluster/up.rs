@@ -82,6 +82,8 @@ pub(super) async fn up(places: &Places) -> Result<()> {
         return Err(error);
     }
     step.done_with("two nodes are ready");
+    let kubectl = places.kubectl();
+    eprintln!("reach it with {} or KUBECONFIG={}", kubectl.display(), places.kubeconfig().display());
     Ok(())
 }
 
@@ -99,22 +101,22 @@ impl Start<'_> {
         let pki = pki::make(&self.places.pki(), &self.places.kubeconfig())?;
         let mut kubelets = Vec::new();
         for node in plan::nodes() {
-            let containerd = self.start(&format!("containerd-{}", node.name), node::containerd(self.places, node)?)?;
+            let containerd = self.start(&format!("containerd-{}", node.name), &node::containerd(self.places, node)?)?;
             kubelets.push((node, containerd));
         }
         for (name, arguments) in control_plane::components(&self.places.data(), &pki)? {
             let mut line = process::words(["nsenter", &format!("--net=/run/netns/{}", plan::control_plane().netns())]);
             line.extend([self.binaries.cluster().into(), name.into()]);
             line.extend(arguments);
-            self.start(name, line)?;
+            self.start(name, &line)?;
         }
         self.alive(try_join_all(plan::nodes().iter().map(|node| self.containerd_with_pause(node)))).await?;
         for (node, containerd) in kubelets {
             let binary = self.binaries.cluster();
             let kubelet = node::kubelet(self.places, &pki, node, &binary, &containerd)?;
-            self.start(&format!("kubelet-{}", node.name), kubelet)?;
+            self.start(&format!("kubelet-{}", node.name), &kubelet)?;
             let proxy = node::kube_proxy(self.places, &pki, node, &binary, &containerd)?;
-            self.start(&format!("kube-proxy-{}", node.name), proxy)?;
+            self.start(&format!("kube-proxy-{}", node.name), &proxy)?;
         }
         self.write_kubectl()?;
         self.alive(async {
@@ -146,9 +148,9 @@ impl Start<'_> {
         plan::nodes().iter().try_for_each(cgroups::make)
     }
 
-    fn start(&mut self, name: &str, line: Vec<OsString>) -> Result<Process> {
+    fn start(&mut self, name: &str, line: &[OsString]) -> Result<Process> {
         let log = process::log(&self.places.logs(), name);
-        let process = process::start(&self.places.checkout, &log, &line).with_context(|| format!("starting {name}"))?;
+        let process = process::start(&self.places.checkout, &log, line).with_context(|| format!("starting {name}"))?;
         self.state.components.push(Component { name: name.to_owned(), process });
         self.state.write()?;
         Ok(process)
@@ -187,9 +189,9 @@ impl Start<'_> {
 
     /// A kubectl that knows its cluster, so that nobody has to install one.
     fn write_kubectl(&self) -> Result<()> {
-        let folder = self.places.data().join("bin");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let path = folder.join("kubectl");
+        let path = self.places.kubectl();
+        let folder = path.parent().context("kubectl lies in a folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let script = format!(
             "#!/bin/sh\nexport KUBECONFIG=\"${{KUBECONFIG:-{}}}\"\nexec '{}' kubectl \"$@\"\n",
             self.places.kubeconfig().display(),

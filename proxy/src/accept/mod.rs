@@ -20,7 +20,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::future::BoxFuture;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -30,24 +29,22 @@ pub use self::{
     worker::Worker,
 };
 use crate::{
+    config::Destinations,
     identity::Identity,
     inbound::{Workload, refusals::Refusals},
-    route,
     telemetry::{Direction, Telemetry},
 };
 
-/// Finds what an address leads to. It never fails: an address that nobody knows in time passes through.
-pub type Lookup = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, route::Handle> + Send + Sync>;
-
-/// Reads where a captured connection was meant to go.
-pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync>;
+/// Reads where a captured connection was meant to go; `None`: it was not captured. [`crate::capture::original_dst`], but for tests that
+/// run without capture.
+pub type OriginalDestination = Arc<dyn Fn(&TcpStream) -> io::Result<Option<SocketAddr>> + Send + Sync>;
 
 /// What the data path knows of the rest of the proxy.
 pub struct Mesh {
     /// Who this proxy is.
     pub identity: Arc<Identity>,
     /// What addresses lead to.
-    pub destinations: Lookup,
+    pub destinations: Arc<Destinations>,
     /// How arriving traffic is treated.
     pub workload: Arc<ArcSwap<Workload>>,
     /// What is counted.

@@ -151,7 +151,7 @@ async fn serve(worker: Arc<Worker>, accepted: Accepted) {
         },
     };
     let direction = accepted.direction;
-    let Ok(original) = (accepted.original_destination)(&socket) else {
+    let Ok(Some(original)) = (accepted.original_destination)(&socket) else {
         tracing::debug!("a connection came that was not captured");
         worker.mesh.telemetry.refused(direction, Refusal::Loop);
         return tcp::reset(&socket);

@@ -17,8 +17,9 @@ use crate::{
         detect::{self, First, Kind, SILENCE, Speaker},
     },
     balance::Endpoint,
+    config::Handle,
     http::Version,
-    route::{Destination, Handle, Protocol},
+    route::{Destination, Protocol},
     tcp::{self, Prefixed, Stream},
     telemetry::{Direction, Refusal},
 };
@@ -36,7 +37,7 @@ pub async fn serve(worker: &Arc<Worker>, client: TcpStream, original: SocketAddr
         worker.mesh.telemetry.refused(Direction::Outbound, Refusal::Loop);
         return tcp::reset(&client);
     }
-    let destination = (worker.mesh.destinations)(original).await;
+    let destination = worker.mesh.destinations.get(original).await;
     let protocol = match &**destination.load() {
         Destination::PassThrough => None,
         Destination::Service(service) => Some(service.protocol),

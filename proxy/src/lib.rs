@@ -4,10 +4,12 @@
 //! (endpoints, pools). Beside the path: [`route`] (what the operator said, compiled) and [`telemetry`].
 
 pub mod accept;
+pub mod admin;
 pub mod backoff;
 pub mod balance;
 pub mod capture;
 pub mod config;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -66,7 +66,7 @@ fn from_proto(address: &v1::Address) -> Option<SocketAddr> {
 }
 
 /// The name of a destination on the wire.
-fn destination_name(address: SocketAddr) -> v1::ResourceName {
+pub(crate) fn destination_name(address: SocketAddr) -> v1::ResourceName {
     v1::ResourceName { kind: Some(v1::resource_name::Kind::Destination(to_proto(address))) }
 }
 

@@ -18,6 +18,8 @@ mod token;
 use std::net::IpAddr;
 
 pub use self::spiffe::{ParseSpiffeIdError, SpiffeId};
+use crate::index::Index;
+use crate::model::ObjectName;
 
 /// The identity that the caller of a gRPC method proved with its client certificate.
 ///
@@ -46,6 +48,13 @@ pub struct PodInfo {
 pub trait Pods: Send + Sync + 'static {
     /// The pod of this namespace and name, if the index has seen it.
     fn find(&self, namespace: &str, name: &str) -> Option<PodInfo>;
+}
+
+impl Pods for Index {
+    fn find(&self, namespace: &str, name: &str) -> Option<PodInfo> {
+        let pod = self.pod(&ObjectName::new(namespace, name))?;
+        Some(PodInfo { uid: pod.uid, service_account: pod.service_account, ips: pod.ips, terminating: pod.terminating })
+    }
 }
 
 /// The roots that this mesh trusts.

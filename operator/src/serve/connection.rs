@@ -114,3 +114,26 @@ impl AsyncWrite for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::listen::{Limits, Slots};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_with_the_certificate_that_it_rests_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        let slot = Slots::new(Limits { connections: 1, per_address: 1 }).take(address.ip()).unwrap();
+        let mut connection = Connection::plain(stream, address, slot);
+        connection.end = Some(Box::pin(tokio::time::sleep(Duration::from_secs(3600))));
+        connection.write_all(b"within its time").await.unwrap();
+        let error = connection.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(connection.write_all(b"after").await.is_err());
+    }
+}

@@ -123,7 +123,7 @@ async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>, trust_domain:
 }
 
 /// What is free of [`Limits`].
-struct Slots {
+pub(super) struct Slots {
     free: Arc<Semaphore>,
     per_address: usize,
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
@@ -137,7 +137,7 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             free: Arc::new(Semaphore::new(limits.connections)),
             per_address: limits.per_address,
@@ -145,7 +145,7 @@ impl Slots {
         }
     }
 
-    fn take(&self, address: IpAddr) -> Option<Slot> {
+    pub(super) fn take(&self, address: IpAddr) -> Option<Slot> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
         let mut open = self.open.lock();
         let count = open.entry(address).or_default();

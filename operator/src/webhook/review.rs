@@ -4,45 +4,47 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use json_patch::Patch;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Asked {
-    api_version: String,
-    kind: String,
-    request: Option<Request>,
-}
-
 /// What is to be admitted.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) uid: String,
     pub(super) operation: String,
-    #[serde(default)]
     pub(super) namespace: String,
-    #[serde(default)]
-    pub(super) object: Value,
-    #[serde(default)]
-    pub(super) old_object: Value,
-    #[serde(default)]
-    pub(super) dry_run: Option<bool>,
+    /// Nothing may be left behind by it.
+    pub(super) dry_run: bool,
+    /// All of it.
+    pub(super) raw: Value,
 }
 
 impl Request {
     /// The error is a sentence for who sent it.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
-        let asked: Asked =
+        let mut asked: Value =
             serde_json::from_slice(body).map_err(|error| format!("the body is not an {KIND}: {error}"))?;
-        if asked.api_version != API_VERSION || asked.kind != KIND {
+        if asked["apiVersion"] != API_VERSION || asked["kind"] != KIND {
             return Err(format!("the body is not an {KIND} of {API_VERSION}"));
         }
-        asked.request.ok_or_else(|| format!("the {KIND} has no request"))
+        let raw = asked["request"].take();
+        let text = |field: &str| raw[field].as_str().map(str::to_owned);
+        let required = |field: &str| text(field).ok_or_else(|| format!("the {KIND} has no request.{field}"));
+        Ok(Self {
+            uid: required("uid")?,
+            operation: required("operation")?,
+            namespace: text("namespace").unwrap_or_default(),
+            dry_run: raw["dryRun"] == true,
+            raw,
+        })
+    }
+
+    /// What is to be created, or what it shall be after the update.
+    pub(super) fn object(&self) -> &Value {
+        &self.raw["object"]
     }
 }
 

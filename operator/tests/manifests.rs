@@ -1,0 +1,158 @@
+//! The manifests that users apply: made of their parts, understood by Kubernetes' types, and in agreement with the code.
+
+use std::path::PathBuf;
+
+use fairlead_operator::ca::keeper::{ISSUER_SECRET, ROOT_SECRET};
+use fairlead_operator::webhook::registration::CONFIGURATIONS;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+const HEADER: &str = "# Fairlead: kubectl apply -f install.yaml
+#
+# Made of crds.yaml and parts/operator.yaml; do not edit. After a change of those: UPDATE_MANIFESTS=1 cargo test -p fairlead-operator --test manifests
+";
+
+fn path(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "manifests", name].iter().collect()
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("manifests/{name}: {error}"))
+}
+
+fn documents(name: &str) -> Vec<Value> {
+    serde_yaml::Deserializer::from_str(&read(name))
+        .map(|document| Value::deserialize(document).unwrap_or_else(|error| panic!("manifests/{name}: {error}")))
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
+fn find(kind: &str, name: &str) -> Value {
+    let documents = documents("install.yaml");
+    let found = documents.into_iter().find(|document| document["kind"] == kind && document["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("install.yaml has no {kind} {name}"))
+}
+
+#[test]
+fn install_yaml_is_made_of_its_parts() {
+    let made = format!("{HEADER}{}{}", read("crds.yaml"), read("parts/operator.yaml"));
+    if std::env::var_os("UPDATE_MANIFESTS").is_some() {
+        std::fs::write(path("install.yaml"), &made).unwrap();
+    }
+    assert!(
+        made == read("install.yaml"),
+        "manifests/install.yaml differs from its parts: UPDATE_MANIFESTS=1 cargo test -p fairlead-operator --test manifests"
+    );
+}
+
+/// Reads a document as its type; every field that it states must come out again, or Kubernetes would drop it as unknown.
+fn check<T: DeserializeOwned + serde::Serialize>(document: &Value) {
+    let typed: T = serde_json::from_value(document.clone())
+        .unwrap_or_else(|error| panic!("{}: {error}", document["metadata"]["name"]));
+    let known = serde_json::to_value(typed).unwrap();
+    check_known(document, &known, &format!("{} {}", document["kind"], document["metadata"]["name"]));
+}
+
+fn check_known(stated: &Value, known: &Value, place: &str) {
+    match (stated, known) {
+        (Value::Object(stated), Value::Object(known)) => {
+            for (field, value) in stated {
+                let place = format!("{place}.{field}");
+                let known = known.get(field).unwrap_or_else(|| panic!("{place} is no field that Kubernetes knows"));
+                check_known(value, known, &place);
+            }
+        }
+        (Value::Array(stated), Value::Array(known)) => {
+            assert_eq!(stated.len(), known.len(), "{place}");
+            for (index, (stated, known)) in stated.iter().zip(known).enumerate() {
+                check_known(stated, known, &format!("{place}[{index}]"));
+            }
+        }
+        _ => assert_eq!(stated, known, "{place}"),
+    }
+}
+
+#[test]
+fn every_document_is_what_kubernetes_expects() {
+    for name in ["install.yaml", "ha/replicas.yaml", "ha/disruption-budget.yaml"] {
+        for document in documents(name) {
+            match document["kind"].as_str().unwrap() {
+                "Namespace" => check::<Namespace>(&document),
+                "ServiceAccount" => check::<ServiceAccount>(&document),
+                "Service" => check::<Service>(&document),
+                "ClusterRole" => check::<ClusterRole>(&document),
+                "ClusterRoleBinding" => check::<ClusterRoleBinding>(&document),
+                "Role" => check::<Role>(&document),
+                "RoleBinding" => check::<RoleBinding>(&document),
+                "MutatingWebhookConfiguration" => check::<MutatingWebhookConfiguration>(&document),
+                "PodDisruptionBudget" => check::<PodDisruptionBudget>(&document),
+                "CustomResourceDefinition" => {
+                    serde_json::from_value::<CustomResourceDefinition>(document).unwrap();
+                }
+                // The overlay's is a patch, which lacks what the base has.
+                "Deployment" if name == "install.yaml" => check::<Deployment>(&document),
+                "Deployment" => assert_eq!(
+                    document["metadata"],
+                    serde_json::json!({"name": "fairlead-operator", "namespace": "fairlead-system"})
+                ),
+                other => panic!("{name} holds a {other}, which this test does not know"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_operator_runs_under_restricted_pod_security() {
+    assert_eq!(
+        find("Namespace", "fairlead-system")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"],
+        "restricted"
+    );
+    let spec = &find("Deployment", "fairlead-operator")["spec"]["template"]["spec"];
+    let (pod, container) = (&spec["securityContext"], &spec["containers"][0]["securityContext"]);
+    assert_eq!((&pod["runAsNonRoot"], &pod["runAsUser"]), (&true.into(), &2103.into()));
+    assert_eq!(pod["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(container["capabilities"]["drop"][0], "ALL");
+    assert_eq!(
+        (&container["allowPrivilegeEscalation"], &container["readOnlyRootFilesystem"]),
+        (&false.into(), &true.into())
+    );
+}
+
+#[test]
+fn secrets_are_reached_by_name_in_the_operators_namespace_alone() {
+    let rules = |kind: &str| find(kind, "fairlead-operator")["rules"].as_array().unwrap().clone();
+    let on = |rule: &Value, resource: &str| rule["resources"].as_array().unwrap().contains(&resource.into());
+    assert!(!rules("ClusterRole").iter().any(|rule| on(rule, "secrets")));
+    for rule in rules("Role").iter().filter(|rule| on(rule, "secrets")) {
+        if rule["verbs"] != serde_json::json!(["create"]) {
+            assert_eq!(rule["resourceNames"], serde_json::json!([ROOT_SECRET, ISSUER_SECRET]));
+        }
+    }
+    for rule in rules("ClusterRole").iter().chain(&rules("Role")) {
+        for field in ["apiGroups", "resources", "verbs"] {
+            assert!(!rule[field].as_array().unwrap().contains(&"*".into()), "a wildcard in {rule}");
+        }
+    }
+}
+
+#[test]
+fn the_webhooks_are_those_that_the_operator_keeps() {
+    for name in CONFIGURATIONS {
+        let configuration = find("MutatingWebhookConfiguration", name);
+        assert_eq!(configuration["metadata"]["labels"]["app.kubernetes.io/part-of"], "fairlead");
+        for webhook in configuration["webhooks"].as_array().unwrap() {
+            assert_eq!((&webhook["failurePolicy"], &webhook["timeoutSeconds"]), (&"Fail".into(), &5.into()));
+            assert!(
+                webhook["clientConfig"].get("caBundle").is_none(),
+                "kubectl apply would take away what the operator wrote"
+            );
+        }
+    }
+}

@@ -11,14 +11,13 @@ use super::{Outgoing, opaque::tls, reachable};
 use crate::{
     accept::Worker,
     balance::{self, Endpoint, pool::Lease},
-    config::Handle,
     http::{
         MARK, Reason, Version,
         body::{Body, Ending, Verdict},
         exchange::{Call, Failure},
         failed_status, headers, is_grpc, respond, server, status_of, upgrade,
     },
-    route::{Destination, RequestHead, Route, Service, Target},
+    route::{Destination, Handle, RequestHead, Route, Service, Target},
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
 };

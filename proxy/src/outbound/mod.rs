@@ -17,9 +17,8 @@ use crate::{
         detect::{self, First, Kind, SILENCE, Speaker},
     },
     balance::Endpoint,
-    config::Handle,
     http::Version,
-    route::{Destination, Protocol},
+    route::{Destination, Handle, Protocol},
     tcp::{self, Prefixed, Stream},
     telemetry::{Direction, Refusal},
 };

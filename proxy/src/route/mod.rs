@@ -10,12 +10,18 @@ mod split;
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
+
 pub use self::{
     compile::{compile, endpoint},
     matcher::{HeaderMatch, Match, PathMatch, RequestHead, ValueMatch},
     split::{Split, Target},
 };
 use crate::balance::Endpoint;
+
+/// Where the newest version of one destination is read from: the configuration stream swaps it, the data path loads it once per attempt. A
+/// connection holds it for as long as it routes, and that keeps the destination subscribed.
+pub type Handle = Arc<ArcSwap<Destination>>;
 
 /// What an address that the application connected to leads to.
 #[derive(Debug)]

@@ -56,12 +56,7 @@ pub struct CanarySpec {
 
 /// 1, 5, 10, 25, 50 %.
 fn default_steps() -> Vec<CanaryStep> {
-    [1, 5, 10, 25, 50]
-        .map(|weight| CanaryStep {
-            weight: Percent::whole(weight),
-            hold: Duration::default(),
-        })
-        .into()
+    [1, 5, 10, 25, 50].map(|weight| CanaryStep { weight: Percent::whole(weight), hold: Duration::default() }).into()
 }
 
 /// The workload that is released.
@@ -122,10 +117,7 @@ pub struct ErrorLimits {
 
 impl Default for ErrorLimits {
     fn default() -> Self {
-        Self {
-            margin: default_margin(),
-            max: None,
-        }
+        Self { margin: default_margin(), max: None }
     }
 }
 

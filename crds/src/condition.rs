@@ -38,20 +38,12 @@ pub struct Fact {
 impl Fact {
     /// A condition that holds.
     pub fn holds(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status: Some(true),
-            reason,
-            message: message.into(),
-        }
+        Self { status: Some(true), reason, message: message.into() }
     }
 
     /// A condition that does not hold.
     pub fn fails(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status: Some(false),
-            reason,
-            message: message.into(),
-        }
+        Self { status: Some(false), reason, message: message.into() }
     }
 }
 
@@ -70,9 +62,7 @@ pub fn set_condition(
         Some(false) => "False",
         None => "Unknown",
     };
-    let known = conditions
-        .iter_mut()
-        .find(|condition| condition.type_ == type_);
+    let known = conditions.iter_mut().find(|condition| condition.type_ == type_);
     let last_transition_time = match &known {
         Some(known) if known.status == status => known.last_transition_time.clone(),
         _ => now.clone(),
@@ -105,20 +95,8 @@ mod tests {
     fn the_same_twice_is_no_change() {
         let mut conditions = Vec::new();
         let fact = || Fact::holds("Accepted", "valid");
-        assert!(set_condition(
-            &mut conditions,
-            ConditionType::Accepted,
-            &fact(),
-            Some(1),
-            &at(1)
-        ));
-        assert!(!set_condition(
-            &mut conditions,
-            ConditionType::Accepted,
-            &fact(),
-            Some(1),
-            &at(2)
-        ));
+        assert!(set_condition(&mut conditions, ConditionType::Accepted, &fact(), Some(1), &at(1)));
+        assert!(!set_condition(&mut conditions, ConditionType::Accepted, &fact(), Some(1), &at(2)));
         assert_eq!(conditions[0].last_transition_time, at(1));
     }
 
@@ -126,28 +104,10 @@ mod tests {
     fn the_time_moves_only_when_the_status_flips() {
         let mut conditions = Vec::new();
         let programmed = ConditionType::Programmed;
-        set_condition(
-            &mut conditions,
-            programmed,
-            &Fact::fails("Pending", "1/2 proxies"),
-            Some(1),
-            &at(1),
-        );
-        assert!(set_condition(
-            &mut conditions,
-            programmed,
-            &Fact::fails("Pending", "1/3 proxies"),
-            Some(1),
-            &at(2)
-        ));
+        set_condition(&mut conditions, programmed, &Fact::fails("Pending", "1/2 proxies"), Some(1), &at(1));
+        assert!(set_condition(&mut conditions, programmed, &Fact::fails("Pending", "1/3 proxies"), Some(1), &at(2)));
         assert_eq!(conditions[0].last_transition_time, at(1));
-        assert!(set_condition(
-            &mut conditions,
-            programmed,
-            &Fact::holds("Programmed", "3/3 proxies"),
-            Some(1),
-            &at(3)
-        ));
+        assert!(set_condition(&mut conditions, programmed, &Fact::holds("Programmed", "3/3 proxies"), Some(1), &at(3)));
         assert_eq!(conditions[0].last_transition_time, at(3));
         assert_eq!(conditions.len(), 1);
     }
@@ -156,13 +116,7 @@ mod tests {
     fn a_long_message_is_cut() {
         let mut conditions = Vec::new();
         let fact = Fact::fails("Invalid", "é".repeat(5000));
-        set_condition(
-            &mut conditions,
-            ConditionType::Accepted,
-            &fact,
-            None,
-            &at(1),
-        );
+        set_condition(&mut conditions, ConditionType::Accepted, &fact, None, &at(1));
         assert_eq!(conditions[0].message.chars().count(), MAX_MESSAGE);
     }
 }

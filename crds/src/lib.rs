@@ -4,14 +4,8 @@
 //! sits in the schema, so that the API server refuses a mistake with the field and the fix; what only the cluster can tell is a
 //! condition. The YAML in `manifests/crds.yaml` is printed by this crate's binary: `cargo run -p fairlead-crds`.
 
-#![allow(
-    clippy::doc_markdown,
-    reason = "comments become the schema's descriptions, which people read in a terminal"
-)]
-#![allow(
-    clippy::duplicated_attributes,
-    reason = "each printer column has a type of its own"
-)]
+#![allow(clippy::doc_markdown, reason = "comments become the schema's descriptions, which people read in a terminal")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 #![allow(
     unreachable_pub,
     reason = "the derive of KubeSchema repeats each struct, with its visibility, inside a function"
@@ -29,17 +23,16 @@ mod schema;
 mod traffic_policy;
 
 pub use canary::{
-    Analysis, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, ErrorLimits, Outcome,
-    Phase, Release, Verdict, VerdictResult, VersionStatus, WorkloadKind, WorkloadRef,
+    Analysis, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, ErrorLimits, Outcome, Phase, Release,
+    Verdict, VerdictResult, VersionStatus, WorkloadKind, WorkloadRef,
 };
 pub use condition::{ConditionType, Fact, set_condition};
 pub use duration::{Duration, ParseDurationError};
 pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, PortMtls};
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
-    Backend, HeaderMatch, HeaderMatchType, HttpMethod, PathMatch, PathMatchType, Route, RouteMatch,
-    ServiceRef, Subset, TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec,
-    TrafficPolicyStatus,
+    Backend, HeaderMatch, HeaderMatchType, HttpMethod, PathMatch, PathMatchType, Route, RouteMatch, ServiceRef, Subset,
+    TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus,
 };
 
 /// The group of the three kinds, and the prefix of every label and annotation.

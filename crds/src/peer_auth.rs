@@ -35,11 +35,7 @@ use crate::schema;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].message"#
     ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PeerAuthSpec {

@@ -45,11 +45,7 @@ impl TryFrom<f64> for Percent {
     type Error = OutOfRange;
 
     fn try_from(value: f64) -> Result<Self, OutOfRange> {
-        if (0.0..=100.0).contains(&value) {
-            Ok(Self(value))
-        } else {
-            Err(OutOfRange(value))
-        }
+        if (0.0..=100.0).contains(&value) { Ok(Self(value)) } else { Err(OutOfRange(value)) }
     }
 }
 
@@ -62,19 +58,13 @@ impl fmt::Display for Percent {
 impl Serialize for Percent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // `5`, not `5.0`: what is read back looks like what was written.
-        if self.0.fract() == 0.0 {
-            serializer.serialize_u8(self.0 as u8)
-        } else {
-            serializer.serialize_f64(self.0)
-        }
+        if self.0.fract() == 0.0 { serializer.serialize_u8(self.0 as u8) } else { serializer.serialize_f64(self.0) }
     }
 }
 
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        f64::deserialize(deserializer)?
-            .try_into()
-            .map_err(serde::de::Error::custom)
+        f64::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
     }
 }
 
@@ -104,10 +94,7 @@ mod tests {
     #[test]
     fn what_is_no_share_is_refused() {
         for text in ["-1", "100.01", "1e9", "\"5\""] {
-            assert!(
-                serde_json::from_str::<Percent>(text).is_err(),
-                "{text} was taken"
-            );
+            assert!(serde_json::from_str::<Percent>(text).is_err(), "{text} was taken");
         }
         assert!(Percent::try_from(f64::NAN).is_err());
     }

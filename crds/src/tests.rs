@@ -14,10 +14,7 @@ fn schemas() -> Vec<(String, Value)> {
         .map(|crd| {
             let crd = serde_json::to_value(crd).unwrap();
             let kind = crd["spec"]["names"]["kind"].as_str().unwrap().to_owned();
-            (
-                kind,
-                crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone(),
-            )
+            (kind, crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone())
         })
         .collect()
 }
@@ -39,13 +36,9 @@ fn violations(mut check: impl FnMut(&Value) -> Option<&'static str>) -> Vec<Stri
     let mut found = Vec::new();
     for (kind, schema) in schemas() {
         for part in ["spec", "status"] {
-            walk(
-                &format!("{kind}.{part}"),
-                &schema["properties"][part],
-                &mut |path, field| {
-                    found.extend(check(field).map(|what| format!("{path}: {what}")));
-                },
-            );
+            walk(&format!("{kind}.{part}"), &schema["properties"][part], &mut |path, field| {
+                found.extend(check(field).map(|what| format!("{path}: {what}")));
+            });
         }
     }
     found
@@ -54,10 +47,7 @@ fn violations(mut check: impl FnMut(&Value) -> Option<&'static str>) -> Vec<Stri
 #[test]
 fn the_kept_yaml_is_what_the_types_say() {
     let kept = std::fs::read_to_string(KEPT).unwrap_or_default();
-    assert!(
-        kept == to_yaml().unwrap(),
-        "manifests/crds.yaml differs from the types; run: {REGENERATE}"
-    );
+    assert!(kept == to_yaml().unwrap(), "manifests/crds.yaml differs from the types; run: {REGENERATE}");
 }
 
 #[test]
@@ -81,16 +71,10 @@ fn every_field_says_its_type_and_what_it_is_for() {
         if !field["type"].is_string() {
             return Some("no type");
         }
-        [
-            "$ref",
-            "anyOf",
-            "oneOf",
-            "allOf",
-            "x-kubernetes-preserve-unknown-fields",
-        ]
-        .iter()
-        .any(|key| !field[*key].is_null())
-        .then_some("not structural")
+        ["$ref", "anyOf", "oneOf", "allOf", "x-kubernetes-preserve-unknown-fields"]
+            .iter()
+            .any(|key| !field[*key].is_null())
+            .then_some("not structural")
     });
     assert!(silent.is_empty(), "{silent:#?}");
     let mut undescribed = Vec::new();
@@ -193,27 +177,15 @@ fn the_kinds_round_trip() {
 
 #[test]
 fn what_is_left_out_gets_its_default_in_the_schema_and_in_rust_alike() {
-    let canary: CanarySpec = serde_json::from_value(
-        serde_json::json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}}),
-    )
-    .unwrap();
-    let weights: Vec<f64> = canary
-        .steps
-        .iter()
-        .map(|step| step.weight.value())
-        .collect();
+    let canary: CanarySpec =
+        serde_json::from_value(serde_json::json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}})).unwrap();
+    let weights: Vec<f64> = canary.steps.iter().map(|step| step.weight.value()).collect();
     assert_eq!(weights, [1.0, 5.0, 10.0, 25.0, 50.0]);
     assert_eq!(canary.analysis.errors.margin.to_string(), "0.5");
 
     let (_, schema) = schemas().pop().unwrap();
     let spec = &schema["properties"]["spec"]["properties"];
-    assert_eq!(
-        spec["steps"]["default"],
-        serde_json::to_value(&canary.steps).unwrap()
-    );
-    assert_eq!(
-        spec["analysis"]["default"],
-        serde_json::to_value(&canary.analysis).unwrap()
-    );
+    assert_eq!(spec["steps"]["default"], serde_json::to_value(&canary.steps).unwrap());
+    assert_eq!(spec["analysis"]["default"], serde_json::to_value(&canary.analysis).unwrap());
     assert_eq!(spec["suspend"]["default"], serde_json::json!(false));
 }

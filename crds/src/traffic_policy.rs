@@ -22,12 +22,7 @@ use crate::schema::{self, DNS_LABEL};
     shortname = "tp",
     category = "fairlead",
     doc = "How traffic to a Service behaves: its parts (subsets), which requests go to which of them, and how long they may take.",
-    printcolumn(
-        name = "Target",
-        type_ = "string",
-        json_path = ".spec.targetRef.name",
-        description = "The Service."
-    ),
+    printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRef.name", description = "The Service."),
     printcolumn(
         name = "Accepted",
         type_ = "string",
@@ -43,11 +38,7 @@ use crate::schema::{self, DNS_LABEL};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].message"#
     ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
@@ -177,10 +168,7 @@ pub enum PathMatchType {
     .message("headers: type Present takes no value, every other type needs one"))]
 pub struct HeaderMatch {
     /// Case does not count.
-    #[schemars(
-        length(min = 1, max = 256),
-        regex(pattern = "^[A-Za-z0-9!#$%&'*+\\-.^_\\x60|~]+$")
-    )]
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z0-9!#$%&'*+\\-.^_\\x60|~]+$"))]
     pub name: String,
     /// Exact: the whole value. Prefix: its start. RegularExpression: the whole value, in the syntax of Rust's regex crate.
     /// Present: the header is there, whatever its value.

@@ -1,5 +1,89 @@
-//! Releases by evidence.
+//! Releases by evidence: a changed Deployment is held, runs as a clone beside the stable version, and is judged step by step.
+//!
+//! # Expected flow
+//! 1. The leader labels the Deployment of each Canary (phase `Initialized`). From then on the webhook asks [`hold::review`] about every
+//!    write to it.
+//! 2. The template changes: the webhook pauses the Deployment in that write. [`controller`] sees a new [`revision`](revision::revision)
+//!    and runs it as `<name>-canary` (`Progressing`).
+//! 3. When the clone's pods are ready, `status.step` says how traffic is split; proxies follow the status, not the spec. [`judge`]
+//!    looks at what they counted. Good evidence leads to the next step, `hold` at least later (`Holding`).
+//! 4. After the last step the Deployment is unpaused. Once its rollout is done the weight goes to 0, proxies acknowledge, the clone
+//!    is deleted (`Promoting`, `Succeeded`). Bad evidence, or pods that cannot run: weight 0, acknowledgement, clone deleted; the
+//!    Deployment stays paused (`RollingBack`, `Failed`) and this template is not tried again.
+//!
+//! # Guarantees
+//! - The whole state of a release is the Canary's status. [`plan`] decides from it and from the objects as they are now; each
+//!   decision is persisted before anything follows from it. So the operator may stop between any two writes.
+//! - A clone is taken away only after every proxy said that it sends it nothing, or [`plan::ACKNOWLEDGE_WITHIN`] passed.
+//! - The Deployment is unpaused only at the very version of the object that was judged: a template that changed meanwhile stays held.
+//!
+//! # Assumptions
+//! One replica of the operator writes at a time. `status.step.since` grows with every change of the split, by whole seconds; its
+//! unix seconds are the generation under which proxies acknowledge a Canary, and part of the name under which they count.
+//!
+//! # Caveats
+//! A template that changes while nothing holds it (before the label is there) is rolled out by the cluster without a canary; the
+//! Canary says so in an event. `kubectl rollout resume` by hand releases what is held without further judgement.
+//!
+//! # Errors
+//! A reconciliation that fails is tried again with growing pauses; a conflict at once, as someone else merely wrote first.
 
+mod act;
 pub mod bounds;
+mod clone;
+pub mod controller;
 pub mod counts;
+pub mod hold;
 pub mod judge;
+pub mod observe;
+pub mod plan;
+pub mod revision;
+
+use fairlead_crds::CanaryStatus;
+
+pub use counts::Counts;
+
+/// The field manager of all that releases write.
+pub const FIELD_MANAGER: &str = "fairlead-canary";
+
+/// Keeps a Canary until its Deployment is released.
+pub const FINALIZER: &str = "fairlead.dev/canary";
+
+/// On a clone and its pods: the revision of the template that they were made from.
+pub const TEMPLATE: &str = "fairlead.dev/template";
+
+/// What proxies counted. The registry of what proxies report implements it.
+pub trait Evidence: Send + Sync {
+    /// The sum over all proxies of what they counted under this name since its beginning; `None` where nobody counted anything.
+    fn counts(&self, group: &str) -> Option<Counts>;
+}
+
+/// How far proxies follow. The registry of what proxies acknowledged implements it.
+pub trait Programmed: Send + Sync {
+    /// Of the proxies whose configuration this Canary is part of, how many acknowledged `generation` or a later one.
+    fn acknowledgements(&self, namespace: &str, canary: &str, generation: i64) -> Acknowledgements;
+}
+
+/// How far proxies follow one state of one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledgements {
+    /// How many have it as part of their configuration.
+    pub proxies: usize,
+    /// How many of them said that they applied it.
+    pub acknowledged: usize,
+    /// One that refused it, with its reason.
+    pub refused: Option<String>,
+}
+
+/// The number of a traffic split: what proxies acknowledge a Canary under. 0 before the first.
+pub fn generation(status: &CanaryStatus) -> i64 {
+    status.step.as_ref().map_or(0, |step| step.since.0.as_second())
+}
+
+/// The names under which proxies count the canary and the running version in the present step. `None` before the first.
+pub fn groups(namespace: &str, canary: &str, status: &CanaryStatus) -> Option<(String, String)> {
+    let revision = &status.canary.as_ref()?.revision;
+    let index = status.step.as_ref()?.index;
+    let prefix = format!("{namespace}/{canary}/{revision}/{index}/{}", generation(status));
+    Some((format!("{prefix}/canary"), format!("{prefix}/stable")))
+}

@@ -1,0 +1,168 @@
+//! Writes what was decided.
+//!
+//! What is ours alone (the clone, the label, the finalizer, the status) is written by server-side apply. What ends a hold is a merge
+//! patch: applying `paused: false` would make the field ours, and then nobody else's.
+
+use fairlead_crds::{CANARY_LABEL, Canary, CanaryStatus};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::hold::HELD;
+use super::plan::Action;
+use super::{FIELD_MANAGER, FINALIZER, clone};
+
+/// What a decision was made about, as it was read.
+pub(super) struct Subjects<'a> {
+    /// The Canary, whole.
+    pub canary: &'a Value,
+    /// Its Deployment.
+    pub deployment: Option<&'a Value>,
+    /// The revision of the Deployment's template.
+    pub revision: &'a str,
+    /// The Deployment `<name>-canary`.
+    pub clone: Option<&'a Value>,
+}
+
+/// The API of Deployments as raw objects: fields newer than our types survive.
+pub(super) fn deployments(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&());
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+/// The API of Canaries as raw objects: one that does not parse does not hide the others.
+pub(super) fn canaries(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Canary>(&()))
+}
+
+/// Persists a status, unless the Canary changed since it was read.
+pub(super) async fn persist(client: &Client, canary: &Value, status: &CanaryStatus) -> kube::Result<()> {
+    let metadata = &canary["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
+    let namespace = metadata["namespace"].as_str().unwrap_or_default();
+    let body = json!({
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": "Canary",
+        "metadata": {"name": name, "namespace": namespace, "resourceVersion": metadata["resourceVersion"]},
+        "status": status,
+    });
+    canaries(client, namespace).patch_status(name, &applying(), &Patch::Apply(body)).await?;
+    Ok(())
+}
+
+/// Does one thing. What is gone already, or was never there, is no error.
+pub(super) async fn perform(client: &Client, action: &Action, subjects: &Subjects<'_>) -> kube::Result<()> {
+    let metadata = &subjects.canary["metadata"];
+    let namespace = metadata["namespace"].as_str().unwrap_or_default();
+    let name = metadata["name"].as_str().unwrap_or_default();
+    let deployments = deployments(client, namespace);
+    let result = match (action, subjects.deployment) {
+        (Action::AddFinalizer, _) => {
+            let body = json!({
+                "apiVersion": "fairlead.dev/v1alpha1",
+                "kind": "Canary",
+                "metadata": {"name": name, "uid": metadata["uid"], "finalizers": [FINALIZER]},
+            });
+            canaries(client, namespace).patch(name, &applying(), &Patch::Apply(body)).await.map(drop)
+        }
+        (Action::RemoveFinalizer, _) => {
+            let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
+            let Some(index) = finalizers.clone().position(|finalizer| finalizer == FINALIZER) else { return Ok(()) };
+            let path = format!("/metadata/finalizers/{index}");
+            // The test keeps another controller's finalizer from being taken where the list changed meanwhile.
+            let patch: json_patch::Patch = serde_json::from_value(json!([
+                {"op": "test", "path": path, "value": FINALIZER},
+                {"op": "remove", "path": path},
+            ]))
+            .map_err(kube::Error::SerdeError)?;
+            canaries(client, namespace)
+                .patch(name, &PatchParams::default(), &Patch::<Value>::Json(patch))
+                .await
+                .map(drop)
+        }
+        (Action::Manage, Some(deployment)) => {
+            let body = json!({
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {
+                    "name": deployment["metadata"]["name"],
+                    "uid": deployment["metadata"]["uid"],
+                    "labels": {CANARY_LABEL: name},
+                },
+            });
+            deployments.patch(named(deployment), &applying(), &Patch::Apply(body)).await.map(drop)
+        }
+        (Action::ApplyClone, Some(deployment)) => {
+            let owner = clone::Owner { name, uid: metadata["uid"].as_str().unwrap_or_default() };
+            let body = clone::manifest(deployment, subjects.revision, &owner);
+            deployments.patch(&clone::name(named(deployment)), &applying(), &Patch::Apply(body)).await.map(drop)
+        }
+        (Action::DeleteClone, _) => {
+            let Some(clone) = subjects.clone else { return Ok(()) };
+            let uid = clone["metadata"]["uid"].as_str().map(str::to_owned);
+            // By UID: a namesake that someone made meanwhile stays.
+            let params =
+                DeleteParams::background().preconditions(kube::api::Preconditions { uid, resource_version: None });
+            deployments.delete(named(clone), &params).await.map(drop)
+        }
+        (Action::Unpause, Some(deployment)) => {
+            // The version as it was observed: a template that changed since is not released with it.
+            let body = json!({
+                "metadata": {
+                    "resourceVersion": deployment["metadata"]["resourceVersion"],
+                    "annotations": {HELD: null},
+                },
+                "spec": {"paused": null},
+            });
+            deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
+        }
+        (Action::Release { unpause }, Some(deployment)) => return release(client, deployment, *unpause).await,
+        (Action::Manage | Action::ApplyClone | Action::Unpause | Action::Release { .. }, None) => Ok(()),
+    };
+    match result {
+        Err(error) if is_not_found(&error) && !matches!(action, Action::ApplyClone) => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes a Deployment out of the hands of its Canary.
+pub(super) async fn release(client: &Client, deployment: &Value, unpause: bool) -> kube::Result<()> {
+    let metadata = &deployment["metadata"];
+    let mut body = json!({
+        "metadata": {
+            "resourceVersion": metadata["resourceVersion"],
+            "labels": {CANARY_LABEL: null},
+            "annotations": {HELD: null},
+        },
+    });
+    if unpause {
+        body["spec"] = json!({"paused": null});
+    }
+    let namespace = metadata["namespace"].as_str().unwrap_or_default();
+    match deployments(client, namespace).patch(named(deployment), &merging(), &Patch::Merge(body)).await {
+        Err(error) if is_not_found(&error) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// The object was there no longer.
+pub(super) fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Someone else wrote first.
+pub(super) fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+fn named(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn applying() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force()
+}
+
+fn merging() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}

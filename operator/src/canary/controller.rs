@@ -1,0 +1,381 @@
+//! Runs releases: watches tell that something changed, each Canary is then read anew with all that belongs to it, planned, written.
+//!
+//! [`Releases::run`] is the one call that enters. Watches carry metadata alone and only say *when* to look; what is decided on is
+//! read from the API server at that moment, so that a cache that lags cannot make a decision twice.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_crds::{CANARY_LABEL, CLONE_OF_LABEL, Canary};
+use futures::stream::{BoxStream, SelectAll, StreamExt as _};
+use k8s_openapi::api::apps::v1::Deployment as ApiDeployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::act::{self, Subjects};
+use super::observe::{self, CloneDeployment, Deployment, Observed, Subject};
+use super::plan::{Note, plan};
+use super::{Evidence, FINALIZER, Programmed, clone, generation, groups};
+
+/// Canaries that are worked on at once.
+const AT_ONCE: usize = 4;
+/// Ends each watch after this many seconds, because one that died silently is otherwise never noticed.
+const WATCH_TIMEOUT: u32 = 200;
+/// For one Canary's reads and writes together: several times what a busy API server takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause after the first failure; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After a conflict.
+const SHORTLY: Duration = Duration::from_millis(100);
+/// Pods of a clone that are looked at for trouble: one in trouble is enough, and all have the same template.
+const PODS: u32 = 50;
+/// Canaries of a namespace that are compared for the same Deployment.
+const RIVALS: u32 = 500;
+
+/// Namespace and name of a Canary.
+type Key = (String, String);
+
+/// The reconciler of Canaries.
+pub struct Releases {
+    client: Client,
+    recorder: Recorder,
+    evidence: Arc<dyn Evidence>,
+    programmed: Arc<dyn Programmed>,
+}
+
+/// Why a Canary could not be worked on.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the API server refused or did not answer: {0}")]
+    Api(#[from] kube::Error),
+    #[error("the Canary does not parse; correct it or install the matching definitions: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("the API server took longer than {} s", PATIENCE.as_secs())]
+    Slow,
+}
+
+impl Releases {
+    /// `instance` is the name of this replica's pod, for events.
+    pub fn new(
+        client: Client,
+        evidence: Arc<dyn Evidence>,
+        programmed: Arc<dyn Programmed>,
+        instance: Option<String>,
+    ) -> Arc<Self> {
+        let recorder = Recorder::new(client.clone(), Reporter { controller: "fairlead-operator".to_owned(), instance });
+        Arc::new(Self { client, recorder, evidence, programmed })
+    }
+
+    /// Waits until this replica leads, then works until `shutdown` is done. What is being written then is finished.
+    pub async fn run(self: Arc<Self>, mut is_leader: watch::Receiver<bool>, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        tokio::select! {
+            () = &mut shutdown => return,
+            led = is_leader.wait_for(|leads| *leads) => {
+                if led.is_err() {
+                    return;
+                }
+            }
+        }
+        let mut triggers = self.triggers();
+        let mut queue = Queue::default();
+        let mut running = JoinSet::new();
+        loop {
+            let next = queue.next();
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(key) = triggers.next() => queue.add(key, Duration::ZERO),
+                Some(done) = running.join_next() => match done {
+                    Ok((key, again)) => queue.finish(key, again),
+                    Err(error) => tracing::error!(%error, "a reconciliation ended abnormally"),
+                },
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && running.len() < AT_ONCE => {
+                    if let Some(key) = queue.start() {
+                        running.spawn(Arc::clone(&self).work(key));
+                    }
+                }
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    /// What may concern a Canary: changes of its own spec, and any change of its Deployment or clone.
+    fn triggers(&self) -> SelectAll<BoxStream<'static, Key>> {
+        let config = || watcher::Config::default().timeout(WATCH_TIMEOUT);
+        let canaries = watcher(Api::<PartialObjectMeta<Canary>>::all(self.client.clone()), config());
+        let mut seen: HashMap<Key, (Option<i64>, bool)> = HashMap::new();
+        let canaries = canaries.default_backoff().filter_map(move |event| {
+            let key = match event {
+                Ok(watcher::Event::Apply(canary) | watcher::Event::InitApply(canary)) => {
+                    own_key(&canary).filter(|key| {
+                        // Writes of the status are our own.
+                        let now = (canary.metadata.generation, canary.metadata.deletion_timestamp.is_some());
+                        seen.insert(key.clone(), now) != Some(now)
+                    })
+                }
+                Ok(watcher::Event::Delete(canary)) => own_key(&canary).inspect(|key| {
+                    seen.remove(key);
+                }),
+                Ok(watcher::Event::Init | watcher::Event::InitDone) => None,
+                Err(error) => {
+                    tracing::warn!(%error, "watch of Canaries failed: it is begun again");
+                    None
+                }
+            };
+            std::future::ready(key)
+        });
+        let mut all = SelectAll::new();
+        all.push(canaries.boxed());
+        for label in [CANARY_LABEL, CLONE_OF_LABEL] {
+            let deployments = Api::<PartialObjectMeta<ApiDeployment>>::all(self.client.clone());
+            let events = watcher(deployments, config().labels(label)).default_backoff().touched_objects();
+            let keys = events.filter_map(|event| {
+                let key = match event {
+                    Ok(deployment) => canary_of(&deployment),
+                    Err(error) => {
+                        tracing::warn!(%error, "watch of Deployments failed: it is begun again");
+                        None
+                    }
+                };
+                std::future::ready(key)
+            });
+            all.push(keys.boxed());
+        }
+        all
+    }
+
+    async fn work(self: Arc<Self>, key: Key) -> (Key, Again) {
+        let again = match tokio::time::timeout(PATIENCE, self.reconcile(&key)).await.unwrap_or(Err(Error::Slow)) {
+            Ok(again) => again,
+            Err(Error::Api(error)) if act::is_conflict(&error) => Again::In(SHORTLY),
+            Err(error) => {
+                tracing::warn!(namespace = key.0, canary = key.1, %error, "release not advanced: it is tried again");
+                Again::Failed
+            }
+        };
+        (key, again)
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Again, Error> {
+        let (namespace, name) = key;
+        let Some(canary) = self.get(&act::canaries(&self.client, namespace), name).await? else {
+            self.release_orphans(namespace, name).await?;
+            return Ok(Again::Never);
+        };
+        let typed: Canary = serde_json::from_value(canary.clone())?;
+        let reference = typed.object_ref(&());
+        let uid = typed.uid().unwrap_or_default();
+        let workload = typed.spec.workload_ref.name.clone();
+        let deployments = act::deployments(&self.client, namespace);
+        let deployment = self.get(&deployments, &workload).await?;
+        let clone = self.get(&deployments, &clone::name(&workload)).await?;
+        let read = deployment.as_ref().map(Deployment::read);
+        let status = typed.status.clone().unwrap_or_default();
+        let (canary_counts, stable_counts) = groups(namespace, name, &status)
+            .map(|(canary, stable)| (self.evidence.counts(&canary), self.evidence.counts(&stable)))
+            .unwrap_or_default();
+        let revision = read.as_ref().map(|deployment| deployment.revision.clone()).unwrap_or_default();
+        let observed = Observed {
+            now: Timestamp::now(),
+            rival: self.rival(&canary, &workload).await?,
+            injected: match &deployment {
+                Some(deployment) => self.injected(namespace, deployment).await?,
+                None => false,
+            },
+            trouble: match &clone {
+                Some(_) => observe::trouble(&self.pods(namespace, &workload).await?, &revision),
+                None => None,
+            },
+            clone: clone.as_ref().map(|clone| CloneDeployment::read(clone, &uid)),
+            deployment: read,
+            canary_counts: canary_counts.unwrap_or_default(),
+            stable_counts: stable_counts.unwrap_or_default(),
+            proxies: self.programmed.acknowledgements(namespace, name, generation(&status)),
+            canary: Subject {
+                generation: typed.metadata.generation.unwrap_or(0),
+                deleting: typed.metadata.deletion_timestamp.is_some(),
+                finalized: typed.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
+                name: name.clone(),
+                spec: typed.spec,
+                status,
+            },
+        };
+        let plan = plan(&observed);
+        if plan.status != observed.canary.status {
+            act::persist(&self.client, &canary, &plan.status).await?;
+        }
+        for note in &plan.notes {
+            self.tell(note, &reference).await;
+        }
+        let subjects =
+            Subjects { canary: &canary, deployment: deployment.as_ref(), revision: &revision, clone: clone.as_ref() };
+        for action in &plan.actions {
+            tracing::debug!(namespace, canary = name, ?action, "release");
+            act::perform(&self.client, action, &subjects).await?;
+        }
+        Ok(Again::In(plan.again))
+    }
+
+    async fn get(&self, api: &Api<DynamicObject>, name: &str) -> Result<Option<Value>, Error> {
+        Ok(api.get_opt(name).await?.map(serde_json::to_value).transpose()?)
+    }
+
+    /// The name of an older Canary about the same Deployment.
+    async fn rival(&self, canary: &Value, workload: &str) -> Result<Option<String>, Error> {
+        let age = |metadata: &kube::core::ObjectMeta| {
+            let created = metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0);
+            (created, metadata.name.clone().unwrap_or_default())
+        };
+        let metadata: kube::core::ObjectMeta = serde_json::from_value(canary["metadata"].clone())?;
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let all = act::canaries(&self.client, namespace).list(&ListParams::default().limit(RIVALS)).await?;
+        let others = all.items.into_iter().filter(|other| {
+            other.data["spec"]["workloadRef"]["name"] == workload
+                && other.metadata.deletion_timestamp.is_none()
+                && age(&other.metadata) < age(&metadata)
+        });
+        Ok(others.min_by_key(|other| age(&other.metadata)).and_then(|other| other.metadata.name))
+    }
+
+    async fn injected(&self, namespace: &str, deployment: &Value) -> Result<bool, Error> {
+        let resource = ApiResource::erase::<Namespace>(&());
+        let namespaces = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+        let object = self.get(&namespaces, namespace).await?.unwrap_or_default();
+        Ok(observe::injected(&object, deployment))
+    }
+
+    async fn pods(&self, namespace: &str, workload: &str) -> Result<Vec<Value>, Error> {
+        let resource = ApiResource::erase::<Pod>(&());
+        let pods = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
+        let params = ListParams::default().labels(&format!("{CLONE_OF_LABEL}={workload}")).limit(PODS);
+        let list = pods.list(&params).await?;
+        Ok(list.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+    }
+
+    /// Deployments that are labelled with a Canary that is gone, though our finalizer should have kept it: someone took it off.
+    /// Without this the webhook would go on holding their changes and nobody release them.
+    async fn release_orphans(&self, namespace: &str, canary: &str) -> Result<(), Error> {
+        let labelled = ListParams::default().labels(&format!("{CANARY_LABEL}={canary}")).limit(PODS);
+        for deployment in act::deployments(&self.client, namespace).list(&labelled).await?.items {
+            let deployment = serde_json::to_value(deployment)?;
+            let held = Deployment::read(&deployment).held;
+            act::release(&self.client, &deployment, held).await?;
+        }
+        Ok(())
+    }
+
+    /// An event that cannot be told is not worth a failure: the status says the same.
+    async fn tell(&self, note: &Note, reference: &k8s_openapi::api::core::v1::ObjectReference) {
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.to_owned(),
+            note: Some(note.message.chars().take(1000).collect()),
+            action: "Release".to_owned(),
+            secondary: None,
+        };
+        tracing::info!(
+            namespace = reference.namespace,
+            canary = reference.name,
+            reason = note.reason,
+            "{}",
+            note.message
+        );
+        if let Err(error) = self.recorder.publish(&event, reference).await {
+            tracing::warn!(%error, reason = note.reason, "event not written");
+        }
+    }
+}
+
+fn own_key(canary: &PartialObjectMeta<Canary>) -> Option<Key> {
+    Some((canary.namespace()?, canary.metadata.name.clone()?))
+}
+
+/// The Canary that a Deployment or a clone belongs to.
+fn canary_of(deployment: &PartialObjectMeta<ApiDeployment>) -> Option<Key> {
+    let namespace = deployment.namespace()?;
+    let labelled = deployment.labels().get(CANARY_LABEL).cloned();
+    let owned = || {
+        let kind = Canary::kind(&());
+        deployment.owner_references().iter().find(|owner| owner.kind == kind).map(|owner| owner.name.clone())
+    };
+    Some((namespace, labelled.or_else(owned)?))
+}
+
+/// When to work on a Canary again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    In(Duration),
+    Failed,
+    Never,
+}
+
+/// Which Canary is worked on when. Never the same one twice at a time.
+#[derive(Default)]
+struct Queue {
+    due: HashMap<Key, Instant>,
+    running: HashSet<Key>,
+    failures: HashMap<Key, u32>,
+}
+
+impl Queue {
+    fn add(&mut self, key: Key, delay: Duration) {
+        let at = Instant::now() + delay;
+        let due = self.due.entry(key).or_insert(at);
+        *due = at.min(*due);
+    }
+
+    /// When the next one is due.
+    fn next(&self) -> Option<Instant> {
+        self.waiting().map(|(_, at)| *at).min()
+    }
+
+    /// Takes the one that is due first, if it is due.
+    fn start(&mut self) -> Option<Key> {
+        let (key, at) = self.waiting().min_by_key(|(_, at)| **at)?;
+        if *at > Instant::now() {
+            return None;
+        }
+        let key = key.clone();
+        self.due.remove(&key);
+        self.running.insert(key.clone());
+        Some(key)
+    }
+
+    fn finish(&mut self, key: Key, again: Again) {
+        self.running.remove(&key);
+        let delay = match again {
+            Again::Never => {
+                self.failures.remove(&key);
+                return;
+            }
+            Again::In(delay) => {
+                self.failures.remove(&key);
+                delay
+            }
+            Again::Failed => {
+                let failures = self.failures.entry(key.clone()).or_insert(0);
+                *failures += 1;
+                FIRST_PAUSE.saturating_mul(1 << (*failures - 1).min(6)).min(LONGEST_PAUSE)
+            }
+        };
+        self.add(key, delay);
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (&Key, &Instant)> {
+        self.due.iter().filter(|(key, _)| !self.running.contains(*key))
+    }
+}
+
+#[cfg(test)]
+mod tests;

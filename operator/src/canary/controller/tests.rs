@@ -1,0 +1,1 @@
+//! The reconciler against an API server in memory.

@@ -1,0 +1,695 @@
+//! Decides what happens to a release next: a pure function of what is observed.
+//!
+//! [`plan`] is the one call that enters. It makes at most one transition at a time. A plan with a transition has no actions: the
+//! new status is persisted first, and the next plan, made from it, says what follows. So wherever the operator stops, the next
+//! one goes on from what is written.
+
+use std::time::Duration;
+
+use fairlead_crds::{
+    CanaryStatus, CanaryStepStatus, ConditionType, Fact, Outcome, Percent, Phase, Release, Verdict, VerdictResult,
+    VersionStatus, set_condition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::counts::Counts;
+use super::judge::judge;
+use super::observe::{Deployment, Observed};
+
+/// How long a clone is kept for proxies that do not acknowledge that they send it nothing: longer than any that is connected needs,
+/// short enough that one that hangs does not keep a bad version running.
+pub const ACKNOWLEDGE_WITHIN: SignedDuration = SignedDuration::from_secs(30);
+
+/// How many releases the status remembers.
+const REMEMBERED: usize = 10;
+
+/// While there is evidence to look at. Proxies report about once a second.
+const WATCHFUL: Duration = Duration::from_secs(2);
+/// While something is awaited that takes moments.
+const SOON: Duration = Duration::from_secs(1);
+/// While the user must do something that no watch of ours tells.
+const BLOCKED: Duration = Duration::from_secs(10);
+/// While nothing happens: for the count of proxies in the status.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What to do. Each is idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Keep the Canary until its Deployment is released.
+    AddFinalizer,
+    /// Let the Canary go.
+    RemoveFinalizer,
+    /// Label the Deployment, so that the webhook holds its changes.
+    Manage,
+    /// Make the clone what the Deployment's template says, with as many pods.
+    ApplyClone,
+    /// Take the clone away.
+    DeleteClone,
+    /// Let the cluster roll the Deployment out, if it is still as it was observed.
+    Unpause,
+    /// Take the label away and, where asked, let the cluster roll the Deployment out.
+    Release {
+        /// Whether a held Deployment is rolled out.
+        unpause: bool,
+    },
+}
+
+/// An event to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Something is wrong.
+    pub warning: bool,
+    /// `CamelCase`.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// To be persisted where it differs from what was observed.
+    pub status: CanaryStatus,
+    /// To be told once the status is persisted.
+    pub notes: Vec<Note>,
+    /// To be done once the status is persisted. None where there was a transition: then plan again at once.
+    pub actions: Vec<Action>,
+    /// When to look again if nothing happens.
+    pub again: Duration,
+}
+
+/// Decides what happens next.
+pub fn plan(observed: &Observed) -> Plan {
+    let mut planner = Planner {
+        observed,
+        status: CanaryStatus {
+            observed_generation: Some(observed.canary.generation),
+            ..observed.canary.status.clone()
+        },
+        notes: Vec::new(),
+        actions: Vec::new(),
+        again: IDLE,
+    };
+    planner.conditions();
+    let moved = if observed.canary.deleting { planner.leave() } else { planner.advance() };
+    if moved == Moved::Yes {
+        planner.actions.clear();
+        planner.again = Duration::ZERO;
+    }
+    Plan { status: planner.status, notes: planner.notes, actions: planner.actions, again: planner.again }
+}
+
+/// Whether a transition was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moved {
+    Yes,
+    No,
+}
+
+/// Why a Canary is not in force.
+struct Objection {
+    condition: ConditionType,
+    reason: &'static str,
+    message: String,
+}
+
+struct Planner<'a> {
+    observed: &'a Observed,
+    status: CanaryStatus,
+    notes: Vec<Note>,
+    actions: Vec<Action>,
+    again: Duration,
+}
+
+impl Planner<'_> {
+    fn workload(&self) -> &str {
+        &self.observed.canary.spec.workload_ref.name
+    }
+
+    fn objection(&self) -> Option<Objection> {
+        let workload = self.workload();
+        if let Some(rival) = &self.observed.rival {
+            return Some(Objection {
+                condition: ConditionType::Accepted,
+                reason: "Conflicted",
+                message: format!(
+                    "Canary {rival} is older and releases Deployment {workload} already: delete one of the two"
+                ),
+            });
+        }
+        if self.observed.deployment.is_none() {
+            return Some(Objection {
+                condition: ConditionType::ResolvedRefs,
+                reason: "DeploymentNotFound",
+                message: format!(
+                    "Deployment {workload} does not exist in this namespace: create it or correct spec.workloadRef.name"
+                ),
+            });
+        }
+        if self.observed.clone.as_ref().is_some_and(|clone| !clone.ours) {
+            return Some(Objection {
+                condition: ConditionType::Accepted,
+                reason: "NameTaken",
+                message: format!(
+                    "Deployment {workload}-canary exists and is not Fairlead's: rename it, the new version runs under that name"
+                ),
+            });
+        }
+        if !self.observed.injected {
+            return Some(Objection {
+                condition: ConditionType::Accepted,
+                reason: "NotInjected",
+                message: format!(
+                    "Pods of Deployment {workload} get no sidecar, so their traffic cannot be split: label the namespace \
+                     fairlead.dev/inject=enabled (and do not opt the pods out) and restart the Deployment"
+                ),
+            });
+        }
+        None
+    }
+
+    fn conditions(&mut self) {
+        let now = Time(self.observed.now);
+        let generation = Some(self.observed.canary.generation);
+        let objection = self.objection();
+        let mut facts = [
+            (ConditionType::Accepted, Fact::holds("Accepted", "Changes of the Deployment are released step by step")),
+            (ConditionType::ResolvedRefs, Fact::holds("ResolvedRefs", "The Deployment exists")),
+        ];
+        if let Some(objection) = objection {
+            for (condition, fact) in &mut facts {
+                if *condition == objection.condition {
+                    *fact = Fact::fails(objection.reason, objection.message.clone());
+                }
+            }
+        }
+        for (condition, fact) in facts {
+            let name = condition.to_string();
+            let failed = |status: &CanaryStatus| {
+                status.conditions.iter().any(|known| known.type_ == name && known.status == "False")
+            };
+            let failed_before = failed(&self.status);
+            set_condition(&mut self.status.conditions, condition, &fact, generation, &now);
+            if fact.status == Some(false) && !failed_before {
+                self.notes.push(Note { warning: true, reason: fact.reason, message: fact.message });
+            }
+        }
+        let proxies = &self.observed.proxies;
+        let message = format!("{}/{} proxies", proxies.acknowledged, proxies.proxies);
+        let fact = match &proxies.refused {
+            Some(refused) => Fact::fails("Rejected", format!("{message}: {refused}")),
+            None if proxies.acknowledged < proxies.proxies => Fact::fails("Pending", message),
+            None => Fact::holds("Programmed", message),
+        };
+        set_condition(&mut self.status.conditions, ConditionType::Programmed, &fact, generation, &now);
+    }
+
+    /// The Canary stays.
+    fn advance(&mut self) -> Moved {
+        let phase = self.status.phase;
+        let objection = self.objection();
+        let Some(deployment) = &self.observed.deployment else {
+            return self.without_deployment();
+        };
+        if let Some(objection) = objection {
+            self.again = BLOCKED;
+            return match phase {
+                Some(Phase::Progressing | Phase::Holding | Phase::Suspended) => {
+                    self.roll_back(None, &objection.message)
+                }
+                // What has begun is finished.
+                Some(Phase::Promoting) => self.promoting(deployment),
+                Some(Phase::RollingBack) => self.rolling_back(),
+                _ => {
+                    self.remove_clone();
+                    let failed = phase == Some(Phase::Failed);
+                    self.release(deployment, !failed);
+                    Moved::No
+                }
+            };
+        }
+        if !self.observed.canary.finalized {
+            // Before the label: what is labelled must be released some day.
+            self.actions.push(Action::AddFinalizer);
+            self.again = Duration::ZERO;
+        } else if deployment.managed_by.as_deref() != Some(&self.observed.canary.name) {
+            self.actions.push(Action::Manage);
+            self.again = Duration::ZERO;
+        }
+        match phase {
+            None => self.begin(deployment),
+            Some(Phase::Initialized | Phase::Succeeded | Phase::Failed) => self.idle(deployment),
+            Some(Phase::Progressing | Phase::Holding | Phase::Suspended) => self.releasing(deployment),
+            Some(Phase::Promoting) => self.promoting(deployment),
+            Some(Phase::RollingBack) => self.rolling_back(),
+        }
+    }
+
+    /// The Canary goes: the Deployment is released as it is, unless what it holds was proved bad.
+    fn leave(&mut self) -> Moved {
+        if !self.observed.canary.finalized {
+            return Moved::No;
+        }
+        self.again = SOON;
+        if self.splits() {
+            if self.status.phase != Some(Phase::RollingBack) {
+                self.status.phase = Some(Phase::RollingBack);
+                self.verdict(VerdictResult::Inconclusive, "the Canary is being deleted");
+            }
+            self.split(None);
+            return Moved::Yes;
+        }
+        if !self.remove_clone() {
+            return Moved::No;
+        }
+        let refused = self.status.verdict.as_ref().is_some_and(|verdict| verdict.result == VerdictResult::Regressed);
+        let released = match &self.observed.deployment {
+            Some(deployment) => self.release(deployment, !refused),
+            None => true,
+        };
+        if released {
+            self.actions.push(Action::RemoveFinalizer);
+        }
+        Moved::No
+    }
+
+    fn without_deployment(&mut self) -> Moved {
+        self.again = BLOCKED;
+        match self.status.phase {
+            None => Moved::No,
+            Some(_) if self.status.stable.is_some() || self.status.canary.is_some() || self.splits() => {
+                if self.status.canary.is_some() && self.status.phase != Some(Phase::Failed) {
+                    self.remember(Outcome::Superseded, "the Deployment was deleted");
+                }
+                self.status.phase = Some(Phase::Initialized);
+                self.status.stable = None;
+                self.status.canary = None;
+                self.status.verdict = None;
+                if self.splits() {
+                    self.split(None);
+                }
+                Moved::Yes
+            }
+            Some(_) => {
+                self.remove_clone();
+                Moved::No
+            }
+        }
+    }
+
+    /// The first look at a Deployment: what runs is what is stable. The first release has nothing to be judged against.
+    fn begin(&mut self, deployment: &Deployment) -> Moved {
+        self.status.stable = Some(version(&deployment.revision));
+        self.status.phase = Some(Phase::Initialized);
+        let message = format!(
+            "Deployment {} runs revision {}; changes of it will be released step by step",
+            self.workload(),
+            deployment.revision
+        );
+        self.note("Initialized", message)
+    }
+
+    /// Nothing is being released. Does the Deployment hold something new?
+    fn idle(&mut self, deployment: &Deployment) -> Moved {
+        let phase = self.status.phase;
+        let Some(stable) = self.status.stable.clone() else {
+            return self.begin(deployment);
+        };
+        let refused =
+            self.status.canary.as_ref().filter(|_| phase == Some(Phase::Failed)).map(|canary| canary.revision.clone());
+        if deployment.revision == stable.revision {
+            if refused.is_some() {
+                self.settle(Phase::Initialized);
+                return self.note("Initialized", "The template is that of the running version again".to_owned());
+            }
+            if deployment.held {
+                self.actions.push(Action::Unpause);
+                self.again = SOON;
+            }
+        } else if refused.as_ref() == Some(&deployment.revision) {
+            if !deployment.paused {
+                return self.promote("The Deployment was resumed by hand: it is rolled out against the evidence");
+            }
+        } else if deployment.paused {
+            self.status.canary = Some(version(&deployment.revision));
+            self.status.stable = Some(version(&stable.revision));
+            self.status.phase = Some(Phase::Progressing);
+            self.verdict(VerdictResult::Inconclusive, "the new version is starting");
+            return self.note(
+                "Started",
+                format!("Revision {} runs as Deployment {}-canary", deployment.revision, self.workload()),
+            );
+        } else {
+            self.status.stable = Some(version(&deployment.revision));
+            self.settle(Phase::Initialized);
+            let message = format!(
+                "Revision {} is rolled out without a canary: its change was not held, or the Deployment was resumed by hand",
+                deployment.revision
+            );
+            return self.warn("NotHeld", message);
+        }
+        self.remove_clone();
+        Moved::No
+    }
+
+    /// A new version starts or gets traffic.
+    fn releasing(&mut self, deployment: &Deployment) -> Moved {
+        let canary = self.status.canary.as_ref().map(|canary| canary.revision.clone());
+        let stable = self.status.stable.as_ref().map(|stable| stable.revision.clone());
+        if stable.as_ref() == Some(&deployment.revision) {
+            return self.roll_back(None, "the template is that of the running version again");
+        }
+        if canary.as_ref() != Some(&deployment.revision) {
+            if !deployment.paused {
+                return self.roll_back(None, "the template changed again and is rolled out without having been held");
+            }
+            return self.start_over(deployment);
+        }
+        if !deployment.paused {
+            return self.promote("The Deployment was resumed by hand: it is rolled out without further evidence");
+        }
+        if self.observed.canary.spec.suspend {
+            if self.status.phase != Some(Phase::Suspended) {
+                self.status.phase = Some(Phase::Suspended);
+                return self
+                    .note("Suspended", "The release is held where it is until spec.suspend is false".to_owned());
+            }
+            if self.splits() {
+                self.count();
+            }
+            self.again = WATCHFUL;
+            return Moved::No;
+        }
+        if self.status.phase == Some(Phase::Suspended) {
+            self.status.phase = Some(Phase::Progressing);
+            return self.note("Resumed", "The release goes on".to_owned());
+        }
+        if deployment.replicas == 0 && !self.splits() {
+            return self.promote("The Deployment is scaled to zero: nothing runs that could be judged");
+        }
+        self.again = WATCHFUL;
+        let current =
+            self.observed.clone.as_ref().filter(|clone| clone.revision == deployment.revision && !clone.deleting);
+        if current.is_some() {
+            if let Some(trouble) = &self.observed.trouble {
+                return self.roll_back(Some(VerdictResult::Regressed), trouble);
+            }
+            if let Some(stuck) = current.and_then(|clone| clone.rollout.stuck.as_ref()) {
+                return self
+                    .roll_back(Some(VerdictResult::Regressed), &format!("its pods did not become ready: {stuck}"));
+            }
+        }
+        let fits = current.is_some_and(|clone| clone.replicas == deployment.replicas);
+        // What runs under the old template may be replaced only when nobody sends it anything.
+        if !fits && (current.is_some() || self.observed.clone.is_none() || self.unused()) {
+            self.actions.push(Action::ApplyClone);
+            self.again = SOON;
+        }
+        if self.splits() {
+            return self.step();
+        }
+        let rollout = current.map(|clone| &clone.rollout);
+        if fits && rollout.is_some_and(|rollout| rollout.done) {
+            return self.enter(0);
+        }
+        let progress = rollout.map_or("its Deployment is being made", |rollout| &rollout.progress).to_owned();
+        self.verdict(VerdictResult::Inconclusive, &format!("the new version is starting: {progress}"));
+        self.again = SOON;
+        Moved::No
+    }
+
+    /// The new version gets traffic: what does the evidence say?
+    fn step(&mut self) -> Moved {
+        let spec = &self.observed.canary.spec;
+        let Some(step) = self.status.step.clone() else { return Moved::No };
+        let index = usize::try_from(step.index).unwrap_or(0);
+        let wanted = spec.steps.get(index);
+        if wanted.is_some_and(|wanted| wanted.weight != step.weight) {
+            return self.enter(index);
+        }
+        self.count();
+        let judgement =
+            judge(&self.observed.canary_counts, &self.observed.stable_counts, &spec.analysis.errors, spec.steps.len());
+        self.status.verdict =
+            Some(Verdict { result: judgement.result, evidence: judgement.evidence, reason: judgement.reason.clone() });
+        let phase = match judgement.result {
+            VerdictResult::Regressed => {
+                return self.roll_back(Some(VerdictResult::Regressed), &judgement.reason);
+            }
+            VerdictResult::Inconclusive => Phase::Progressing,
+            VerdictResult::NonInferior => {
+                let hold = wanted.map(|wanted| wanted.hold.as_std()).unwrap_or_default();
+                let lasted = self.observed.now.duration_since(step.since.0);
+                if SignedDuration::try_from(hold).is_ok_and(|hold| lasted < hold) {
+                    Phase::Holding
+                } else if index + 1 < spec.steps.len() {
+                    return self.enter(index + 1);
+                } else {
+                    return self.promote(&format!("All steps passed: {}", judgement.reason));
+                }
+            }
+        };
+        self.status.phase = Some(phase);
+        Moved::No
+    }
+
+    /// The evidence is in: the Deployment itself is rolled out, then traffic goes back to it.
+    fn promoting(&mut self, deployment: &Deployment) -> Moved {
+        let canary = self.status.canary.as_ref().map(|canary| canary.revision.clone()).unwrap_or_default();
+        if deployment.revision != canary {
+            if self.status.stable.as_ref().is_some_and(|stable| stable.revision == deployment.revision) {
+                return self.roll_back(None, "the template went back while it was being rolled out");
+            }
+            if !deployment.paused {
+                return self.roll_back(None, "the template changed again and is rolled out without having been held");
+            }
+            // It had passed: what comes next is judged against it.
+            self.status.stable = Some(version(&canary));
+            return self.start_over(deployment);
+        }
+        self.again = SOON;
+        if deployment.paused {
+            self.actions.push(Action::Unpause);
+        } else if !deployment.rollout.done {
+            let Some(verdict) = &mut self.status.verdict else { return Moved::No };
+            let waiting = deployment.rollout.stuck.as_ref().unwrap_or(&deployment.rollout.progress);
+            verdict.reason = format!("the Deployment is being rolled out: {waiting}");
+        } else if self.splits() {
+            self.split(None);
+            return Moved::Yes;
+        } else if self.remove_clone() {
+            let reason = format!("revision {canary} is rolled out");
+            self.remember(Outcome::Succeeded, &reason);
+            self.status.stable = Some(version(&canary));
+            self.settle(Phase::Succeeded);
+            self.verdict(VerdictResult::NonInferior, &reason);
+            return self.note("Succeeded", format!("Revision {canary} is the running version"));
+        }
+        Moved::No
+    }
+
+    /// Proxies send the new version nothing any more: it goes.
+    fn rolling_back(&mut self) -> Moved {
+        self.again = SOON;
+        if self.splits() {
+            self.split(None);
+            return Moved::Yes;
+        }
+        if !self.remove_clone() {
+            return Moved::No;
+        }
+        let verdict = self.status.verdict.clone();
+        let reason = verdict.as_ref().map(|verdict| verdict.reason.clone()).unwrap_or_default();
+        let canary = self.status.canary.as_ref().map(|canary| canary.revision.clone());
+        let regressed = verdict.is_some_and(|verdict| verdict.result == VerdictResult::Regressed);
+        self.remember(if regressed { Outcome::Failed } else { Outcome::Superseded }, &reason);
+        if regressed && self.observed.deployment.as_ref().map(|deployment| &deployment.revision) == canary.as_ref() {
+            self.status.phase = Some(Phase::Failed);
+            return self.warn(
+                "Failed",
+                format!("{reason}. The Deployment stays paused on the running version until its template changes"),
+            );
+        }
+        self.settle(Phase::Initialized);
+        self.note("RolledBack", format!("The new version is gone: {reason}"))
+    }
+
+    /// Another template than the one that runs as a canary.
+    fn start_over(&mut self, deployment: &Deployment) -> Moved {
+        self.remember(Outcome::Superseded, "the template changed again");
+        if self.splits() {
+            self.split(None);
+        }
+        self.status.canary = Some(version(&deployment.revision));
+        self.status.phase = Some(Phase::Progressing);
+        self.verdict(VerdictResult::Inconclusive, "the template changed again: the release starts over");
+        self.note(
+            "StartedOver",
+            format!("The template changed again: revision {} is released now", deployment.revision),
+        )
+    }
+
+    fn enter(&mut self, index: usize) -> Moved {
+        let Some(step) = self.observed.canary.spec.steps.get(index) else { return Moved::No };
+        self.split(Some((index, step.weight)));
+        self.status.phase = Some(Phase::Progressing);
+        for side in [&mut self.status.canary, &mut self.status.stable].into_iter().flatten() {
+            *side = version(&side.revision);
+        }
+        self.verdict(VerdictResult::Inconclusive, "the step has just begun");
+        let of = self.observed.canary.spec.steps.len();
+        self.note(
+            "Step",
+            format!("Step {} of {of}: {} % of the traffic goes to the new version", index + 1, step.weight),
+        )
+    }
+
+    fn promote(&mut self, why: &str) -> Moved {
+        self.status.phase = Some(Phase::Promoting);
+        self.verdict(VerdictResult::NonInferior, why);
+        self.note("Promoting", format!("{why}. The Deployment is rolled out"))
+    }
+
+    /// Ends the release. With a result the evidence stays in the status, without one there was no verdict.
+    fn roll_back(&mut self, result: Option<VerdictResult>, reason: &str) -> Moved {
+        if self.splits() {
+            self.split(None);
+        }
+        self.status.phase = Some(Phase::RollingBack);
+        self.verdict(result.unwrap_or(VerdictResult::Inconclusive), reason);
+        self.warn("RollingBack", format!("The new version is taken away: {reason}"))
+    }
+
+    /// Ends a release's traces in the status, except for what the history and the numbering of splits keep.
+    fn settle(&mut self, phase: Phase) {
+        self.status.phase = Some(phase);
+        self.status.canary = None;
+        self.status.verdict = None;
+        if let Some(stable) = &mut self.status.stable {
+            *stable = version(&stable.revision);
+        }
+    }
+
+    /// Whether the canary gets traffic.
+    fn splits(&self) -> bool {
+        self.status.step.as_ref().is_some_and(|step| step.weight > Percent::ZERO)
+    }
+
+    /// Whether no proxy sends the canary anything, or those that might had their time.
+    fn unused(&self) -> bool {
+        if self.splits() {
+            return false;
+        }
+        let proxies = &self.observed.proxies;
+        let over = self
+            .status
+            .step
+            .as_ref()
+            .is_none_or(|step| self.observed.now.duration_since(step.since.0) > ACKNOWLEDGE_WITHIN);
+        over || proxies.acknowledged >= proxies.proxies
+    }
+
+    /// Takes the clone away once it is unused. True when there is none.
+    fn remove_clone(&mut self) -> bool {
+        match self.observed.clone.as_ref().filter(|clone| clone.ours) {
+            None => true,
+            Some(clone) => {
+                if !clone.deleting && self.unused() {
+                    self.actions.push(Action::DeleteClone);
+                }
+                self.again = SOON;
+                false
+            }
+        }
+    }
+
+    /// Takes our label from the Deployment. True when it is not there.
+    fn release(&mut self, deployment: &Deployment, unpause: bool) -> bool {
+        if deployment.managed_by.as_deref() != Some(&self.observed.canary.name) {
+            return true;
+        }
+        self.actions.push(Action::Release { unpause: unpause && deployment.held });
+        self.again = SOON;
+        false
+    }
+
+    /// A new split, later than all before. `None`: the canary gets nothing.
+    fn split(&mut self, to: Option<(usize, Percent)>) {
+        let last = self.status.step.as_ref();
+        let earliest = last.map_or(Timestamp::MIN.as_second(), |step| step.since.0.as_second() + 1);
+        let since = Timestamp::from_second(self.observed.now.as_second().max(earliest)).unwrap_or(self.observed.now);
+        let index = to.map_or(last.map_or(0, |step| step.index), |(index, _)| i32::try_from(index).unwrap_or(i32::MAX));
+        let weight = to.map_or(Percent::ZERO, |(_, weight)| weight);
+        self.status.step = Some(CanaryStepStatus { index, weight, since: Time(since) });
+    }
+
+    fn count(&mut self) {
+        let sides = [
+            (&mut self.status.canary, &self.observed.canary_counts),
+            (&mut self.status.stable, &self.observed.stable_counts),
+        ];
+        for (side, counts) in sides {
+            if let Some(side) = side {
+                *side = counted(&side.revision, counts);
+            }
+        }
+    }
+
+    fn verdict(&mut self, result: VerdictResult, reason: &str) {
+        // A verdict on the evidence keeps the evidence.
+        let evidence = match &self.status.verdict {
+            Some(verdict) if verdict.result == result => verdict.evidence.clone(),
+            _ => String::new(),
+        };
+        self.status.verdict = Some(Verdict { result, evidence, reason: bounded(reason) });
+    }
+
+    fn remember(&mut self, outcome: Outcome, reason: &str) {
+        let Some(canary) = &self.status.canary else { return };
+        let release = Release {
+            revision: canary.revision.clone(),
+            outcome,
+            reason: bounded(reason),
+            finished: Time(self.observed.now),
+        };
+        self.status.history.insert(0, release);
+        self.status.history.truncate(REMEMBERED);
+    }
+
+    fn note(&mut self, reason: &'static str, message: String) -> Moved {
+        self.notes.push(Note { warning: false, reason, message });
+        Moved::Yes
+    }
+
+    fn warn(&mut self, reason: &'static str, message: String) -> Moved {
+        self.notes.push(Note { warning: true, reason, message });
+        Moved::Yes
+    }
+}
+
+/// A version of which nothing is counted yet.
+fn version(revision: &str) -> VersionStatus {
+    VersionStatus { revision: revision.to_owned(), ..VersionStatus::default() }
+}
+
+fn counted(revision: &str, counts: &Counts) -> VersionStatus {
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    // Two decimals: more would pretend a precision that buckets do not have.
+    let milliseconds = |share| counts.quantile(share).map(|limit| (limit * 100.0).round() / 100.0);
+    VersionStatus {
+        revision: revision.to_owned(),
+        requests: count(counts.requests),
+        errors: count(counts.failures),
+        p50: milliseconds(0.5),
+        p99: milliseconds(0.99),
+    }
+}
+
+/// What the schema takes of a sentence.
+fn bounded(sentence: &str) -> String {
+    sentence.chars().take(1024).collect()
+}
+
+#[cfg(test)]
+mod tests;

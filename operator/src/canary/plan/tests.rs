@@ -1,0 +1,1 @@
+//! A release from the first write to the last.

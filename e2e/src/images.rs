@@ -192,7 +192,7 @@ fn keep_only(folder: &Path, prefix: &str, newest: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.starts_with(prefix) && name.ends_with(".tar") && path != newest {
+        if name.starts_with(prefix) && path.extension().is_some_and(|kind| kind == "tar") && path != newest {
             fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
         }
     }

@@ -1,15 +1,11 @@
-//! How etcd, the API server, the controller manager, the scheduler and CoreDNS are started. They all run in the first
-//! node's network namespace, so that the API server reaches webhooks by Service and pod addresses.
+//! How etcd, the API server, the controller manager and the scheduler are started. They all run in the first node's
+//! network namespace, so that the API server reaches webhooks by Service and pod addresses.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde_json::json;
-
 use super::pki::Pki;
-use super::plan::{self, API_PORT, DNS_SERVICE, POD_NETWORKS, SERVICE_NETWORKS};
+use super::plan::{self, API_PORT, POD_NETWORKS, SERVICE_NETWORKS};
 use super::process::{option, words};
 
 /// Only the API server, on the same loopback, talks to it.
@@ -17,17 +13,13 @@ const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 
 /// The components and their arguments, in the order in which they are started.
-///
-/// # Errors
-/// If CoreDNS's configuration cannot be written.
-pub(crate) fn components(data: &Path, pki: &Pki) -> Result<Vec<(&'static str, Vec<OsString>)>> {
-    Ok(vec![
+pub(crate) fn components(data: &Path, pki: &Pki) -> Vec<(&'static str, Vec<OsString>)> {
+    vec![
         ("etcd", etcd(data)),
         ("kube-apiserver", apiserver(pki)),
         ("kube-controller-manager", controller_manager(pki)),
         ("kube-scheduler", scheduler(pki)),
-        ("coredns", coredns(data, pki)?),
-    ])
+    ]
 }
 
 fn etcd(data: &Path) -> Vec<OsString> {
@@ -118,81 +110,4 @@ fn scheduler(pki: &Pki) -> Vec<OsString> {
 fn kubeconfigs(pki: &Pki, name: &str) -> [OsString; 3] {
     let file = pki.file(&format!("{name}.kubeconfig"));
     ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|name| option(name, &file))
-}
-
-/// The cluster's DNS as a process of the first node: as a pod it would need an image of 140 MB on each node.
-fn coredns(data: &Path, pki: &Pki) -> Result<Vec<OsString>> {
-    let path = data.join("Corefile");
-    fs::write(&path, corefile(&pki.file("coredns.kubeconfig")))
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(vec!["-conf".into(), path.into()])
-}
-
-/// Names outside of the cluster do not exist: nothing outside can be reached. Answers are kept for a few seconds
-/// only, so that tests see a deleted Service go.
-fn corefile(kubeconfig: &Path) -> String {
-    let address = plan::control_plane().address();
-    format!(
-        "cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {{
-    bind {address}
-    errors
-    ready 127.0.0.1:8181
-    kubernetes cluster.local in-addr.arpa ip6.arpa {{
-        kubeconfig \"{}\"
-        pods insecure
-        ttl 5
-    }}
-    cache 5
-    loadbalance
-}}
-.:53 {{
-    bind {address}
-    errors
-    template ANY ANY . {{
-        rcode NXDOMAIN
-    }}
-}}
-",
-        kubeconfig.display()
-    )
-}
-
-/// The objects that make CoreDNS known: its permissions, and a Service without a selector that leads to the first
-/// node.
-pub(crate) fn dns_objects() -> Vec<serde_json::Value> {
-    let ports = json!([
-        {"name": "dns", "port": 53, "protocol": "UDP"},
-        {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
-    ]);
-    vec![
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": "system:coredns"},
-            "rules": [
-                {"apiGroups": [""], "resources": ["services", "pods", "namespaces", "nodes"], "verbs": ["list", "watch", "get"]},
-                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-            ],
-        }),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "system:coredns"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "coredns"}],
-        }),
-        json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
-            "spec": {"clusterIP": DNS_SERVICE, "ports": ports},
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
-                "kubernetes.io/service-name": "kube-dns",
-                "endpointslice.kubernetes.io/managed-by": "fairlead.dev",
-            }},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": [plan::control_plane().address().to_string()], "conditions": {"ready": true}}],
-            "ports": ports,
-        }),
-    ]
 }

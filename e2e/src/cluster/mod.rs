@@ -9,6 +9,7 @@ mod archive;
 mod binary;
 mod cgroups;
 mod control_plane;
+mod dns;
 mod down;
 mod load;
 mod mounts;

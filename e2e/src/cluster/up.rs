@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::core::v1::{Node as NodeObject, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -19,7 +19,7 @@ use kube::{Client, ResourceExt};
 use super::binary::Binaries;
 use super::plan::{self, DNS_SERVICE, Node, PAUSE_IMAGE, Places};
 use super::state::{Component, Process, Standing, State};
-use super::{cgroups, control_plane, down, network, node, pki, process};
+use super::{cgroups, control_plane, dns, down, network, node, pki, process};
 use crate::command::{run, tail};
 use crate::progress::Step;
 use crate::{images, prerequisites};
@@ -104,11 +104,8 @@ impl Start<'_> {
             let containerd = self.start(&format!("containerd-{}", node.name), &node::containerd(self.places, node)?)?;
             kubelets.push((node, containerd));
         }
-        for (name, arguments) in control_plane::components(&self.places.data(), &pki)? {
-            let mut line = process::words(["nsenter", &format!("--net=/run/netns/{}", plan::control_plane().netns())]);
-            line.extend([self.binaries.cluster().into(), name.into()]);
-            line.extend(arguments);
-            self.start(name, &line)?;
+        for (name, arguments) in control_plane::components(&self.places.data(), &pki) {
+            self.start_control_plane(name, arguments)?;
         }
         self.alive(try_join_all(plan::nodes().iter().map(|node| self.containerd_with_pause(node)))).await?;
         for (node, containerd) in kubelets {
@@ -119,15 +116,22 @@ impl Start<'_> {
             self.start(&format!("kube-proxy-{}", node.name), &proxy)?;
         }
         self.write_kubectl()?;
-        self.alive(async {
-            let client = super::client_from(&self.places.kubeconfig()).await?;
+        let client = super::client_from(&self.places.kubeconfig()).await?;
+        let known = async {
             api_ready(&client).await?;
-            apply_all(&client, control_plane::dns_objects()).await?;
+            apply_all(&client, dns::objects()).await
+        };
+        self.alive(known).await?;
+        // Without its permissions it would try again at ever longer intervals.
+        self.start_control_plane("coredns", dns::arguments(&self.places.data(), &pki)?)?;
+        let serving = async {
             nodes_ready(&client, began).await?;
             accounts_ready(&client).await?;
-            try_join_all(plan::nodes().iter().map(services_ready)).await
-        })
-        .await?;
+            dns_ready().await;
+            join_all(plan::nodes().iter().map(services_ready)).await;
+            Ok(())
+        };
+        self.alive(serving).await?;
         self.state.ready = true;
         self.state.write()
     }
@@ -146,6 +150,14 @@ impl Start<'_> {
             fs::create_dir_all(&point).with_context(|| format!("making {}", point.display()))?;
         }
         plan::nodes().iter().try_for_each(cgroups::make)
+    }
+
+    /// Starts a part in the first node's namespace.
+    fn start_control_plane(&mut self, name: &str, arguments: Vec<OsString>) -> Result<Process> {
+        let mut line = process::words(["nsenter", &format!("--net=/run/netns/{}", plan::control_plane().netns())]);
+        line.extend([self.binaries.cluster().into(), name.into()]);
+        line.extend(arguments);
+        self.start(name, &line)
     }
 
     fn start(&mut self, name: &str, line: &[OsString]) -> Result<Process> {
@@ -269,13 +281,25 @@ async fn accounts_ready(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the DNS Service answers on a node: then kube-proxy has written its rules and CoreDNS serves.
-async fn services_ready(node: &Node) -> Result<()> {
-    let probe = format!("exec 3<>/dev/tcp/{DNS_SERVICE}/53");
-    while run(node.command("timeout").args(["1", "bash", "-c", &probe])).await.is_err() {
+/// Waits until CoreDNS has read all Services. It opens its port earlier.
+async fn dns_ready() {
+    let probe = format!(
+        r"exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET /ready HTTP/1.0\r\n\r\n' >&3; head -1 <&3 | grep -q ' 200 '",
+        dns::READY_PORT
+    );
+    until_it_succeeds(plan::control_plane(), &probe).await;
+}
+
+/// Waits until the DNS Service answers on a node: then kube-proxy has written its rules there.
+async fn services_ready(node: &Node) {
+    until_it_succeeds(node, &format!("exec 3<>/dev/tcp/{DNS_SERVICE}/53")).await;
+}
+
+/// Runs a line of bash, which can open connections by itself, inside a node.
+async fn until_it_succeeds(node: &Node, line: &str) {
+    while run(node.command("timeout").args(["1", "bash", "-c", line])).await.is_err() {
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::Admin;
 use crate::{
     balance::Endpoint,
     config::{Programmed, stream::Connection},
+    identity::SpiffeId,
     route::Destination,
 };
 
@@ -85,7 +86,7 @@ fn leads_to(destination: &Destination) -> Value {
 fn endpoint(endpoint: &Endpoint) -> Value {
     json!({
         "address": endpoint.address,
-        "identity": endpoint.identity.as_ref().map(|identity| identity.as_str()),
+        "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
         "zone": &*endpoint.zone,
     })
 }

@@ -437,7 +437,7 @@ mod tests {
         }
         let held = destinations.get(address(1)).await;
         drop(destinations.get(address(2)).await);
-        tokio::time::advance(IDLE - Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE.saturating_sub(Duration::from_secs(1))).await;
         destinations.sweep();
         assert_eq!(destinations.len(), 2);
         tokio::time::advance(Duration::from_secs(1)).await;

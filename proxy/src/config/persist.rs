@@ -30,6 +30,8 @@ use crate::identity::{Leaf, SpiffeId, TrustBundle};
 
 /// Says what the file is; the number grows when its content changes incompatibly.
 const MAGIC: &[u8] = b"fairlead state 1\n";
+/// Ends the name of a file that is not whole yet.
+const TEMPORARY: &str = ".tmp";
 /// As large as the largest message that the stream accepts.
 const MAX_FILE: u64 = 4 * 1024 * 1024 + 1024;
 
@@ -112,7 +114,7 @@ impl StateDir {
                     }
                 }
                 // What a write that was cut short left behind.
-                Some(name) if name.ends_with(".tmp") => fs::remove_file(&path).map_err(|error| error.to_string()),
+                Some(name) if name.ends_with(TEMPORARY) => fs::remove_file(&path).map_err(|error| error.to_string()),
                 _ => Ok(()),
             };
             if let Err(reason) = result {
@@ -125,7 +127,7 @@ impl StateDir {
     /// Replaces an entry.
     pub fn write(&self, entry: Entry, body: &[u8]) -> io::Result<()> {
         let name = entry.file_name();
-        let temporary = self.0.join(format!("{name}.tmp"));
+        let temporary = self.0.join(format!("{name}{TEMPORARY}"));
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(MAGIC)?;
         file.write_all(digest::digest(&digest::SHA256, body).as_ref())?;

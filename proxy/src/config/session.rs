@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
     /// Subscribes to what is wanted now and unsubscribes from what is not any more.
     pub(super) fn follow(&mut self, unsaved: &mut Unsaved) {
         let wanted: &Slots = &self.store.destinations.wanted();
-        self.store.metrics.destinations.set(wanted.len() as i64);
+        self.store.metrics.destinations.set(wanted.len().try_into().unwrap_or(i64::MAX));
         let outbox = &mut self.outbox;
         self.subscribed.retain(|address, slot| {
             // A slot that was forgotten and asked for anew is another one, which has nothing.

@@ -36,13 +36,12 @@ impl Proxy {
         let own: SpiffeId = id(OWN);
         let state = StateDir::new(state.to_owned());
         let restored = state.load(&own, std::time::SystemTime::now());
-        let (leaf, bundle) = match restored.identity {
-            Some(found) => found,
-            None => {
-                let issued = operator.certifier().certify(None).await.unwrap();
-                state.write_identity(&issued.leaf, &issued.bundle).unwrap();
-                (issued.leaf, issued.bundle)
-            }
+        let (leaf, bundle) = if let Some(found) = restored.identity {
+            found
+        } else {
+            let issued = operator.certifier().certify(None).await.unwrap();
+            state.write_identity(&issued.leaf, &issued.bundle).unwrap();
+            (issued.leaf, issued.bundle)
         };
         let store = Store {
             identity: Arc::new(Identity::new(domain(), leaf, bundle).unwrap()),

@@ -163,7 +163,10 @@ pub(super) fn path_and_query(path: &str) -> Result<PathAndQuery, String> {
         if byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.push('%');
+            for nibble in [byte >> 4, byte & 15] {
+                encoded.push(char::from(b"0123456789ABCDEF"[usize::from(nibble)]));
+            }
         }
     }
     encoded.parse().map_err(|error| format!("the path {path:?} is not one: {error}"))

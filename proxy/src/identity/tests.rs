@@ -143,6 +143,9 @@ fn uri(text: &str) -> SanType {
     SanType::URI(Ia5String::try_from(text).unwrap())
 }
 
+/// Makes a good certificate bad.
+type Spoil = fn(&mut CertificateParams);
+
 #[test]
 fn only_a_proper_leaf_with_one_identity_of_this_mesh_is_a_client() {
     let authority = Authority::new();
@@ -152,7 +155,6 @@ fn only_a_proper_leaf_with_one_identity_of_this_mesh_is_a_client() {
     })
     .unwrap();
 
-    type Spoil = fn(&mut CertificateParams);
     let cases: [(&str, Spoil, &str); 9] = [
         ("two URI names", |p| p.subject_alt_names.push(uri(RATINGS)), "exactly one URI"),
         ("no URI name", |p| p.subject_alt_names = vec![SanType::DnsName("a.b".try_into().unwrap())], "exactly one URI"),

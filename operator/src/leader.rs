@@ -312,7 +312,7 @@ mod tests {
         one.abort();
         let (two, two_sees) = candidate(&api, "two", "10.0.0.2");
         let _two = tokio::spawn(two.run(CancellationToken::new()));
-        tokio::time::sleep(LEASE_DURATION - INTERVAL).await;
+        tokio::time::sleep(LEASE_DURATION.saturating_sub(INTERVAL)).await;
         assert!(!*two_sees.is_leader.borrow());
         tokio::time::sleep(INTERVAL * 2).await;
         assert!(*two_sees.is_leader.borrow());

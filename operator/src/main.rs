@@ -1,2 +1,266 @@
-//! See the README.
-fn main() {}
+//! Fairlead's operator. This file only wires the parts together.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use clap::Parser;
+use fairlead_operator::ca::keeper::{self, Keeper};
+use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
+use fairlead_operator::ca::serving::ServingCertificate;
+use fairlead_operator::ca::{SpiffeId, bundles};
+use fairlead_operator::index::{self, Index};
+use fairlead_operator::inject;
+use fairlead_operator::inject::events::Events;
+use fairlead_operator::inject::namespaces::Namespaces;
+use fairlead_operator::leader::Election;
+use fairlead_operator::serve::listen::{Limits, Protocol, accept};
+use fairlead_operator::serve::{http, tls};
+use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, Readiness};
+use fairlead_operator::webhook::{self, registration};
+use fairlead_proxy_api::v1::identity_server::IdentityServer;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+const WEBHOOK_PORT: u16 = 9443;
+const GRPC_PORT: u16 = 8443;
+const METRICS_PORT: u16 = 9090;
+
+/// A proxy holds one connection, and briefly a second one when it renews. Pods have an address each.
+const GRPC_LIMITS: Limits = Limits { connections: 16_384, per_address: 32 };
+/// The API servers call, all from few addresses.
+const WEBHOOK_LIMITS: Limits = Limits { connections: 1_024, per_address: 512 };
+/// The kubelet and a collector.
+const METRICS_LIMITS: Limits = Limits { connections: 128, per_address: 32 };
+
+/// Between being no longer ready and closing the listeners: so long it takes until nobody is sent here any more.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// For requests that are under way when the listeners close.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The control plane of Fairlead: puts sidecars into pods, certifies them, configures them, and releases new versions through them.
+///
+/// It runs as the Deployment fairlead-operator that manifests/install.yaml makes; every option can be set there as an environment variable. It
+/// listens on 9443 (webhooks), 8443 (proxies) and 9090 (/metrics, /ready, /live).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// The image of the sidecar; the same version as the operator's.
+    #[arg(long, env = "FAIRLEAD_PROXY_IMAGE", value_name = "IMAGE")]
+    proxy_image: String,
+    /// When nodes pull that image.
+    #[arg(long, env = "FAIRLEAD_PROXY_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    proxy_image_pull_policy: String,
+    /// What sidecars log where a pod's annotation fairlead.dev/proxy-log does not say otherwise.
+    #[arg(long, env = "FAIRLEAD_PROXY_LOG", default_value = "info", value_name = "FILTER")]
+    proxy_log: String,
+    /// How sidecars write their logs.
+    #[arg(long, env = "FAIRLEAD_PROXY_LOG_FORMAT", value_enum, default_value = "json")]
+    proxy_log_format: LogFormat,
+    /// What the operator logs: a level, or for example info,fairlead_operator::ca=debug.
+    #[arg(long, env = "FAIRLEAD_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How the operator writes its logs.
+    #[arg(long, env = "FAIRLEAD_LOG_FORMAT", value_enum, default_value = "json")]
+    log_format: LogFormat,
+    /// The first part of every identity: spiffe://DOMAIN/ns/…/sa/…. Changing it in a running mesh makes every pod a stranger until it is restarted.
+    #[arg(long, env = "FAIRLEAD_TRUST_DOMAIN", default_value = "cluster.local", value_name = "DOMAIN")]
+    trust_domain: String,
+    /// What Kubernetes' own names end in; proxies find the operator by it.
+    #[arg(long, env = "FAIRLEAD_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "DOMAIN")]
+    cluster_domain: String,
+    /// The operator's namespace. Its service account and its Service are both called fairlead-operator.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "fairlead-system")]
+    namespace: String,
+    /// The name of this pod: under it the replica takes part in the leader election.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+    /// The address of this pod: other replicas reach the leader there.
+    #[arg(long, env = "POD_IP")]
+    pod_ip: IpAddr,
+}
+
+const NAME: &str = "fairlead-operator";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    telemetry::start_logging(&args.log, args.log_format)?;
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        anyhow::bail!("a crypto provider was installed twice");
+    }
+    run(args).await
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let identity = SpiffeId::new(&args.trust_domain, &args.namespace, NAME)
+        .context("--trust-domain or --namespace cannot be part of an identity")?;
+    let service_name = format!("{NAME}.{}.svc", args.namespace);
+    let full_name = format!("{service_name}.{}", args.cluster_domain);
+    let client = kube::Client::try_default()
+        .await
+        .context("no way to the API server: the operator runs in a pod, or with KUBECONFIG naming a cluster")?;
+
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let readiness = Readiness::default();
+    let mut registry = Registry::with_prefix("fairlead_operator");
+
+    // What is known of the cluster.
+    let index = Arc::new(Index::new(index::Settings {
+        trust_domain: args.trust_domain.clone(),
+        operator_namespace: args.namespace.clone(),
+    }));
+    tasks.spawn(index::watch::run(client.clone(), Arc::clone(&index), stop.clone().cancelled_owned()));
+    let namespaces = Namespaces::watch(client.clone(), stop.clone());
+    tasks.spawn(hold_when_listed(Arc::clone(&index), namespaces.clone(), readiness.condition("cluster listed")));
+
+    // Who may sign, and the operator's own certificate.
+    let keeper = Keeper::new(client.clone(), &args.namespace);
+    let authority = keeper.state();
+    tasks.spawn(keeper.run(stop.clone()));
+    tasks.spawn(follow_authority(authority.clone(), readiness.condition("certificate authority")));
+    let serving = Arc::new(ServingCertificate::default());
+    let dns_names = vec![full_name.clone(), service_name.clone(), format!("{NAME}.{}", args.namespace)];
+    tasks.spawn(Arc::clone(&serving).run(
+        authority.clone(),
+        identity.clone(),
+        dns_names,
+        readiness.condition("serving certificate"),
+        stop.clone(),
+    ));
+
+    // Webhooks.
+    let settings = inject::Settings {
+        image: args.proxy_image,
+        image_pull_policy: args.proxy_image_pull_policy,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        operator_address: format!("{full_name}:{GRPC_PORT}"),
+        operator_identity: identity.to_string(),
+        trust_domain: args.trust_domain.clone(),
+        proxy_log: args.proxy_log,
+        proxy_log_format: args.proxy_log_format.name().to_owned(),
+    };
+    let webhooks = webhook::router(webhook::Context {
+        settings: Arc::new(settings),
+        namespaces: namespaces.clone(),
+        events: Events::publish(client.clone(), &args.pod_name, stop.clone()),
+        hold: |_| None,
+        metrics: webhook::Metrics::register(&mut registry),
+    });
+    let webhook_tls = Protocol::Tls {
+        config: Arc::new(ArcSwap::from_pointee(tls::webhooks(Arc::clone(&serving))?)),
+        trust_domain: args.trust_domain.clone(),
+    };
+    let connections = accept(
+        listen(WEBHOOK_PORT).await?,
+        webhook_tls,
+        WEBHOOK_LIMITS,
+        ListenerMetrics::register(&mut registry, "webhooks"),
+        stop.clone(),
+    );
+    tasks.spawn(http::run(connections, webhooks, stop.clone(), PATIENCE));
+
+    // The election; what only a leader does waits for it.
+    let (election, leadership) = Election::new(client.clone(), &args.namespace, &args.pod_name, args.pod_ip);
+    let mut election = tasks.spawn(election.run(stop.clone()));
+
+    // Proxies, as soon as there are roots that verify them.
+    let identity_service = IdentityService::new(
+        &args.trust_domain,
+        authority.clone(),
+        ApiReviewer::new(client.clone()),
+        Arc::clone(&index) as _,
+    );
+    let routes = Routes::new(IdentityServer::new(identity_service));
+    let grpc_metrics = ListenerMetrics::register(&mut registry, "grpc");
+    let registered = readiness.condition("webhooks registered");
+    let stopping = readiness.condition("running");
+    stopping.set(Ok(()));
+    let metrics_metrics = ListenerMetrics::register(&mut registry, "metrics");
+    let connections =
+        accept(listen(METRICS_PORT).await?, Protocol::Plain, METRICS_LIMITS, metrics_metrics, stop.clone());
+    tasks.spawn(http::run(connections, telemetry::router(readiness, registry), stop.clone(), PATIENCE));
+
+    let with_roots = {
+        let (stop, tasks) = (stop.clone(), tasks.clone());
+        async move {
+            let Some(roots) = keeper::trust_bundles(authority, stop.clone()).await else {
+                return anyhow::Ok(());
+            };
+            tasks.spawn(registration::run(
+                client.clone(),
+                roots.clone(),
+                leadership.is_leader.clone(),
+                registered,
+                stop.clone(),
+            ));
+            let config = tls::follow(serving, roots.clone(), args.trust_domain.clone())?;
+            let protocol = Protocol::Tls { config, trust_domain: args.trust_domain };
+            let connections = accept(listen(GRPC_PORT).await?, protocol, GRPC_LIMITS, grpc_metrics, stop.clone());
+            tasks.spawn(http::run(connections, routes.into_axum_router(), stop.clone(), PATIENCE));
+            let mut is_leader = leadership.is_leader;
+            if is_leader.wait_for(|leading| *leading).await.is_ok() {
+                tasks.spawn(bundles::run(client, namespaces, roots, stop));
+            }
+            Ok(())
+        }
+    };
+    let mut with_roots = tasks.spawn(with_roots);
+
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut roots_wait = true;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = tokio::signal::ctrl_c() => break,
+            ended = &mut election => return ended.context("the leader election panicked")?.context("the leader election ended"),
+            ended = &mut with_roots, if roots_wait => {
+                ended.context("the start of the gRPC services panicked")??;
+                roots_wait = false;
+            }
+        }
+    }
+    tracing::info!("stopping");
+    stopping.set(Err("stopping".to_owned()));
+    tokio::time::sleep(FAREWELL).await;
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(PATIENCE * 2, tasks.wait()).await.is_err() {
+        tracing::warn!("not everything ended in time");
+    }
+    Ok(())
+}
+
+/// On all addresses, IPv6 and IPv4.
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    if let Ok(listener) = TcpListener::bind(address).await {
+        return Ok(listener);
+    }
+    // A kernel without IPv6.
+    let address = SocketAddr::from(([0, 0, 0, 0], port));
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on port {port}"))
+}
+
+async fn hold_when_listed(index: Arc<Index>, namespaces: Namespaces, condition: Condition) {
+    index.ready().await;
+    namespaces.synced().await;
+    condition.set(Ok(()));
+}
+
+async fn follow_authority(mut state: watch::Receiver<keeper::State>, condition: Condition) {
+    loop {
+        condition.set(state.borrow_and_update().authority().map(|_| ()));
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}

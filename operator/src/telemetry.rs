@@ -23,6 +23,16 @@ pub enum LogFormat {
     Text,
 }
 
+impl LogFormat {
+    /// As the command line takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
 /// Starts logging to the standard output. `filter` is in the syntax of `tracing`: `info`, or `info,fairlead_operator::ca=debug`.
 pub fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)

@@ -315,8 +315,7 @@ pub(super) fn pem(label: &str, der: &[u8]) -> String {
         pem.push('\n');
         rest = tail;
     }
-    pem.push_str(&format!("-----END {label}-----\n"));
-    pem
+    pem + "-----END " + label + "-----\n"
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The trust bundle as a ConfigMap in every namespace that has sidecars: it is how a proxy knows the operator before it has a certificate.
+//! The trust bundle as a `ConfigMap` in every namespace that has sidecars: it is how a proxy knows the operator before it has a certificate.
 //!
 //! The leader keeps it there, and restores it where someone changed or deleted it. Where the label goes away it stays: pods that run may still mount it.
 
@@ -20,7 +20,7 @@ use super::TrustBundle;
 use crate::inject::INJECT_LABEL;
 use crate::inject::namespaces::{Namespaces, WATCH_SECONDS};
 
-/// The name of the ConfigMap.
+/// The name of the `ConfigMap`.
 pub const TRUST_BUNDLE_NAME: &str = "fairlead-trust-bundle";
 /// Its key: the roots, PEM.
 pub const TRUST_BUNDLE_KEY: &str = "ca.crt";
@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Keeps the ConfigMaps until stopped. For the leader alone.
+/// Keeps the `ConfigMap`s until stopped. For the leader alone.
 pub async fn run(
     client: kube::Client,
     namespaces: Namespaces,

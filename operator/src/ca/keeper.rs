@@ -145,10 +145,10 @@ impl Keeper {
             }
             match &next {
                 State::Ready(authority) => {
-                    tracing::info!(issuer_ends = %authority.issuer().not_after(), "certificate authority loaded")
+                    tracing::info!(issuer_ends = %authority.issuer().not_after(), "certificate authority loaded");
                 }
                 State::Broken(sentence) => {
-                    tracing::error!(error = sentence, "certificate authority unusable; no certificate is issued")
+                    tracing::error!(error = sentence, "certificate authority unusable; no certificate is issued");
                 }
                 State::Starting => (),
             }

@@ -26,18 +26,17 @@ pub fn read(certificate: &[u8], trust_domain: &str) -> Result<Proof, PeerError> 
     let Ok(([], parsed)) = X509Certificate::from_der(certificate) else {
         return Err(PeerError("it does not parse"));
     };
-    match parsed.basic_constraints() {
-        Ok(None) => (),
-        Ok(Some(constraints)) if !constraints.value.ca => (),
-        _ => return Err(PeerError("it is an authority's")),
+    let is_leaf = match parsed.basic_constraints() {
+        Ok(constraints) => constraints.is_none_or(|constraints| !constraints.value.ca),
+        Err(_) => false,
+    };
+    if !is_leaf {
+        return Err(PeerError("it is an authority's"));
     }
-    match parsed.key_usage() {
-        Ok(Some(usage))
-            if usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign() =>
-        {
-            ()
-        }
-        _ => return Err(PeerError("its key usage is not digitalSignature")),
+    let signs_data_alone = matches!(parsed.key_usage(), Ok(Some(usage))
+        if usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign());
+    if !signs_data_alone {
+        return Err(PeerError("its key usage is not digitalSignature"));
     }
     // An error covers a name that does not parse and an extension that is there twice.
     let Ok(Some(names)) = parsed.subject_alternative_name() else {

@@ -106,11 +106,11 @@ impl<R: Reviewer> IdentityService<R> {
         }
         let authority = self.authority.borrow().authority().map_err(Status::unavailable)?;
 
-        let claims = claims(&self.review(&request.token).await?).map_err(status)?;
+        let claims = claims(&self.review(&request.token).await?).map_err(|refusal| status(&refusal))?;
         if !self.by_pod.allow(claims.pod_uid.clone()) {
             return Err(Status::resource_exhausted("too many certificate requests of this pod; try again later"));
         }
-        self.admit(&claims, source).await.map_err(status)?;
+        self.admit(&claims, source).await.map_err(|refusal| status(&refusal))?;
         let identity = SpiffeId::new(&self.trust_domain, &claims.namespace, &claims.service_account)
             .map_err(|error| Status::permission_denied(error.to_string()))?;
 
@@ -119,10 +119,7 @@ impl<R: Reviewer> IdentityService<R> {
             .issue(&public_key, &identity, &[], &serial, OffsetDateTime::now_utc())
             .map_err(|error| Status::unavailable(error.to_string()))?;
         tracing::info!(%identity, namespace = claims.namespace, pod = claims.pod_name, ends = %leaf.not_after, "certificate issued");
-        Ok(CertifyResponse {
-            chain: leaf.chain.into_iter().map(Into::into).collect(),
-            trust_bundle: Some(authority.trust_bundle().into()),
-        })
+        Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().into()) })
     }
 
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, Status> {
@@ -171,11 +168,11 @@ impl<R: Reviewer> Identity for IdentityService<R> {
 
 impl From<TrustBundle> for v1::TrustBundle {
     fn from(bundle: TrustBundle) -> Self {
-        Self { sequence: bundle.sequence, roots: bundle.roots.into_iter().map(Into::into).collect() }
+        Self { sequence: bundle.sequence, roots: bundle.roots }
     }
 }
 
-fn status(refusal: Refusal) -> Status {
+fn status(refusal: &Refusal) -> Status {
     let sentence = refusal.to_string();
     match refusal {
         Refusal::Token(_) => Status::unauthenticated(sentence),
@@ -239,7 +236,7 @@ mod tests {
     fn request() -> CertifyRequest {
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
-        CertifyRequest { csr: csr.into(), token: "a.b.c".to_owned() }
+        CertifyRequest { csr, token: "a.b.c".to_owned() }
     }
 
     async fn call(service: &IdentityService<Fixed>, request: CertifyRequest) -> Result<CertifyResponse, Status> {
@@ -283,7 +280,7 @@ mod tests {
             Code::Unavailable
         );
         assert_eq!(
-            code(ready(), Ok(good()), Some(pod()), CertifyRequest { csr: vec![].into(), ..request() }).await,
+            code(ready(), Ok(good()), Some(pod()), CertifyRequest { csr: vec![], ..request() }).await,
             Code::InvalidArgument
         );
         for token in [String::new(), "a b".to_owned(), "a".repeat(MAX_TOKEN + 1)] {

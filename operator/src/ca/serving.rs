@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::SpiffeId;
 use super::authority::{Authority, LEAF_LIFETIME, MaterialError, Serial, public_key_of};
 use super::keeper::State;
+use crate::telemetry::Condition;
 
 /// How long after a failure to try again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -35,12 +36,13 @@ impl ServingCertificate {
         self.current.load().is_some()
     }
 
-    /// Replaces the certificate when the authority changes and at half of its life, until stopped.
+    /// Replaces the certificate when the authority changes and at half of its life, until stopped. `condition` holds once there is one.
     pub async fn run(
         self: Arc<Self>,
         mut authority: watch::Receiver<State>,
         identity: SpiffeId,
         dns_names: Vec<String>,
+        condition: Condition,
         stop: CancellationToken,
     ) {
         loop {
@@ -48,7 +50,10 @@ impl ServingCertificate {
             let wait = match present
                 .map(|authority| self.renew(&authority, &identity, &dns_names, OffsetDateTime::now_utc()))
             {
-                Ok(Ok(())) => Duration::from_secs(LEAF_LIFETIME.whole_seconds().unsigned_abs() / 2),
+                Ok(Ok(())) => {
+                    condition.set(Ok(()));
+                    Duration::from_secs(LEAF_LIFETIME.whole_seconds().unsigned_abs() / 2)
+                }
                 Ok(Err(error)) => {
                     tracing::error!(%error, "cannot issue the operator's own certificate");
                     RETRY
@@ -116,15 +121,18 @@ pub(crate) mod tests {
     async fn it_is_replaced_at_half_life_and_when_the_authority_changes() {
         let (sender, state) = watch::channel(State::Starting);
         let (serving, stop) = (Arc::new(ServingCertificate::default()), CancellationToken::new());
+        let readiness = crate::telemetry::Readiness::default();
         let running = tokio::spawn(Arc::clone(&serving).run(
             state,
             identity(),
             vec!["fairlead-operator.fairlead-system.svc".to_owned()],
+            readiness.condition("serving certificate"),
             stop.clone(),
         ));
         let leaf = || serving.current.load_full().map(|key| key.cert[0].to_vec());
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(leaf(), None);
+        assert_eq!(readiness.missing().len(), 1);
 
         let now = OffsetDateTime::now_utc();
         let fresh = || {
@@ -135,6 +143,7 @@ pub(crate) mod tests {
         sender.send(fresh()).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         let first = leaf().unwrap();
+        assert!(readiness.missing().is_empty());
         tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
         let second = leaf().unwrap();
         assert_ne!(first, second);

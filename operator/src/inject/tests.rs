@@ -27,7 +27,7 @@ fn enabled() -> NamespaceInfo {
     namespace(&[(INJECT_LABEL, "enabled")])
 }
 
-/// As the API server sends the pod of a ReplicaSet: no name yet, a default token mounted.
+/// As the API server sends the pod of a `ReplicaSet`: no name yet, a default token mounted.
 fn deployment_pod() -> Value {
     json!({
         "apiVersion": "v1",

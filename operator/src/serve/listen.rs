@@ -1,7 +1,7 @@
 //! From a listening socket to connections, with a bound on everything that a stranger can make us hold.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub fn accept(
                     }
                 },
             };
+            // A socket for both families shows IPv4 as IPv6.
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             let Some(slot) = slots.take(address.ip()) else {
                 metrics.refused.inc();
                 continue;

@@ -234,8 +234,8 @@ mod tests {
         (status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into()))
     }
 
-    fn review(namespace: &str, operation: &str, object: Value, dry_run: bool) -> String {
-        let request = json!({"uid": "u-1", "operation": operation, "namespace": namespace, "object": object, "oldObject": null, "dryRun": dry_run, "newer": {}});
+    fn review(namespace: &str, operation: &str, object: impl Into<Value>, dry_run: bool) -> String {
+        let request = json!({"uid": "u-1", "operation": operation, "namespace": namespace, "object": object.into(), "oldObject": null, "dryRun": dry_run, "newer": {}});
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).to_string()
     }
 

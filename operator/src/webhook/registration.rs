@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn configuration(bundles: &[Option<&str>]) -> MutatingWebhookConfiguration {
-        let webhook = |(index, bundle): (usize, &Option<&str>)| MutatingWebhook {
+        let webhook = |(index, bundle): (usize, Option<&str>)| MutatingWebhook {
             name: format!("webhook-{index}.fairlead.dev"),
             client_config: WebhookClientConfig {
                 ca_bundle: bundle.map(|bundle| k8s_openapi::ByteString(bundle.as_bytes().to_vec())),
@@ -137,7 +137,7 @@ mod tests {
             ..MutatingWebhook::default()
         };
         MutatingWebhookConfiguration {
-            webhooks: Some(bundles.iter().enumerate().map(webhook).collect()),
+            webhooks: Some(bundles.iter().copied().enumerate().map(webhook).collect()),
             ..MutatingWebhookConfiguration::default()
         }
     }

@@ -1,6 +1,7 @@
 //! Running other programs: every failure says which program, with which arguments, and what it complained about.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -36,10 +37,19 @@ pub async fn run_with_input(command: &mut Command, input: &str) -> Result<String
     finish(child.wait_with_output().await, command)
 }
 
+/// Where programs are looked for: in the caller's `PATH`, which for an ordinary user may lack the folders of system
+/// programs, and then in those.
+pub(crate) fn search_path() -> OsString {
+    let own = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    // Only a folder with a colon in its name could not be joined, and none came from `PATH`.
+    std::env::join_paths(std::env::split_paths(&own).chain(system)).unwrap_or(own)
+}
+
 /// A command from a program and its arguments, killed if the future that runs it is dropped.
 pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments).kill_on_drop(true);
+    command.args(arguments).env("PATH", search_path()).kill_on_drop(true);
     command
 }
 

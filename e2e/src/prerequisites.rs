@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{command, run};
+use crate::command::{command, run, search_path};
 use crate::progress::Step;
 
 /// A Debian package, known by a file that it brings.
@@ -133,10 +133,7 @@ fn is_installed(package: &Package) -> bool {
 }
 
 fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // A user's PATH may lack the folders of system programs, which the cluster's parts do have in theirs.
-    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Into::into);
-    std::env::split_paths(&path).chain(system).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&search_path()).any(|folder| folder.join(program).is_file())
 }
 
 /// Checks that Go is there and new enough.

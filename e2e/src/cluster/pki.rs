@@ -114,7 +114,7 @@ fn authority(pki: &Pki, name: &str) -> Result<Authority> {
     }
     let certificate = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let issuer = Issuer::from_ca_cert_pem(&certificate, key)
-        .with_context(|| format!("{} is damaged: `make down` and remove the folder it lies in", path.display()))?;
+        .with_context(|| format!("{} is damaged: begin anew with `make down PURGE=1`", path.display()))?;
     Ok(Authority { issuer, certificate })
 }
 
@@ -125,7 +125,7 @@ fn kept_key(path: &Path) -> Result<KeyPair> {
     }
     let pem = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     KeyPair::from_pem(&pem)
-        .with_context(|| format!("{} is damaged: `make down` and remove the folder it lies in", path.display()))
+        .with_context(|| format!("{} is damaged: begin anew with `make down PURGE=1`", path.display()))
 }
 
 fn params(common_name: &str, organization: Option<&str>, names: Vec<String>) -> Result<CertificateParams> {

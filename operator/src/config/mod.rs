@@ -1,1 +1,22 @@
-//! The configuration stream to proxies.
+//! The configuration stream to proxies, and what they say in return.
+//!
+//! [`ConfigService`] serves `Config.Stream`: what [`crate::index`] computes goes out, acknowledgements and counters come in and
+//! are kept in the [`Registry`], which the status reconcilers and releases ask. [`ReplicaService`] and [`share`] bring the
+//! registries of several replicas together at the leader.
+
+mod encode;
+mod evidence;
+mod groups;
+mod metrics;
+mod registry;
+mod replica;
+mod session;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use metrics::Metrics;
+pub use registry::{Programmed, Registry, StreamId};
+pub use replica::{Connect, MAX_SHARE, ReplicaService, run as share};
+pub use stream::ConfigService;

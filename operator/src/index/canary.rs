@@ -20,15 +20,9 @@ pub(super) struct Canary {
     pub group_prefix: String,
 }
 
-/// The number by which proxies' acknowledgements of this status are told from those of earlier ones: the
-/// [`SourceRef::generation`](crate::model::SourceRef) of a Canary.
-pub fn traffic_generation(status: &CanaryStatus) -> i64 {
-    status.step.as_ref().map_or(0, |step| step.since.0.as_second())
-}
-
 impl Canary {
     pub(super) fn parse(name: &ObjectName, spec: &CanarySpec, status: &CanaryStatus) -> Self {
-        let generation = traffic_generation(status);
+        let generation = status.step.as_ref().map_or(0, |s| s.since.0.as_second());
         let moving = matches!(
             status.phase,
             Some(Phase::Progressing | Phase::Holding | Phase::Promoting | Phase::RollingBack | Phase::Suspended)

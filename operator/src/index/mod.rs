@@ -23,7 +23,7 @@ pub mod watch;
 mod workload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -32,7 +32,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
-pub use canary::traffic_generation;
 pub use kinds::Kind;
 pub use pod::{CLONE_OF_LABEL, PROXY_CONTAINER};
 pub use report::{Problem, Report};

@@ -1,4 +1,4 @@
-//! What the index keeps of Services and EndpointSlices.
+//! What the index keeps of Services and `EndpointSlice`s.
 
 use std::net::IpAddr;
 

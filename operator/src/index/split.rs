@@ -128,7 +128,7 @@ mod tests {
             let of = |d: &Divided| u64::from(d.rest) + d.canaries.iter().map(|w| u64::from(*w)).sum::<u64>();
             let before: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
             let after: u64 = divided.iter().map(of).sum();
-            prop_assert!(after <= u64::from(u32::MAX));
+            prop_assert!(u32::try_from(after).is_ok());
             for (b, d) in backends.iter().zip(&divided) {
                 // Proportions between backends hold exactly.
                 prop_assert_eq!(u128::from(of(d)) * u128::from(before), u128::from(b.weight) * u128::from(after));

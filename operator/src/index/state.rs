@@ -4,7 +4,6 @@
 //! [`State::touch`] with whatever a resource may have been computed from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::Settings;
@@ -87,9 +86,10 @@ impl State {
     }
 
     pub(super) fn set_service(&mut self, name: &ObjectName, new: Option<Service>) {
-        let Some(old) = replace(&mut self.services, name, new.clone()) else {
+        if self.services.get(name) == new.as_ref() {
             return;
-        };
+        }
+        let old = self.services.remove(name);
         self.reports_changed = true;
         for ip in old.iter().flat_map(|s| &s.cluster_ips) {
             remove_if_equal(&mut self.service_ips, ip, name);
@@ -100,12 +100,16 @@ impl State {
             self.subscriptions.touch(&Dependency::Address(*ip));
         }
         self.touch(&Dependency::Service(name.clone()));
+        if let Some(new) = new {
+            self.services.insert(name.clone(), new);
+        }
     }
 
     pub(super) fn set_slice(&mut self, name: &ObjectName, new: Option<Slice>) {
-        let Some(old) = replace(&mut self.slices, name, new.clone()) else {
+        if self.slices.get(name) == new.as_ref() {
             return;
-        };
+        }
+        let old = self.slices.remove(name);
         // A pod's own workload looks at the slices for its ports alone, so readiness of its neighbours does not concern it.
         let ports_changed =
             old.as_ref().map(|s| (&s.service, &s.ports)) != new.as_ref().map(|s| (&s.service, &s.ports));
@@ -132,12 +136,16 @@ impl State {
             insert_into(&mut self.service_slices, &service, name);
             self.touch(&Dependency::Endpoints(service));
         }
+        if let Some(new) = new {
+            self.slices.insert(name.clone(), new);
+        }
     }
 
     pub(super) fn set_pod(&mut self, name: &ObjectName, new: Option<Pod>) {
-        let Some(old) = replace(&mut self.pods, name, new.clone()) else {
+        if self.pods.get(name) == new.as_ref() {
             return;
-        };
+        }
+        let old = self.pods.remove(name);
         if let Some(pod) = &old {
             for ip in &pod.ips {
                 // An address may have gone to a new pod before the old one's end was heard of.
@@ -165,12 +173,16 @@ impl State {
             self.touch(&Dependency::Endpoints(service));
         }
         self.touch(&Dependency::Pod(name.clone()));
+        if let Some(new) = new {
+            self.pods.insert(name.clone(), new);
+        }
     }
 
     pub(super) fn set_policy(&mut self, name: &ObjectName, new: Option<TrafficPolicy>) {
-        let Some(old) = replace(&mut self.policies, name, new.clone()) else {
+        if self.policies.get(name) == new.as_ref() {
             return;
-        };
+        }
+        let old = self.policies.remove(name);
         self.reports_changed = true;
         for target in old.iter().flat_map(TrafficPolicy::targets) {
             let service = ObjectName::new(&name.namespace, target);
@@ -182,11 +194,18 @@ impl State {
             insert_into(&mut self.service_policies, &service, name);
             self.touch(&Dependency::Service(service));
         }
+        if let Some(new) = new {
+            self.policies.insert(name.clone(), new);
+        }
     }
 
     pub(super) fn set_peer_auth(&mut self, name: &ObjectName, new: Option<PeerAuth>) {
         let of_namespace = self.peer_auths.entry(name.namespace.clone()).or_default();
-        let changed = replace(of_namespace, &name.name, new).is_some();
+        let changed = of_namespace.get(&name.name) != new.as_ref();
+        match new {
+            Some(new) => of_namespace.insert(name.name.clone(), new),
+            None => of_namespace.remove(&name.name),
+        };
         if of_namespace.is_empty() {
             self.peer_auths.remove(&name.namespace);
         }
@@ -202,7 +221,11 @@ impl State {
 
     pub(super) fn set_canary(&mut self, name: &ObjectName, new: Option<Canary>) {
         let of_namespace = self.canaries.entry(name.namespace.clone()).or_default();
-        let changed = replace(of_namespace, &name.name, new).is_some();
+        let changed = of_namespace.get(&name.name) != new.as_ref();
+        match new {
+            Some(new) => of_namespace.insert(name.name.clone(), new),
+            None => of_namespace.remove(&name.name),
+        };
         if of_namespace.is_empty() {
             self.canaries.remove(&name.namespace);
         }
@@ -227,48 +250,6 @@ impl State {
         let names = self.service_slices.get(service).into_iter().flatten();
         names.filter_map(|name| self.slices.get(name))
     }
-}
-
-/// A table that holds at most one value of a name.
-trait Table<K, V> {
-    fn insert(&mut self, key: K, value: V) -> Option<V>;
-    fn remove(&mut self, key: &K) -> Option<V>;
-    fn get(&self, key: &K) -> Option<&V>;
-}
-
-impl<K: Eq + Hash, V> Table<K, V> for HashMap<K, V> {
-    fn insert(&mut self, key: K, value: V) -> Option<V> {
-        Self::insert(self, key, value)
-    }
-    fn remove(&mut self, key: &K) -> Option<V> {
-        Self::remove(self, key)
-    }
-    fn get(&self, key: &K) -> Option<&V> {
-        Self::get(self, key)
-    }
-}
-
-impl<K: Ord, V> Table<K, V> for BTreeMap<K, V> {
-    fn insert(&mut self, key: K, value: V) -> Option<V> {
-        Self::insert(self, key, value)
-    }
-    fn remove(&mut self, key: &K) -> Option<V> {
-        Self::remove(self, key)
-    }
-    fn get(&self, key: &K) -> Option<&V> {
-        Self::get(self, key)
-    }
-}
-
-/// Puts `new` in place of what was there, and returns the latter; `None` if they are the same.
-fn replace<K: Clone, V: PartialEq>(table: &mut impl Table<K, V>, key: &K, new: Option<V>) -> Option<Option<V>> {
-    if table.get(key) == new.as_ref() {
-        return None;
-    }
-    Some(match new {
-        Some(value) => table.insert(key.clone(), value),
-        None => table.remove(key),
-    })
 }
 
 fn remove_if_equal(ips: &mut HashMap<IpAddr, ObjectName>, ip: &IpAddr, name: &ObjectName) {

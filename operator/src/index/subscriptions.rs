@@ -117,9 +117,12 @@ impl Subscriptions {
             entry.sender.send_replace(Arc::new(Update { resource, seen }));
         }
         if entry.dependencies != dependencies {
-            let old = std::mem::replace(&mut entry.dependencies, dependencies.clone());
-            self.unlink(name, &old);
             self.link(name, &dependencies);
+            if let Some(entry) = self.entries.get_mut(name) {
+                let old = std::mem::replace(&mut entry.dependencies, dependencies);
+                let gone = &old - &entry.dependencies;
+                self.unlink(name, &gone);
+            }
         }
     }
 

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use crate::index::{Index, Settings};
 use crate::model::{self, Body, Destination, Endpoint, ObjectName, ResourceName, Target};
 
-pub(super) const NS: &str = "shop";
+pub(crate) const NS: &str = "shop";
 
-pub(super) fn index() -> Index {
+pub(crate) fn index() -> Index {
     Index::new(Settings { trust_domain: "cluster.local".into(), operator_namespace: "fairlead-system".into() })
 }
 
 /// A pod in the mesh: `name` is `<deployment>-<hash>-<number>`, its address `10.0.<n>.<m>`.
-pub(super) struct PodBuilder(pub Value);
+pub(crate) struct PodBuilder(pub Value);
 
-pub(super) fn pod(name: &str, ip: &str) -> PodBuilder {
+pub(crate) fn pod(name: &str, ip: &str) -> PodBuilder {
     let mut parts = name.rsplitn(3, '-');
     let (_, hash, deployment) = (parts.next(), parts.next().unwrap_or("h"), parts.next().unwrap_or(name));
     PodBuilder(json!({
@@ -37,33 +37,33 @@ pub(super) fn pod(name: &str, ip: &str) -> PodBuilder {
 }
 
 impl PodBuilder {
-    pub(super) fn label(mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn label(mut self, key: &str, value: &str) -> Self {
         self.0["metadata"]["labels"][key] = json!(value);
         self
     }
-    pub(super) fn account(mut self, account: &str) -> Self {
+    pub(crate) fn account(mut self, account: &str) -> Self {
         self.0["spec"]["serviceAccountName"] = json!(account);
         self
     }
-    pub(super) fn unmeshed(mut self) -> Self {
+    pub(crate) fn unmeshed(mut self) -> Self {
         self.0["spec"]["initContainers"] = json!([]);
         self
     }
-    pub(super) fn annotation(mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn annotation(mut self, key: &str, value: &str) -> Self {
         self.0["metadata"]["annotations"][key] = json!(value);
         self
     }
-    pub(super) fn terminating(mut self) -> Self {
+    pub(crate) fn terminating(mut self) -> Self {
         self.0["metadata"]["deletionTimestamp"] = json!("2026-11-20T12:00:00Z");
         self
     }
-    pub(super) fn build(self) -> Pod {
+    pub(crate) fn build(self) -> Pod {
         serde_json::from_value(self.0).unwrap()
     }
 }
 
 /// A Service with one port, `http`, 80.
-pub(super) fn service(name: &str, ips: &[&str]) -> Service {
+pub(crate) fn service(name: &str, ips: &[&str]) -> Service {
     serde_json::from_value(json!({
         "metadata": {"namespace": NS, "name": name},
         "spec": {"clusterIP": ips.first(), "clusterIPs": ips, "ports": [{"name": "http", "port": 80}]},
@@ -72,7 +72,7 @@ pub(super) fn service(name: &str, ips: &[&str]) -> Service {
 }
 
 /// The slice `<service>-1`: port `http` is 9080 on these pods.
-pub(super) fn slice(service: &str, pods: &[(&str, &str)]) -> EndpointSlice {
+pub(crate) fn slice(service: &str, pods: &[(&str, &str)]) -> EndpointSlice {
     let endpoints: Vec<Value> = pods
         .iter()
         .map(|(name, ip)| {
@@ -96,16 +96,16 @@ pub(super) fn slice(service: &str, pods: &[(&str, &str)]) -> EndpointSlice {
 }
 
 /// Made in the order of `generation`, for tests of "the oldest wins" by name and age.
-pub(super) fn policy(name: &str, generation: i64, spec: Value) -> DeserializeGuard<TrafficPolicy> {
+pub(crate) fn policy(name: &str, generation: i64, spec: Value) -> DeserializeGuard<TrafficPolicy> {
     guard("TrafficPolicy", NS, name, generation, spec, Value::Null)
 }
 
-pub(super) fn peer_auth(namespace: &str, name: &str, spec: Value) -> DeserializeGuard<PeerAuth> {
+pub(crate) fn peer_auth(namespace: &str, name: &str, spec: Value) -> DeserializeGuard<PeerAuth> {
     guard("PeerAuth", namespace, name, 1, spec, Value::Null)
 }
 
 /// The release of a Deployment, `weight` percent at present.
-pub(super) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> {
+pub(crate) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> {
     guard(
         "Canary",
         NS,
@@ -119,6 +119,7 @@ pub(super) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> 
     )
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "reads as the literals that they are")]
 fn guard<K>(kind: &str, namespace: &str, name: &str, generation: i64, spec: Value, status: Value) -> DeserializeGuard<K>
 where
     K: serde::de::DeserializeOwned + kube::Resource,
@@ -135,18 +136,18 @@ where
 }
 
 /// A Service `web` at 10.96.0.1 with two pods of the Deployment `web`.
-pub(super) fn web(index: &Index) {
+pub(crate) fn web(index: &Index) {
     index.apply(service("web", &["10.96.0.1"]));
     index.apply(slice("web", &[("web-1-a", "10.0.0.1"), ("web-1-b", "10.0.0.2")]));
     index.apply(pod("web-1-a", "10.0.0.1").build());
     index.apply(pod("web-1-b", "10.0.0.2").build());
 }
 
-pub(super) fn name(name: &str) -> ObjectName {
+pub(crate) fn name(name: &str) -> ObjectName {
     ObjectName::new(NS, name)
 }
 
-pub(super) fn destination(index: &Index, address: &str) -> Destination {
+pub(crate) fn destination(index: &Index, address: &str) -> Destination {
     let name = ResourceName::Destination(address.parse().unwrap());
     match index.get(&name).body {
         Body::Destination(destination) => destination,
@@ -154,7 +155,7 @@ pub(super) fn destination(index: &Index, address: &str) -> Destination {
     }
 }
 
-pub(super) fn service_at(index: &Index, address: &str) -> model::Service {
+pub(crate) fn service_at(index: &Index, address: &str) -> model::Service {
     match destination(index, address) {
         Destination::Service(service) => service,
         other => panic!("{address} leads to {other:?}"),
@@ -162,13 +163,13 @@ pub(super) fn service_at(index: &Index, address: &str) -> model::Service {
 }
 
 /// Sources as `Kind name generation`.
-pub(super) fn sources(index: &Index, name: &ResourceName) -> Vec<String> {
+pub(crate) fn sources(index: &Index, name: &ResourceName) -> Vec<String> {
     let sources = index.get(name).sources.into_iter();
     sources.map(|s| format!("{} {} {}", s.source.kind.as_str(), s.source.object, s.generation)).collect()
 }
 
 /// Where a route's backends lead, as `<set> <weight>`.
-pub(super) fn backends(service: &model::Service, route: &str) -> Vec<String> {
+pub(crate) fn backends(service: &model::Service, route: &str) -> Vec<String> {
     let route = service.routes.iter().find(|r| r.name == route);
     let route = route.unwrap_or_else(|| panic!("{:?} lack the route", service.routes));
     let line = |b: &model::Backend| match &b.target {
@@ -181,12 +182,12 @@ pub(super) fn backends(service: &model::Service, route: &str) -> Vec<String> {
 }
 
 /// The endpoints of a set by its name.
-pub(super) fn set<'a>(service: &'a model::Service, name: &str) -> &'a [Endpoint] {
+pub(crate) fn set<'a>(service: &'a model::Service, name: &str) -> &'a [Endpoint] {
     let set = service.endpoint_sets.iter().find(|s| s.name == name);
     &set.unwrap_or_else(|| panic!("{:?} lack {name}", service.endpoint_sets)).endpoints
 }
 
 /// Addresses of endpoints.
-pub(super) fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+pub(crate) fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
     endpoints.iter().map(|e| e.address.to_string()).collect()
 }

@@ -1,6 +1,6 @@
 //! A small cluster built in code, and what proxies are told of it.
 
-mod build;
+pub(crate) mod build;
 mod canary;
 mod destination;
 mod policy;

@@ -14,6 +14,7 @@ fn versions(index: &Index) {
     index.apply(pod("web-1-b", "10.0.0.2").label("version", "v2").build());
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "reads as the literal that it is")]
 fn testers(backends: Value) -> Value {
     json!({
         "targetRef": {"kind": "Service", "name": "web"},

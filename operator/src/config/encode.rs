@@ -1,0 +1,248 @@
+//! The model in the words of the wire contract, and back.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aws_lc_rs::digest;
+use fairlead_proxy_api::v1;
+use prost::Message as _;
+
+use crate::model::{
+    Backend, Body, Destination, Endpoint, EndpointSet, HeaderMatch, Match, MtlsMode, ObjectName, PathMatch, Protocol,
+    Resource, ResourceName, Route, Service, StringMatch, Target, Workload, canonical,
+};
+
+/// The name that a proxy of the pod `own` means. The error is a sentence about what is wrong with it.
+pub(super) fn name_from_wire(own: &ObjectName, name: Option<v1::ResourceName>) -> Result<ResourceName, &'static str> {
+    match name.and_then(|n| n.kind) {
+        Some(v1::resource_name::Kind::Workload(_)) => Ok(ResourceName::Workload(own.clone())),
+        Some(v1::resource_name::Kind::Destination(address)) => {
+            let ip: IpAddr = match address.ip.len() {
+                4 => <[u8; 4]>::try_from(&address.ip[..]).map(Into::into),
+                16 => <[u8; 16]>::try_from(&address.ip[..]).map(Into::into),
+                _ => return Err("an address has 4 or 16 bytes"),
+            }
+            .map_err(|_| "an address has 4 or 16 bytes")?;
+            let port = u16::try_from(address.port).map_err(|_| "a port is at most 65535")?;
+            Ok(ResourceName::Destination(SocketAddr::new(canonical(ip), port)))
+        }
+        None => Err("a resource has a name of a known kind"),
+    }
+}
+
+/// The name as the proxy of the pod knows it.
+pub(super) fn name_to_wire(name: &ResourceName) -> v1::ResourceName {
+    let kind = match name {
+        ResourceName::Workload(_) => v1::resource_name::Kind::Workload(v1::OwnWorkload {}),
+        ResourceName::Destination(address) => {
+            v1::resource_name::Kind::Destination(v1::Address { ip: bytes(address.ip()), port: address.port().into() })
+        }
+    };
+    v1::ResourceName { kind: Some(kind) }
+}
+
+/// A resource as it is sent. Its version is a digest of its body, so that every replica gives equal bodies equal versions, and a
+/// proxy that reconnects elsewhere is sent nothing that it has.
+///
+/// `None` for the workload of a pod that is gone, which has no form on the wire.
+pub(super) fn resource_to_wire(name: &ResourceName, resource: &Resource) -> Option<v1::Resource> {
+    let body = match &resource.body {
+        Body::NoWorkload => return None,
+        Body::Workload(w) => v1::resource::Body::Workload(workload(w)),
+        Body::Destination(d) => v1::resource::Body::Destination(destination(d)),
+    };
+    let mut message = v1::Resource { name: None, version: String::new(), body: Some(body) };
+    message.version = version(&message.encode_to_vec());
+    message.name = Some(name_to_wire(name));
+    Some(message)
+}
+
+/// Half of a SHA-256: 128 bits, far beyond chance.
+fn version(encoded: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, encoded);
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest.as_ref()[..16]);
+    format!("{:032x}", u128::from_be_bytes(half))
+}
+
+fn bytes(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn workload(w: &Workload) -> v1::Workload {
+    v1::Workload {
+        mtls: mtls(w.mtls),
+        port_mtls: w
+            .port_mtls
+            .iter()
+            .map(|(port, mode)| v1::PortMtls { port: (*port).into(), mode: mtls(*mode) })
+            .collect(),
+        port_protocols: w
+            .port_protocols
+            .iter()
+            .map(|(port, p)| v1::PortProtocol { port: (*port).into(), protocol: protocol(*p) })
+            .collect(),
+        handover: w.handover.as_ref().map(|ports| v1::Handover {
+            ports: ports
+                .iter()
+                .map(|p| v1::HandoverPort {
+                    port: p.port.into(),
+                    endpoints: p.endpoints.iter().map(endpoint).collect(),
+                })
+                .collect(),
+        }),
+    }
+}
+
+fn mtls(mode: MtlsMode) -> i32 {
+    let mode = match mode {
+        MtlsMode::Permissive => v1::MtlsMode::Permissive,
+        MtlsMode::Strict => v1::MtlsMode::Strict,
+        MtlsMode::Disabled => v1::MtlsMode::Disabled,
+    };
+    mode.into()
+}
+
+fn protocol(protocol: Protocol) -> i32 {
+    let protocol = match protocol {
+        Protocol::Detect => v1::Protocol::Detect,
+        Protocol::Http1 => v1::Protocol::Http1,
+        Protocol::Http2 => v1::Protocol::Http2,
+        Protocol::Opaque => v1::Protocol::Opaque,
+    };
+    protocol.into()
+}
+
+fn destination(d: &Destination) -> v1::Destination {
+    let kind = match d {
+        Destination::PassThrough => v1::destination::Kind::PassThrough(v1::PassThrough {}),
+        Destination::Service(s) => v1::destination::Kind::Service(service(s)),
+        Destination::Pod(e) => v1::destination::Kind::Pod(endpoint(e)),
+    };
+    v1::Destination { kind: Some(kind) }
+}
+
+fn service(s: &Service) -> v1::Service {
+    v1::Service {
+        namespace: s.namespace.clone(),
+        name: s.name.clone(),
+        port: s.port.into(),
+        protocol: protocol(s.protocol),
+        routes: s.routes.iter().map(route).collect(),
+        endpoint_sets: s.endpoint_sets.iter().map(endpoint_set).collect(),
+        opaque_backends: s.opaque_backends.iter().map(backend).collect(),
+    }
+}
+
+fn route(r: &Route) -> v1::Route {
+    v1::Route {
+        name: r.name.clone(),
+        matches: r.matches.iter().map(request_match).collect(),
+        backends: r.backends.iter().map(backend).collect(),
+        request_timeout_ms: r.request_timeout_ms,
+    }
+}
+
+fn request_match(m: &Match) -> v1::Match {
+    v1::Match {
+        path: m.path.as_ref().map(|path| v1::PathMatch {
+            kind: Some(match path.clone() {
+                PathMatch::Exact(path) => v1::path_match::Kind::Exact(path),
+                PathMatch::Prefix(path) => v1::path_match::Kind::Prefix(path),
+                PathMatch::Regex(path) => v1::path_match::Kind::Regex(path),
+            }),
+        }),
+        headers: m.headers.iter().map(header_match).collect(),
+        methods: m.methods.clone(),
+    }
+}
+
+fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
+    v1::HeaderMatch {
+        name: h.name.clone(),
+        not: h.not,
+        kind: Some(match h.value.clone() {
+            StringMatch::Exact(value) => v1::header_match::Kind::Exact(value),
+            StringMatch::Prefix(value) => v1::header_match::Kind::Prefix(value),
+            StringMatch::Regex(value) => v1::header_match::Kind::Regex(value),
+            StringMatch::Present => v1::header_match::Kind::Present(true),
+        }),
+    }
+}
+
+fn backend(b: &Backend) -> v1::Backend {
+    v1::Backend {
+        weight: b.weight,
+        target: Some(match &b.target {
+            Target::EndpointSet(set) => v1::backend::Target::EndpointSet(*set),
+            Target::Unresolved(why) => v1::backend::Target::Unresolved(why.clone()),
+        }),
+    }
+}
+
+fn endpoint_set(s: &EndpointSet) -> v1::EndpointSet {
+    v1::EndpointSet { name: s.name.clone(), endpoints: s.endpoints.iter().map(endpoint).collect() }
+}
+
+fn endpoint(e: &Endpoint) -> v1::Endpoint {
+    v1::Endpoint {
+        ip: bytes(e.address.ip()),
+        port: e.address.port().into(),
+        identity: e.identity.clone(),
+        zone: e.zone.clone(),
+        group: e.group.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(weight: u32) -> Resource {
+        let backend = Backend { weight, target: Target::Unresolved("gone".into()) };
+        Resource {
+            body: Body::Destination(Destination::Service(Service {
+                namespace: "n".into(),
+                name: "s".into(),
+                port: 80,
+                protocol: Protocol::Http2,
+                routes: vec![],
+                endpoint_sets: vec![],
+                opaque_backends: vec![backend],
+            })),
+            sources: vec![],
+        }
+    }
+
+    #[test]
+    fn equal_bodies_have_equal_versions_and_others_have_others() {
+        let at = |address: &str| ResourceName::Destination(address.parse().unwrap());
+        let version = |name, weight| resource_to_wire(&name, &resource(weight)).unwrap().version;
+        assert_eq!(version(at("1.1.1.1:80"), 1), version(at("[fd00::1]:80"), 1));
+        assert_ne!(version(at("1.1.1.1:80"), 1), version(at("1.1.1.1:80"), 2));
+    }
+
+    #[test]
+    fn names_survive_the_wire_and_nonsense_does_not() {
+        let own = ObjectName::new("n", "p");
+        for name in [
+            ResourceName::Workload(own.clone()),
+            ResourceName::Destination("10.0.0.1:80".parse().unwrap()),
+            ResourceName::Destination("[fd00::1]:443".parse().unwrap()),
+        ] {
+            assert_eq!(name_from_wire(&own, Some(name_to_wire(&name))), Ok(name));
+        }
+        let address = |ip: &[u8], port| {
+            let address = v1::Address { ip: ip.to_vec(), port };
+            let kind = Some(v1::resource_name::Kind::Destination(address));
+            name_from_wire(&own, Some(v1::ResourceName { kind }))
+        };
+        assert!(address(&[1, 2, 3], 80).is_err());
+        assert!(address(&[1, 2, 3, 4], 65_536).is_err());
+        assert!(name_from_wire(&own, None).is_err());
+        let mapped = address(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1], 80);
+        assert_eq!(mapped, Ok(ResourceName::Destination("10.0.0.1:80".parse().unwrap())));
+    }
+}

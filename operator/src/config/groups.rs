@@ -1,0 +1,184 @@
+//! What proxies counted of the two sides of releases, summed.
+//!
+//! Counters are cumulative since the start of a proxy's instance, so that only the newest of each counts, and a report that comes
+//! twice, or by two ways, changes nothing. What an instance counted stays after its end: its requests were made.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fairlead_proxy_api::v1;
+use tokio::time::Instant;
+
+use crate::canary::counts::{BUCKETS, Counts};
+
+/// Counters of one instance in one group, in all. At some 350 bytes each this is 20 MB at the most; a release with 1,000 callers
+/// has 2,000 at each step.
+const MAX_COUNTS: usize = 50_000;
+/// A group that nobody reported on for so long belongs to a release that is over.
+const EXPIRY: Duration = Duration::from_hours(24);
+/// A group's name has two names of Kubernetes objects in it and some numbers.
+const MAX_NAME: usize = 640;
+
+/// Counters by group, then instance.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    groups: HashMap<String, Group>,
+    counts: usize,
+}
+
+#[derive(Debug)]
+struct Group {
+    instances: HashMap<String, Reported>,
+    reported: Instant,
+}
+
+#[derive(Debug)]
+struct Reported {
+    counts: Counts,
+    /// By the proxy itself rather than by another replica.
+    here: bool,
+}
+
+impl Groups {
+    /// Takes the newest counters of an instance. `here`: from the proxy itself.
+    pub(super) fn record(&mut self, instance: &str, report: &v1::GroupCounts, here: bool) {
+        if report.group.len() > MAX_NAME {
+            return;
+        }
+        let now = Instant::now();
+        let counts = counts(report);
+        if let Some(group) = self.groups.get_mut(&report.group) {
+            group.reported = now;
+            if let Some(known) = group.instances.get_mut(instance) {
+                known.here |= here;
+                // Two ways may differ in how old their news is.
+                if counts.requests >= known.counts.requests {
+                    known.counts = counts;
+                }
+                return;
+            }
+        }
+        if self.counts >= MAX_COUNTS && !self.make_room(&report.group, now) {
+            return;
+        }
+        let group = self
+            .groups
+            .entry(report.group.clone())
+            .or_insert_with(|| Group { instances: HashMap::new(), reported: now });
+        group.instances.insert(instance.to_owned(), Reported { counts, here });
+        self.counts += 1;
+    }
+
+    /// The sum over all instances; `None` where nobody counted anything.
+    pub(super) fn sum(&self, group: &str) -> Option<Counts> {
+        let group = self.groups.get(group)?;
+        let mut sum = Counts::default();
+        for reported in group.instances.values() {
+            sum.add(&reported.counts);
+        }
+        Some(sum)
+    }
+
+    /// What proxies reported here, by instance.
+    pub(super) fn reported_here(&self) -> HashMap<&str, Vec<v1::GroupCounts>> {
+        let mut by_instance: HashMap<&str, Vec<v1::GroupCounts>> = HashMap::new();
+        for (name, group) in &self.groups {
+            for (instance, reported) in group.instances.iter().filter(|(_, r)| r.here) {
+                let counts = v1::GroupCounts {
+                    group: name.clone(),
+                    requests: reported.counts.requests,
+                    failures: reported.counts.failures,
+                    latency: reported.counts.latency.to_vec(),
+                };
+                by_instance.entry(instance).or_default().push(counts);
+            }
+        }
+        by_instance
+    }
+
+    /// Forgets groups that are over, and if there are none the one that was quiet for longest; never `wanted`.
+    fn make_room(&mut self, wanted: &str, now: Instant) -> bool {
+        let before = self.counts;
+        self.groups.retain(|name, group| name == wanted || now - group.reported < EXPIRY);
+        let quietest = self
+            .groups
+            .iter()
+            .filter(|(name, _)| *name != wanted)
+            .min_by_key(|(_, group)| group.reported)
+            .map(|(name, _)| name.clone());
+        self.recount();
+        if self.counts == before
+            && let Some(name) = quietest
+        {
+            tracing::warn!(group = name, "too many counters of releases: the quietest group is forgotten");
+            self.groups.remove(&name);
+            self.recount();
+        }
+        self.counts < MAX_COUNTS
+    }
+
+    fn recount(&mut self) {
+        self.counts = self.groups.values().map(|g| g.instances.len()).sum();
+    }
+}
+
+/// What is said is read so that it cannot contradict itself.
+fn counts(report: &v1::GroupCounts) -> Counts {
+    let mut counts =
+        Counts { requests: report.requests, failures: report.failures.min(report.requests), latency: [0; BUCKETS] };
+    for (bucket, count) in counts.latency.iter_mut().zip(&report.latency) {
+        *bucket = *count;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(group: &str, requests: u64, failures: u64) -> v1::GroupCounts {
+        v1::GroupCounts { group: group.into(), requests, failures, latency: vec![requests] }
+    }
+
+    #[tokio::test]
+    async fn the_newest_of_each_instance_counts_once() {
+        let mut groups = Groups::default();
+        groups.record("a", &report("g", 5, 1), true);
+        groups.record("a", &report("g", 9, 2), true);
+        groups.record("a", &report("g", 7, 1), false);
+        groups.record("b", &report("g", 1, 0), false);
+        groups.record("b", &report("other", 100, 0), true);
+        let sum = groups.sum("g").unwrap();
+        assert_eq!((sum.requests, sum.failures, sum.latency[0]), (10, 2, 10));
+        assert_eq!(groups.sum("unknown"), None);
+        let here = groups.reported_here();
+        assert_eq!(here["a"].len(), 1);
+        assert_eq!(here["b"].len(), 1, "what another replica said is not said again");
+    }
+
+    #[tokio::test]
+    async fn contradictions_are_cut() {
+        let mut groups = Groups::default();
+        let mut odd = report("g", 1, 7);
+        odd.latency = vec![1; 1000];
+        groups.record("a", &odd, true);
+        assert_eq!(groups.sum("g").unwrap().failures, 1);
+        groups.record("a", &report(&"x".repeat(1000), 1, 0), true);
+        assert_eq!(groups.groups.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_table_forgets_what_was_quiet_for_longest() {
+        let mut groups = Groups::default();
+        groups.record("a", &report("old", 1, 0), true);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for i in 0..MAX_COUNTS {
+            groups.record(&format!("i{i}"), &report("busy", 1, 0), true);
+        }
+        assert_eq!(groups.counts, MAX_COUNTS);
+        assert_eq!(groups.sum("old"), None);
+        assert_eq!(groups.sum("busy").unwrap().requests, MAX_COUNTS as u64);
+        groups.record("one more", &report("busy", 1, 0), true);
+        assert_eq!(groups.counts, MAX_COUNTS, "nothing else is there to forget");
+    }
+}

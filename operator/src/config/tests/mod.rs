@@ -1,0 +1,5 @@
+//! Conversations over loopback, with an index built in code.
+
+mod replica;
+mod session;
+mod stream;

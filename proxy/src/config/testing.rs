@@ -31,14 +31,18 @@ use crate::identity::{
 
 pub(crate) const OPERATOR: &str = "spiffe://cluster.local/ns/fairlead-system/sa/fairlead-operator";
 pub(crate) const OWN: &str = "spiffe://cluster.local/ns/bookinfo/sa/reviews";
-const TOKEN: &str = "header.payload.signature";
+/// The middle names the service account, in namespace bookinfo.
+const TOKEN: &str = "header.reviews.signature";
+
+/// What an operator that is left alone says to a subscription of the named pod.
+pub(crate) type Script = fn(&str, &v1::ResourceName) -> Option<v1::Resource>;
 
 type Say = mpsc::Sender<Result<v1::OperatorMessage, Status>>;
 
 /// What is shared with the handlers of requests.
 struct Shared {
     authority: Arc<Authority>,
-    sequence: Mutex<u64>,
+    script: Option<Script>,
     // Of the newest stream.
     say: Mutex<Option<Say>>,
     said: mpsc::UnboundedSender<proxy_message::Kind>,
@@ -51,18 +55,18 @@ struct Handlers(Arc<Shared>);
 impl Identity for Handlers {
     async fn certify(&self, request: Request<v1::CertifyRequest>) -> Result<Response<v1::CertifyResponse>, Status> {
         let request = request.into_inner();
-        if request.token != TOKEN {
-            return Err(Status::unauthenticated("token refused"));
-        }
+        let own = match request.token.split('.').collect::<Vec<_>>()[..] {
+            ["header", account, "signature"] => format!("spiffe://cluster.local/ns/bookinfo/sa/{account}"),
+            _ => return Err(Status::unauthenticated("token refused")),
+        };
         let csr = rcgen::CertificateSigningRequestParams::from_der(&request.csr.into())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = SystemTime::now();
         let validity = (now - Duration::from_secs(120), now + DAY);
-        let chain = self.0.authority.sign(&csr.public_key, OWN, validity, |_| {});
-        let sequence = *self.0.sequence.lock();
+        let chain = self.0.authority.sign(&csr.public_key, &own, validity, |_| {});
         Ok(Response::new(v1::CertifyResponse {
             chain: chain.iter().map(|der| der.to_vec()).collect(),
-            trust_bundle: Some(self.0.authority.bundle(sequence).to_proto()),
+            trust_bundle: Some(self.0.authority.bundle(1).to_proto()),
         }))
     }
 }
@@ -77,11 +81,23 @@ impl Config for Handlers {
     ) -> Result<Response<Self::StreamStream>, Status> {
         let mut inbound = request.into_inner();
         let (say, heard) = mpsc::channel(16);
-        *self.0.say.lock() = Some(say);
-        let said = self.0.said.clone();
+        *self.0.say.lock() = Some(say.clone());
+        let shared = self.0.clone();
         tokio::spawn(async move {
+            let mut pod = String::new();
             while let Some(Ok(message)) = inbound.next().await {
-                let _ = said.send(message.kind.unwrap());
+                let kind = message.kind.unwrap();
+                match (&kind, shared.script) {
+                    (proxy_message::Kind::Hello(hello), _) => pod.clone_from(&hello.pod_name),
+                    (proxy_message::Kind::Subscribe(subscribe), Some(script)) => {
+                        if let Some(resource) = script(&pod, subscribe.name.as_ref().unwrap()) {
+                            let kind = Some(operator_message::Kind::Resource(resource));
+                            let _ = say.send(Ok(v1::OperatorMessage { kind })).await;
+                        }
+                    }
+                    _ => {}
+                }
+                let _ = shared.said.send(kind);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(heard))))
@@ -100,26 +116,18 @@ pub(crate) struct FakeOperator {
 
 impl FakeOperator {
     pub(crate) async fn start() -> Self {
-        Self::start_as(OPERATOR).await
+        Self::start_with(OPERATOR, SocketAddr::from(([127, 0, 0, 1], 0)), None).await
     }
 
-    /// With a certificate that says `identity`.
-    pub(crate) async fn start_as(identity: &str) -> Self {
+    /// With a certificate that says `identity`, listening at `address`.
+    pub(crate) async fn start_with(identity: &str, address: SocketAddr, script: Option<Script>) -> Self {
         let authority = Arc::new(Authority::new());
         let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("ca.crt"), authority.root_pem()).unwrap();
         std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let (said, heard) = mpsc::unbounded_channel();
-        let shared =
-            Arc::new(Shared { authority: authority.clone(), sequence: Mutex::new(1), say: Mutex::default(), said });
-        let mut operator = Self {
-            authority,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            shared,
-            said: heard,
-            server: None,
-            files,
-        };
+        let shared = Arc::new(Shared { authority: authority.clone(), script, say: Mutex::default(), said });
+        let mut operator = Self { authority, address, shared, said: heard, server: None, files };
         operator.resume_as(identity).await;
         operator
     }
@@ -199,12 +207,13 @@ fn server_tls(authority: &Authority, identity: &str) -> rustls::ServerConfig {
         .allow_unauthenticated()
         .build()
         .unwrap();
-    let leaf = authority.leaf(identity);
+    let now = SystemTime::now();
+    let (key, chain) = authority.issue(identity, (now - Duration::from_secs(120), now + DAY));
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(leaf.chain().to_vec(), leaf.key().clone_key().into())
+        .with_single_cert(chain, key.into())
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config

@@ -334,7 +334,7 @@ async fn a_token_that_is_refused_gives_no_certificate_and_says_why() {
 
 #[tokio::test]
 async fn the_token_is_shown_to_nobody_but_the_operator() {
-    let impostor = FakeOperator::start_as(OWN).await;
+    let impostor = FakeOperator::start_with(OWN, SocketAddr::from(([127, 0, 0, 1], 0)), None).await;
     let error = impostor.certifier().certify(None).await.unwrap_err();
     assert!(error.to_string().contains("fairlead-operator"), "{error}");
 

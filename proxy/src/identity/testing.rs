@@ -8,7 +8,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-use super::{Leaf, SpiffeId, TrustBundle, TrustDomain};
+use crate::identity::{Leaf, SpiffeId, TrustBundle, TrustDomain};
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -86,16 +86,19 @@ impl Authority {
     }
 
     pub(crate) fn leaf_valid(&self, uri: &str, validity: (SystemTime, SystemTime)) -> Leaf {
+        let (key, chain) = self.issue(uri, validity);
+        Leaf::new(&id(uri), key, chain, &self.bundle(1), validity.0 + Duration::from_secs(1)).unwrap()
+    }
+
+    /// A new key and a good chain for it.
+    pub(crate) fn issue(
+        &self,
+        uri: &str,
+        validity: (SystemTime, SystemTime),
+    ) -> (PrivatePkcs8KeyDer<'static>, Vec<CertificateDer<'static>>) {
         let key = KeyPair::generate().unwrap();
         let chain = self.sign(&key, uri, validity, |_| {});
-        Leaf::new(
-            &id(uri),
-            PrivatePkcs8KeyDer::from(key.serialize_der()),
-            chain,
-            &self.bundle(1),
-            validity.0 + Duration::from_secs(1),
-        )
-        .unwrap()
+        (PrivatePkcs8KeyDer::from(key.serialize_der()), chain)
     }
 }
 

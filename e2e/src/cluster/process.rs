@@ -102,14 +102,16 @@ pub(crate) async fn gone(processes: &[Process], within: Duration) -> Result<()> 
 /// # Errors
 /// If some survive.
 pub(crate) async fn end_marked(checkout: &Path) -> Result<()> {
-    loop {
+    // One that is just replacing itself by another program has no environment for an instant: look twice.
+    let mut looks_without_any = 0;
+    while looks_without_any < 2 {
         let processes = marked(checkout);
-        if processes.is_empty() {
-            return Ok(());
-        }
+        looks_without_any = if processes.is_empty() { looks_without_any + 1 } else { 0 };
         processes.iter().for_each(kill);
         gone(&processes, PATIENCE).await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    Ok(())
 }
 
 /// The words of a command line, from whatever they are made of.
@@ -138,7 +140,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path(), "sleeper");
         let process = start(folder.path(), &log, &words(["sleep", "60"])).unwrap();
-        assert_eq!(marked(folder.path()), [process]);
+        let found = async {
+            while marked(folder.path()) != [process] {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.expect("the process carries the mark");
         assert!(marked(Path::new("/another/checkout")).is_empty());
         end_marked(folder.path()).await.unwrap();
         assert!(!process.is_alive());

@@ -18,5 +18,5 @@ mod tests;
 
 pub use metrics::Metrics;
 pub use registry::{Programmed, Registry, StreamId};
-pub use replica::{Connect, MAX_SHARE, ReplicaService, run as share};
+pub use replica::{Connect, ReplicaService, run as share};
 pub use stream::ConfigService;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fairlead_proxy_api::v1;
 use fairlead_proxy_api::v1::replica_client::ReplicaClient;
-use fairlead_proxy_api::v1::replica_server::Replica;
+use fairlead_proxy_api::v1::replica_server::{Replica, ReplicaServer};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::transport::Channel;
@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failure; the leader may just be going.
 const RETRY: Duration = Duration::from_millis(500);
 /// What a message may measure, bytes: 10,000 proxies with a few kilobytes each. Only the operator itself may send one.
-pub const MAX_SHARE: usize = 64 * 1024 * 1024;
+const MAX_SHARE: usize = 64 * 1024 * 1024;
 
 /// The receiving side.
 #[derive(Clone)]
@@ -37,6 +37,11 @@ impl ReplicaService {
     /// `operator` is the identity of the operator's own replicas.
     pub fn new(registry: Arc<Registry>, operator: SpiffeId) -> Self {
         Self { registry, operator }
+    }
+
+    /// As a service of a gRPC server, which takes messages as large as replicas send.
+    pub fn into_server(self) -> ReplicaServer<Self> {
+        ReplicaServer::new(self).max_decoding_message_size(MAX_SHARE)
     }
 }
 

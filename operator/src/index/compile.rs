@@ -117,6 +117,8 @@ impl<'a> Compiler<'a> {
         let Some((name, pod)) = pod else {
             return Destination::PassThrough;
         };
+        // Slices say in which zone it is.
+        self.depend(Dependency::Pod(name.clone()));
         let address = SocketAddr::new(ip, address.port());
         let endpoint = self.endpoint(&name.namespace, pod, address, self.zone_of(name));
         if endpoint.identity.is_empty() {

@@ -33,10 +33,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
 pub use kinds::Kind;
-pub use pod::{CLONE_OF_LABEL, PROXY_CONTAINER};
+pub use pod::{HEALTH_PORT, PROXY_CONTAINER};
 pub use report::{Problem, Report};
 pub use subscriptions::{Full, Update};
-pub use traffic_policy::MAX_REGEX_SIZE;
 
 use crate::model::{ObjectName, Resource, ResourceName};
 use state::State;

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use fairlead_crds::CLONE_OF_LABEL;
 use k8s_openapi::api::core::v1::Pod as KubePod;
 
 /// The sidecar's container: a pod that has it among its init containers is in the mesh.
 pub const PROXY_CONTAINER: &str = "fairlead-proxy";
-/// On a canary's pods: the Deployment that they are a clone of.
-pub const CLONE_OF_LABEL: &str = "fairlead.dev/clone-of";
 const SKIP_INBOUND_ANNOTATION: &str = "fairlead.dev/skip-inbound-ports";
-/// The proxy's own health port is never captured, so it is plain.
-const HEALTH_PORT: u16 = 15020;
+/// Where the sidecar answers the kubelet. It is never captured, so it is plain.
+pub const HEALTH_PORT: u16 = 15020;
 const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 /// More ranges than any pod has use for: an annotation is not a place to keep the operator busy.
 const MAX_RANGES: usize = 64;

@@ -11,7 +11,7 @@ use crate::model::{HeaderMatch, Match, ObjectName, PathMatch, StringMatch};
 
 /// The compiled size of one expression, bytes. Proxies compile what passed here, so the limit is a proxy's memory; expressions that
 /// people write need some kilobytes.
-pub const MAX_REGEX_SIZE: usize = 256 * 1024;
+const MAX_REGEX_SIZE: usize = 256 * 1024;
 
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,16 +162,18 @@ fn request_match(m: RouteMatch) -> Result<Match, String> {
     Ok(Match { path, headers, methods })
 }
 
-/// Checks an expression as proxies will compile it.
+/// Checks an expression as proxies will compile it: of the whole value. By itself as well, so that `a)(b` is no way out of that, and
+/// mistakes are told in the user's own words.
 fn expression(at: &str, expression: String) -> Result<String, String> {
-    match RegexBuilder::new(&expression).size_limit(MAX_REGEX_SIZE).build() {
+    let compile = |text: &str| RegexBuilder::new(text).size_limit(MAX_REGEX_SIZE).build();
+    match compile(&expression).and_then(|_| compile(&format!("^(?:{expression})$"))) {
         Ok(_) => Ok(expression),
         // The crate draws a picture over several lines; its last line is the sentence.
         Err(error) => {
             let text = error.to_string();
             let sentence = text.lines().last().unwrap_or_default();
             let sentence = sentence.trim_start_matches("error: ");
-            Err(format!("{at}: {expression:?} is no regular expression: {sentence}"))
+            Err(format!("{at}: {expression:?} is no regular expression that can be used: {sentence}"))
         }
     }
 }
@@ -213,7 +215,10 @@ mod tests {
         let bad = parse(2, header("a("), Some(&good));
         assert_eq!(bad.in_force.as_ref().unwrap().generation, 1);
         let why = bad.invalid.unwrap();
-        assert!(why.starts_with("route r, matches[0]: header x-a: \"a(\" is no regular expression"), "{why}");
+        assert!(
+            why.starts_with("route r, matches[0]: header x-a: \"a(\" is no regular expression that can be used: "),
+            "{why}"
+        );
         assert!(!why.contains('\n'));
     }
 
@@ -225,8 +230,10 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_that_explodes_is_refused() {
-        let policy = parse(1, header(r"(\w{100}){100}"), None);
-        assert!(policy.invalid.is_some() && policy.in_force.is_none());
+    fn an_expression_that_explodes_or_breaks_out_is_refused() {
+        for expression in [r"(\w{100}){100}", "a)(b", "(?x)a # to the end"] {
+            let policy = parse(1, header(expression), None);
+            assert!(policy.invalid.is_some() && policy.in_force.is_none(), "{expression}");
+        }
     }
 }

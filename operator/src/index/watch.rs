@@ -144,3 +144,66 @@ impl Listing {
 fn name_of(object: &impl Resource) -> ObjectName {
     ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+    use crate::index::tests::build::*;
+    use crate::model::{Destination, ResourceName};
+
+    #[test]
+    fn a_listing_that_is_complete_removes_what_it_lacks_and_not_before() {
+        let index = index();
+        let mut listing = Listing::default();
+        let mut take = |event| listing.take(&index, event).is_some_and(|s| s.first_listing);
+        let mut first = vec![take(Event::Init)];
+        first.push(take(Event::InitApply(pod("a-1-a", "10.0.0.1").build())));
+        first.push(take(Event::InitApply(pod("b-1-a", "10.0.0.2").build())));
+        first.push(take(Event::InitDone));
+        assert_eq!(first, [false, false, false, true]);
+        take(Event::Init);
+        take(Event::InitApply(pod("b-1-a", "10.0.0.2").build()));
+        assert!(index.pod(&name("a-1-a")).is_some(), "it may still be listed");
+        assert!(!take(Event::InitDone), "that was the second listing");
+        assert!(index.pod(&name("a-1-a")).is_none());
+        take(Event::Delete(pod("b-1-a", "10.0.0.2").build()));
+        assert!(index.pod(&name("b-1-a")).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ready_after_all_first_listings_and_effects_come_in_bursts() {
+        let index = Arc::new(index());
+        let (events, received) = tokio::sync::mpsc::unbounded_channel();
+        let received = tokio_stream::wrappers::UnboundedReceiverStream::new(received);
+        let mut listing = Listing::default();
+        let fed = Arc::clone(&index);
+        let steps = received.filter_map(move |event: Event<Pod>| std::future::ready(listing.take(&fed, event)));
+        let mut all = SelectAll::new();
+        all.push(steps.boxed());
+        all.push(stream::iter([Step { first_listing: true }]).chain(stream::pending()).boxed());
+        let driven = Arc::clone(&index);
+        let driver = tokio::spawn(async move { drive(&driven, all, std::future::pending()).await });
+
+        let address = "10.0.0.1:80".parse().unwrap();
+        let mut listener = index.subscribe(ResourceName::Destination(address)).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!index.is_ready(), "one kind is not listed yet");
+        events.send(Event::InitDone).unwrap();
+        index.ready().await;
+
+        events.send(Event::Apply(pod("a-1-a", "10.0.0.1").build())).unwrap();
+        tokio::time::sleep(DEBOUNCE / 2).await;
+        events.send(Event::Apply(pod("a-1-a", "10.0.0.1").account("other").build())).unwrap();
+        assert!(!listener.has_changed().unwrap(), "a burst is waited for");
+        listener.changed().await.unwrap();
+        let leads_to = destination(&index, "10.0.0.1:80");
+        let Destination::Pod(endpoint) = leads_to else {
+            panic!("not a pod");
+        };
+        assert!(endpoint.identity.ends_with("/sa/other"));
+        driver.abort();
+    }
+}

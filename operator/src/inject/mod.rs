@@ -17,13 +17,12 @@ use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
 use serde_json::{Map, Value, json};
 
 use self::annotations::PodOptions;
+pub use crate::index::{HEALTH_PORT, PROXY_CONTAINER};
 
 /// On a namespace or pod: `enabled` or `disabled`; the pod's wins.
 pub const INJECT_LABEL: &str = "fairlead.dev/inject";
 /// Written to injected pods: the version of the operator that did it.
 pub const INJECTED_ANNOTATION: &str = "fairlead.dev/injected";
-/// The native sidecar; a pod that has it counts as meshed.
-pub const PROXY_CONTAINER: &str = "fairlead-proxy";
 /// The init container that writes the capture rules.
 pub const INIT_CONTAINER: &str = "fairlead-init";
 /// The user that the proxy runs as; its traffic is exempt from capture, so nothing else in a pod may run as it.
@@ -34,8 +33,6 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PORT: u16 = 15006;
 /// The proxy's own answers on loopback.
 pub const ADMIN_PORT: u16 = 15000;
-/// Where the kubelet asks the proxy: its readiness, and the probes of the app.
-pub const HEALTH_PORT: u16 = 15020;
 
 const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";

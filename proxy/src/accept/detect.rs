@@ -7,11 +7,12 @@ use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt, Interest},
+    io::AsyncReadExt,
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
+use super::Parsed;
 use crate::{http::Version, tcp::Stream};
 
 /// How long a client may be silent before the server is asked to speak first. Clients that speak first do so with the first packet after
@@ -55,8 +56,7 @@ impl Kind {
     /// Decides as soon as it can; `None`: more bytes are needed.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         match bytes {
-            [] => None,
-            [0x16] | [0x16, 3] => None,
+            [] | [0x16] | [0x16, 3] => None,
             [0x16, 3, minor, rest @ ..] if *minor <= 4 => match rest {
                 [_, _, 1, ..] => Some(Self::Tls),
                 [_, _, _, ..] => Some(Self::Opaque),
@@ -112,44 +112,38 @@ fn http1(bytes: &[u8]) -> Option<Kind> {
 /// Reads until it can be told what the client speaks; `silence` limits the wait for the first byte (`None`: as long as it takes). What was
 /// read is in `buffer`. A TLS hello is read whole.
 pub async fn first(client: &TcpStream, buffer: &mut BytesMut, silence: Option<Duration>) -> io::Result<First> {
-    if buffer.is_empty() {
-        // Without a buffer until there is something to read: a silent connection costs nothing.
-        let readable = client.readable();
-        match silence {
-            Some(limit) => match timeout(limit, readable).await {
-                Ok(result) => result?,
-                Err(_) => return Ok(First::Silence),
-            },
-            None => readable.await?,
-        }
-    }
-    match timeout(HESITATION, tell(client, buffer)).await {
-        Ok(result) => result,
-        // It began to speak and then waits for an answer: not HTTP.
-        Err(_) if buffer.is_empty() => Ok(First::Silence),
-        Err(_) => Ok(First::Spoke(Kind::Opaque)),
-    }
-}
-
-async fn tell(client: &TcpStream, buffer: &mut BytesMut) -> io::Result<First> {
+    let mut deadline = silence.map(|limit| Instant::now() + limit);
     loop {
         match Kind::of(buffer) {
-            Some(Kind::Tls) => {
-                if super::Parsed::from_bytes(buffer) != super::Parsed::Partial || buffer.len() >= MAX_HELLO {
-                    return Ok(First::Spoke(Kind::Tls));
-                }
-            }
+            Some(Kind::Tls) if Parsed::from_bytes(buffer) == Parsed::Partial && buffer.len() < MAX_HELLO => {}
             Some(kind) => return Ok(First::Spoke(kind)),
             None => {}
         }
+        // Without a buffer until there is something to read: a silent connection costs nothing.
+        let readable = client.readable();
+        match deadline {
+            None => readable.await?,
+            Some(deadline) => match timeout_at(deadline, readable).await {
+                Ok(readable) => readable?,
+                Err(_) if buffer.is_empty() => return Ok(First::Silence),
+                // It began to speak and then waits for an answer: not HTTP.
+                Err(_) => return Ok(First::Spoke(Kind::Opaque)),
+            },
+        }
+        let silent = buffer.is_empty();
         buffer.reserve(ENOUGH);
-        client.readable().await?;
         match client.try_read_buf(buffer) {
-            Ok(0) if buffer.is_empty() => return Ok(First::Closed),
+            Ok(0) if silent => return Ok(First::Closed),
             // Half of something: whoever reads on finds the end as well.
             Ok(0) => return Ok(First::Spoke(Kind::of(buffer).unwrap_or(Kind::Opaque))),
+            Ok(_) if silent => deadline = Some(Instant::now() + HESITATION),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The kernel was only thought to have something.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if silent {
+                    *buffer = BytesMut::new();
+                }
+            }
             Err(error) => return Err(error),
         }
     }
@@ -166,9 +160,11 @@ pub enum Speaker {
 
 /// Waits for the first word of either side.
 pub async fn speaks_first(client: &TcpStream, server: &mut Stream, said: &mut BytesMut) -> io::Result<Speaker> {
+    let mut word = [0];
     tokio::select! {
         biased;
-        ready = client.ready(Interest::READABLE) => ready.map(|_| Speaker::Client),
+        // Not its readiness, which may be a false alarm.
+        peeked = client.peek(&mut word) => peeked.map(|_| Speaker::Client),
         read = server.read_buf(said) => read.map(|_| Speaker::Server),
     }
 }

@@ -136,7 +136,7 @@ impl fmt::Debug for Proxy {
 
 impl Proxy {
     /// Starts serving. Fails if threads cannot be had or a socket cannot be watched.
-    pub fn start(settings: Settings, mesh: Arc<Mesh>) -> io::Result<Self> {
+    pub fn start(settings: Settings, mesh: &Arc<Mesh>) -> io::Result<Self> {
         let draining = CancellationToken::new();
         let stop = CancellationToken::new();
         let open = Arc::new(Open::default());

@@ -56,6 +56,7 @@ impl Endpoint {
     }
 
     /// The same endpoint without a proxy in between: for the pod itself.
+    #[must_use]
     pub fn in_plain(&self) -> Self {
         Self { address: self.address, identity: None, zone: self.zone.clone(), load: self.load.clone(), group: None }
     }

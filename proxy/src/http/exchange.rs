@@ -15,6 +15,7 @@ use super::{
     Version,
     body::{Body, Held},
     headers,
+    server::AmbiguousLength,
 };
 use crate::{
     balance::{
@@ -74,6 +75,9 @@ impl Call {
     ) -> Result<(Self, OnUpgrade), &'static str> {
         let upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
+        if head.extensions.remove::<AmbiguousLength>().is_some() {
+            return Err("both Content-Length and Transfer-Encoding");
+        }
         match version {
             Version::Http1 => complete_http1(&mut head, address)?,
             Version::Http2 => complete_http2(&mut head, address),

@@ -19,8 +19,8 @@ pub fn status_of(headers: &HeaderMap) -> Option<u8> {
     headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// Whether a status speaks against the server: UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
-/// DATA_LOSS. The others say that the caller asked for something that it cannot have.
+/// Whether a status speaks against the server: `UNKNOWN`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`,
+/// `DATA_LOSS`. The others say that the caller asked for something that it cannot have.
 pub fn failed_status(status: u8) -> bool {
     matches!(status, 2 | 4 | 8 | 12 | 13 | 14 | 15)
 }

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod exchange;
+mod framing;
 mod grpc;
 pub mod headers;
 mod reason;

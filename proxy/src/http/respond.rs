@@ -30,6 +30,10 @@ pub fn respond(reason: Reason, detail: &str, grpc: bool) -> Response<Body> {
         response
     };
     response.headers_mut().insert(MARK, mark);
+    if reason == Reason::MalformedRequest {
+        // Where its end is, and the next request begins, nobody knows. (Only HTTP/1 has such requests.)
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

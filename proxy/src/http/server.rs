@@ -1,17 +1,28 @@
 //! Reads requests from a connection, within limits.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
-    service::Service,
+    service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::{MAX_HEAD, Version, body::Body};
+use super::{
+    MAX_HEAD, Version,
+    body::Body,
+    framing::{Ambiguous, Watched},
+};
 use crate::tcp::Stream;
 
 /// What is read ahead of one connection at most. Twice the largest head; bulk transfers read this much at once.
@@ -41,6 +52,9 @@ where
 {
     match version {
         Version::Http1 => {
+            let ambiguous = Arc::new(Ambiguous::default());
+            let stream = Watched::new(stream, ambiguous.clone());
+            let service = marking(service, ambiguous);
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
@@ -77,6 +91,42 @@ where
             connection.await
         }
     }
+}
+
+/// A request that says its length twice; carried by those that [`framing`](super::framing) found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AmbiguousLength;
+
+/// Marks ambiguous requests, and has the watch end with an upgrade.
+fn marking<S>(
+    service: S,
+    ambiguous: Arc<Ambiguous>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let number = AtomicU64::new(0);
+    service_fn(move |mut request: Request<Incoming>| {
+        if ambiguous.is(number.fetch_add(1, Relaxed)) {
+            request.extensions_mut().insert(AmbiguousLength);
+        }
+        let connect = request.method() == Method::CONNECT;
+        let ambiguous = ambiguous.clone();
+        let response = service.call(request);
+        async move {
+            let response = response.await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS || (connect && response.status().is_success()) {
+                ambiguous.stop();
+            }
+            Ok(response)
+        }
+    })
 }
 
 /// How long a connection may rest between two requests. Longer than any client keeps one, so that it is the client who ends it and no

@@ -90,10 +90,10 @@ impl Incoming<'_> {
         }
         let accepted = matches!(self.plain(), Plain::Accept);
         let version = match (kind, self.protocol()) {
-            (_, Protocol::Opaque) | (Kind::Tls, _) => None,
+            (_, Protocol::Opaque) | (Kind::Tls, _) | (Kind::Opaque, Protocol::Detect) => None,
             (Kind::Http(version), _) => Some(version),
+            // It is stated to be HTTP, so what it is is malformed.
             (Kind::Opaque, Protocol::Http) => Some(Version::Http1),
-            (Kind::Opaque, Protocol::Detect) => None,
         };
         let stream = Stream::Plain(Prefixed::new(client, buffer.freeze()));
         match version {

@@ -26,6 +26,10 @@ use crate::{
 /// long enough for news of a vanished endpoint to arrive.
 const ATTEMPTS: u32 = 5;
 
+/// No attempt begins later than this after the request: an endpoint that accepts and then says nothing takes seconds each time, and by
+/// then the caller is better served by an error.
+const WINDOW: Duration = Duration::from_secs(3);
+
 /// The pause before an endpoint that just failed is tried again, doubled each time; others are tried at once.
 const BACKOFF: Duration = Duration::from_millis(25);
 
@@ -148,7 +152,7 @@ impl Session {
             if let Some(group) = group {
                 group.count(true, None);
             }
-            if !own.again || attempt >= ATTEMPTS {
+            if !own.again || attempt >= ATTEMPTS || now - began > WINDOW {
                 return Err((own.own, tls));
             }
             failed.push(endpoint.address);

@@ -122,12 +122,12 @@ mod tests {
         Regex::new(&format!("^(?:{pattern})$")).unwrap()
     }
 
-    fn holds(entry: &Match, method: Method, uri: &str, headers: &[(&str, &str)]) -> bool {
+    fn holds(entry: &Match, method: &Method, uri: &str, headers: &[(&str, &str)]) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        entry.matches(&RequestHead { method: &method, uri: &uri.parse().unwrap(), headers: &map })
+        entry.matches(&RequestHead { method, uri: &uri.parse().unwrap(), headers: &map })
     }
 
     fn path(path: PathMatch) -> Match {
@@ -147,20 +147,20 @@ mod tests {
         for (uri, expected) in
             [("/a", true), ("/a/", true), ("/a/b", true), ("/a?x=1", true), ("/ab", false), ("/", false), ("/A", false)]
         {
-            assert_eq!(holds(&entry, Method::GET, uri, &[]), expected, "{uri}");
+            assert_eq!(holds(&entry, &Method::GET, uri, &[]), expected, "{uri}");
         }
         let everything = path(PathMatch::Prefix(String::new()));
-        assert!(holds(&everything, Method::GET, "/whatever", &[]));
+        assert!(holds(&everything, &Method::GET, "/whatever", &[]));
     }
 
     #[test]
     fn exact_and_regex_look_at_the_whole_path_without_its_query() {
         let exact = path(PathMatch::Exact("/reviews/1".into()));
-        assert!(holds(&exact, Method::GET, "/reviews/1?full", &[]));
-        assert!(!holds(&exact, Method::GET, "/reviews/1/", &[]));
+        assert!(holds(&exact, &Method::GET, "/reviews/1?full", &[]));
+        assert!(!holds(&exact, &Method::GET, "/reviews/1/", &[]));
         let pattern = path(PathMatch::Regex(regex("/reviews/[0-9]+")));
-        assert!(holds(&pattern, Method::GET, "/reviews/17", &[]));
-        assert!(!holds(&pattern, Method::GET, "/reviews/17x", &[]));
+        assert!(holds(&pattern, &Method::GET, "/reviews/17", &[]));
+        assert!(!holds(&pattern, &Method::GET, "/reviews/17x", &[]));
     }
 
     #[test]
@@ -175,36 +175,36 @@ mod tests {
             methods: vec![Method::GET],
         };
         let jason = [("end-user", "jason")];
-        assert!(holds(&entry, Method::GET, "/reviews/1", &jason));
-        assert!(!holds(&entry, Method::POST, "/reviews/1", &jason));
-        assert!(!holds(&entry, Method::GET, "/ratings/1", &jason));
-        assert!(!holds(&entry, Method::GET, "/reviews/1", &[("end-user", "jasonx")]));
+        assert!(holds(&entry, &Method::GET, "/reviews/1", &jason));
+        assert!(!holds(&entry, &Method::POST, "/reviews/1", &jason));
+        assert!(!holds(&entry, &Method::GET, "/ratings/1", &jason));
+        assert!(!holds(&entry, &Method::GET, "/reviews/1", &[("end-user", "jasonx")]));
     }
 
     #[test]
     fn not_turns_a_header_around_and_holds_where_it_is_absent() {
         let entry = header("env", ValueMatch::Exact(b"staging".to_vec()), true);
-        assert!(holds(&entry, Method::GET, "/", &[]));
-        assert!(holds(&entry, Method::GET, "/", &[("env", "prod")]));
-        assert!(!holds(&entry, Method::GET, "/", &[("env", "staging")]));
+        assert!(holds(&entry, &Method::GET, "/", &[]));
+        assert!(holds(&entry, &Method::GET, "/", &[("env", "prod")]));
+        assert!(!holds(&entry, &Method::GET, "/", &[("env", "staging")]));
     }
 
     #[test]
     fn repeated_headers_are_one_value_joined_by_commas() {
         let lines = [("x", "a"), ("x", "b")];
         let joined = header("x", ValueMatch::Exact(b"a,b".to_vec()), false);
-        assert!(holds(&joined, Method::GET, "/", &lines));
+        assert!(holds(&joined, &Method::GET, "/", &lines));
         let one = header("x", ValueMatch::Exact(b"b".to_vec()), false);
-        assert!(!holds(&one, Method::GET, "/", &lines));
+        assert!(!holds(&one, &Method::GET, "/", &lines));
         let present = header("x", ValueMatch::Present, false);
-        assert!(holds(&present, Method::GET, "/", &lines));
+        assert!(holds(&present, &Method::GET, "/", &lines));
     }
 
     #[test]
     fn host_stands_for_the_authority_too() {
         let entry = header("host", ValueMatch::Exact(b"reviews:9080".to_vec()), false);
-        assert!(holds(&entry, Method::GET, "http://reviews:9080/", &[]));
-        assert!(holds(&entry, Method::GET, "/", &[("host", "reviews:9080")]));
-        assert!(!holds(&entry, Method::GET, "http://ratings:9080/", &[]));
+        assert!(holds(&entry, &Method::GET, "http://reviews:9080/", &[]));
+        assert!(holds(&entry, &Method::GET, "/", &[("host", "reviews:9080")]));
+        assert!(!holds(&entry, &Method::GET, "http://ratings:9080/", &[]));
     }
 }

@@ -1,0 +1,179 @@
+use std::{convert::Infallible, net::SocketAddr};
+
+use bytes::Bytes;
+use fairlead_proxy::telemetry::groups::Reported;
+use fairlead_proxy_api::v1;
+use futures::StreamExt;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::SendRequest,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc;
+
+use crate::support::*;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// An HTTP/2 application.
+async fn app<F>(serve: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> App
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    App::start(move |stream| {
+        let serve = serve.clone();
+        let service = service_fn(move |request| {
+            let response = serve(request);
+            async move { Ok::<_, Infallible>(response.await) }
+        });
+        async move {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .ok();
+        }
+    })
+    .await
+}
+
+async fn client(address: SocketAddr) -> SendRequest<Body> {
+    let io = TokioIo::new(connect(address).await);
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn grpc_response(body: Body) -> Response<Body> {
+    Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+}
+
+fn trailers(status: &str) -> Frame<Bytes> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", status.parse().unwrap());
+    Frame::trailers(trailers)
+}
+
+fn grpc_call(body: Body) -> Request<Body> {
+    Request::post("http://server:9080/echo.Echo/Talk")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .unwrap()
+}
+
+#[tokio::test]
+async fn requests_of_http2_share_a_connection_and_keep_their_authority() {
+    let app = app(|request: Request<Incoming>| async move {
+        let text = format!("{} {}", request.method(), request.uri());
+        Response::new(Full::from(text).boxed())
+    })
+    .await;
+    let pair = pair(app.address);
+    let mut client = client(pair.client.outbound).await;
+    for n in 0..10 {
+        let uri = format!("http://server:9080/{n}?q");
+        let request = Request::get(&uri).body(Empty::new().boxed()).unwrap();
+        let response = client.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, format!("GET {uri}"));
+    }
+    assert_eq!(app.connections(), 1);
+    pair.server
+        .counted(r#"fairlead_proxy_connections_total{direction="inbound",protocol="http2",tls="mutual"} 1"#)
+        .await;
+}
+
+#[tokio::test]
+async fn grpc_streams_both_ways_with_trailers_at_the_end() {
+    let app = app(|request: Request<Incoming>| async move {
+        assert_eq!(request.headers()["te"], "trailers");
+        let echoed = request
+            .into_body()
+            .into_data_stream()
+            .filter_map(async |data| data.ok())
+            .map(|data| Ok(Frame::data(data)))
+            .chain(futures::stream::iter([Ok(trailers("0"))]));
+        // The stream of an HTTP/2 body is not Sync; a channel is.
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut echoed = std::pin::pin!(echoed);
+            while let Some(frame) = echoed.next().await {
+                if sender.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let frames = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        grpc_response(BodyExt::boxed(StreamBody::new(frames)))
+    })
+    .await;
+    let pair = pair(app.address);
+    let mut client = client(pair.client.outbound).await;
+    let (sender, receiver) = mpsc::channel(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let body = BodyExt::boxed(StreamBody::new(frames));
+    let response = client.send_request(grpc_call(body)).await.unwrap();
+    let mut answers = response.into_body();
+    for message in ["one", "two", "three"] {
+        sender.send(Ok(Frame::data(Bytes::from(message)))).await.unwrap();
+        let answer = answers.frame().await.unwrap().unwrap();
+        assert_eq!(answer.into_data().unwrap(), message);
+    }
+    drop(sender);
+    let last = answers.frame().await.unwrap().unwrap();
+    assert_eq!(last.into_trailers().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn a_release_counts_the_status_that_grpc_puts_into_trailers() {
+    let app = app(|request: Request<Incoming>| async move {
+        let status = match request.uri().path() {
+            "/bad" => "14",
+            "/caller" => "5",
+            _ => "0",
+        };
+        let frames = [Ok(Frame::data(Bytes::from_static(b"x"))), Ok(trailers(status))];
+        grpc_response(BodyExt::boxed(StreamBody::new(futures::stream::iter(frames))))
+    })
+    .await;
+    let counted = v1::Endpoint { group: "canary".into(), ..endpoint(app.address, "") };
+    let sidecar = client_of(&Authority::new(), service(vec![vec![counted]]));
+    let mut client = client(sidecar.outbound).await;
+    for path in ["/good", "/bad", "/caller"] {
+        let mut request = grpc_call(Empty::new().boxed());
+        *request.uri_mut() = format!("http://server{path}").parse().unwrap();
+        let response = client.send_request(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+    let counts = sidecar.telemetry.groups.changed(&mut Reported::default());
+    assert_eq!((counts[0].requests, counts[0].failures), (3, 1), "NOT_FOUND is the caller's");
+}
+
+#[tokio::test]
+async fn a_grpc_caller_is_told_in_its_own_terms() {
+    let sidecar = client_of(&Authority::new(), service(vec![vec![]]));
+    let mut client = client(sidecar.outbound).await;
+    let response = client.send_request(grpc_call(Empty::new().boxed())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["grpc-status"], "14");
+    assert_eq!(response.headers()["fairlead-proxy"], "no-endpoints");
+}
+
+#[tokio::test]
+async fn grpc_is_tried_elsewhere_when_an_application_is_gone() {
+    let authority = Authority::new();
+    let app = app(|_| async { grpc_response(Empty::new().boxed()) }).await;
+    let live = server_of(&authority, app.address, v1::MtlsMode::Strict);
+    let dead = server_of(&authority, nobody(), v1::MtlsMode::Strict);
+    let endpoints = vec![endpoint(dead.inbound, "server"), endpoint(live.inbound, "server")];
+    let sidecar = client_of(&authority, service(vec![endpoints]));
+    let mut client = client(sidecar.outbound).await;
+    for _ in 0..10 {
+        let response = client.send_request(grpc_call(Empty::new().boxed())).await.unwrap();
+        assert!(response.headers().get("fairlead-proxy").is_none(), "{response:?}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The whole path on loopback, without capture: test client → outbound proxy → mutual TLS → inbound proxy → test application.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
+
+mod http1;
+mod http2;
+mod policy;
+mod support;
+mod tcp;

@@ -1,0 +1,146 @@
+use std::time::Duration;
+
+use fairlead_proxy_api::v1;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::*;
+
+const APP: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\napp";
+
+#[tokio::test]
+async fn strict_resets_plain_callers_and_serves_authenticated_ones() {
+    let app = App::answering(APP).await;
+    let pair = pair(app.address);
+    let mut plain = connect(pair.server.inbound).await;
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    let error = plain.read(&mut [0]).await.expect_err("a reset, not an end");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(app.connections(), 0);
+    pair.server.counted(r#"fairlead_proxy_connections_refused_total{direction="inbound",reason="plaintext"} 1"#).await;
+    assert_eq!(status(&get(pair.client.outbound, "/", "").await), 200);
+}
+
+#[tokio::test]
+async fn permissive_serves_both() {
+    let authority = Authority::new();
+    let app = App::answering(APP).await;
+    let server = server_of(&authority, app.address, v1::MtlsMode::Permissive);
+    let client = client_of(&authority, service(vec![vec![endpoint(server.inbound, "server")]]));
+    assert!(get(server.inbound, "/", "").await.ends_with("app"));
+    assert!(get(client.outbound, "/", "").await.ends_with("app"));
+    for tls in ["none", "mutual"] {
+        server
+            .counted(&format!(
+                r#"fairlead_proxy_connections_total{{direction="inbound",protocol="http1",tls="{tls}"}} 1"#
+            ))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn permissive_lets_a_plain_server_speak_first() {
+    let app = App::start(|mut stream| async move {
+        stream.write_all(b"220 ready\r\n").await.unwrap();
+    })
+    .await;
+    let server = server_of(&Authority::new(), app.address, v1::MtlsMode::Permissive);
+    let mut client = connect(server.inbound).await;
+    assert_eq!(read_until(&mut client, "\r\n").await.unwrap(), "220 ready\r\n");
+}
+
+#[tokio::test]
+async fn malformed_plain_requests_get_400_from_the_proxy() {
+    let app = App::answering(APP).await;
+    let server = server_of(&Authority::new(), app.address, v1::MtlsMode::Permissive);
+    let response = talk(server.inbound, "GET / HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n").await;
+    assert_eq!(status(&response), 400);
+    assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_foreign_certificate_is_refused_in_the_handshake_and_counted() {
+    let app = App::answering(APP).await;
+    let mesh = Authority::new();
+    let server = server_of(&mesh, app.address, v1::MtlsMode::Permissive);
+    // The same name under another root; it believes the server, but the server has no reason to believe it.
+    let stranger = Pod {
+        service: Some(v1::destination::Kind::Service(service(vec![vec![endpoint(server.inbound, "server")]]))),
+        ..Pod::new(Authority::new().identity_that_trusts("client", &[&mesh]))
+    }
+    .start();
+    let response = get(stranger.outbound, "/", "").await;
+    assert!(status(&response) >= 500, "{response}");
+    assert_eq!(app.connections(), 0);
+    server.counted(r#"fairlead_proxy_handshakes_failed_total{direction="inbound",reason="certificate"}"#).await;
+}
+
+#[tokio::test]
+async fn a_server_under_a_foreign_root_gets_no_request() {
+    let app = App::answering(APP).await;
+    let server = server_of(&Authority::new(), app.address, v1::MtlsMode::Permissive);
+    let client = client_of(&Authority::new(), service(vec![vec![endpoint(server.inbound, "server")]]));
+    let response = get(client.outbound, "/", "").await;
+    assert_eq!(status(&response), 503);
+    assert!(response.contains("fairlead-proxy: connect-failure"), "{response}");
+    assert_eq!(app.connections(), 0);
+    client.counted(r#"fairlead_proxy_handshakes_failed_total{direction="outbound",reason="certificate"}"#).await;
+}
+
+#[tokio::test]
+async fn another_identity_than_the_expected_one_gets_no_request() {
+    let authority = Authority::new();
+    let app = App::answering(APP).await;
+    let server = server_of(&authority, app.address, v1::MtlsMode::Strict);
+    let client = client_of(&authority, service(vec![vec![endpoint(server.inbound, "somebody-else")]]));
+    let response = get(client.outbound, "/", "").await;
+    assert_eq!(status(&response), 503);
+    assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_proxy_is_not_sent_plain_bytes_where_an_identity_is_expected() {
+    let app = App::answering(APP).await;
+    let client = client_of(&Authority::new(), service(vec![vec![endpoint(app.address, "server")]]));
+    let response = get(client.outbound, "/", "").await;
+    assert_eq!(status(&response), 503, "{response}");
+}
+
+#[tokio::test]
+async fn a_canary_hands_plain_callers_to_stable_and_serves_authenticated_ones_itself() {
+    let authority = Authority::new();
+    let stable_app = App::answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstable").await;
+    let stable = server_of(&authority, stable_app.address, v1::MtlsMode::Strict);
+    let canary_app = App::answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\ncanary").await;
+    let port = |endpoints| v1::HandoverPort { port: canary_app.address.port().into(), endpoints };
+    let canary = |endpoints| {
+        Pod {
+            application: canary_app.address,
+            workload: v1::Workload {
+                handover: Some(v1::Handover { ports: vec![port(endpoints)] }),
+                ..workload(v1::MtlsMode::Permissive)
+            },
+            ..Pod::new(authority.identity("server"))
+        }
+        .start()
+    };
+    let handing = canary(vec![endpoint(stable.inbound, "server")]);
+    assert!(get(handing.inbound, "/", "").await.ends_with("stable"));
+    handing.counted("fairlead_proxy_handovers_total 1").await;
+
+    let client = client_of(&authority, service(vec![vec![endpoint(handing.inbound, "server")]]));
+    assert!(get(client.outbound, "/", "").await.ends_with("canary"));
+
+    // Nobody to hand over to: refused rather than answered by the canary.
+    let alone = canary(vec![]);
+    assert_eq!(get(alone.inbound, "/", "").await, "");
+    alone.counted(r#"fairlead_proxy_connections_refused_total{direction="inbound",reason="handover"} 1"#).await;
+}
+
+#[tokio::test]
+async fn a_silent_caller_of_a_strict_port_is_not_let_near_the_application() {
+    let app = App::answering(APP).await;
+    let server = server_of(&Authority::new(), app.address, v1::MtlsMode::Strict);
+    let _silent = connect(server.inbound).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(app.connections(), 0);
+}

@@ -234,7 +234,7 @@ impl Control {
             workers: accept::default_workers(),
             max_connections: accept::MAX_CONNECTIONS,
         };
-        Ok(Proxy::start(settings, Arc::new(mesh))?)
+        Ok(Proxy::start(settings, &Arc::new(mesh))?)
     }
 }
 

@@ -152,7 +152,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
         settings: Arc::new(settings),
         namespaces: namespaces.clone(),
         events: Events::publish(client.clone(), &args.pod_name, stop.clone()),
-        hold: |_| None,
         metrics: webhook::Metrics::register(&mut registry),
     });
     let webhook_tls = Protocol::Tls {

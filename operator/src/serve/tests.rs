@@ -17,8 +17,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 
 use super::listen::{Limits, Protocol, accept};
+use super::replica::Replicas;
 use super::{http, tls};
 use crate::ca::authority::{Authority, Material, Serial};
 use crate::ca::serving::tests::serving;
@@ -126,6 +128,26 @@ async fn a_replica_talks_to_the_operator_alone() {
     // Another mesh's operator bears the same name.
     let server = serve(grpc(&authority()), MANY).await;
     ask(server.address, client(&ours, &ours, &operator())).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_channel_to_the_leader_carries_the_operators_identity() {
+    let ours = authority();
+    let server = serve(grpc(&ours), MANY).await;
+    let (_sender, bundles) = tokio::sync::watch::channel(Arc::new(ours.trust_bundle()));
+    let replicas = Replicas {
+        serving: serving(&ours, &operator(), &[DNS_NAME]),
+        bundles,
+        operator: operator(),
+        dns_name: DNS_NAME.to_owned(),
+        port: server.address.port(),
+    };
+    let mut channel = replicas.connect("127.0.0.1").await.unwrap();
+    let request = hyper::Request::get("http://leader/").body(tonic::body::Body::empty()).unwrap();
+    let response = tower::ServiceExt::ready(&mut channel).await.unwrap().call(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, operator().to_string());
+    replicas.connect("not an address").await.unwrap_err();
 }
 
 #[tokio::test]

@@ -16,16 +16,15 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use json_patch::Patch;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use self::review::{Answer, Request};
+use crate::canary::hold;
 use crate::inject::events::{Events, Note, owner};
 use crate::inject::namespaces::Namespaces;
 use crate::inject::{Decision, INJECT_LABEL, NamespaceInfo, Settings, SkipReason, inject};
@@ -36,9 +35,6 @@ const MAX_BODY: usize = 8 * 1024 * 1024;
 const LABEL_PATIENCE: Duration = Duration::from_millis(500);
 const LABEL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Decides on an update of a Deployment, given the request as raw JSON: what must be added to the object, if anything.
-pub type Hold = fn(&Value) -> Option<Patch>;
-
 /// What the handlers need.
 #[derive(Clone)]
 pub struct Context {
@@ -48,8 +44,6 @@ pub struct Context {
     pub namespaces: Namespaces,
     /// Where skipped pods are told.
     pub events: Events,
-    /// Decides on Deployments.
-    pub hold: Hold,
     /// Counts what was decided.
     pub metrics: Metrics,
 }
@@ -179,7 +173,7 @@ async fn hold_deployment(State(context): State<Context>, body: Bytes) -> Respons
         Ok(request) => request,
         Err(sentence) => return bad_request(&context.metrics, "hold", sentence, started),
     };
-    let (name, answer) = match (context.hold)(&request.raw) {
+    let (name, answer) = match hold::review(&request.raw) {
         Some(patch) => match Answer::patch(&patch) {
             Ok(answer) => ("Held", answer.audit("decision", "Held")),
             Err(error) => ("Denied", Answer::deny(&format!("the patch cannot be written: {error}"))),
@@ -199,13 +193,15 @@ fn bad_request(metrics: &Metrics, webhook: &'static str, sentence: String, start
 mod tests {
     use axum::body::{Body, to_bytes};
     use base64::Engine as _;
-    use serde_json::json;
+    use fairlead_crds::CANARY_LABEL;
+    use json_patch::Patch;
+    use serde_json::{Value, json};
     use tokio::sync::mpsc;
     use tower::ServiceExt as _;
 
     use super::*;
 
-    fn context(hold: Hold) -> (Context, mpsc::Receiver<Note>) {
+    fn context() -> (Context, mpsc::Receiver<Note>) {
         let (events, notes) = Events::channel();
         let namespaces = Namespaces::fixed(&[
             ("bookinfo", &[(INJECT_LABEL, "enabled")]),
@@ -223,7 +219,7 @@ mod tests {
             proxy_log_format: "json".into(),
         };
         let metrics = Metrics::register(&mut Registry::default());
-        (Context { settings: Arc::new(settings), namespaces, events, hold, metrics }, notes)
+        (Context { settings: Arc::new(settings), namespaces, events, metrics }, notes)
     }
 
     async fn post_raw(context: &Context, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
@@ -261,13 +257,9 @@ mod tests {
         object
     }
 
-    fn no_hold() -> Hold {
-        |_| None
-    }
-
     #[tokio::test]
     async fn a_pod_is_patched() {
-        let (context, mut notes) = context(no_hold());
+        let (context, mut notes) = context();
         let answer = ask(&context, "/inject?timeout=5s", review("bookinfo", "CREATE", pod(), false)).await;
         assert_eq!((&answer["allowed"], &answer["patchType"]), (&json!(true), &json!("JSONPatch")));
         assert_eq!(patched(pod(), &answer)["spec"]["initContainers"][1]["name"], "fairlead-proxy");
@@ -276,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dry_run_is_answered_the_same_and_leaves_no_event() {
-        let (context, mut notes) = context(no_hold());
+        let (context, mut notes) = context();
         let mut skipped = pod();
         skipped["spec"]["hostNetwork"] = json!(true);
         for (namespace, object) in [("bookinfo", pod()), ("bookinfo", skipped), ("strict", pod())] {
@@ -289,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_skipped_pod_runs_and_its_owner_is_told_why() {
-        let (context, mut notes) = context(no_hold());
+        let (context, mut notes) = context();
         let mut skipped = pod();
         skipped["spec"]["hostNetwork"] = json!(true);
         let answer = ask(&context, "/inject", review("bookinfo", "CREATE", skipped, false)).await;
@@ -302,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sidecar_that_pod_security_will_refuse_is_announced() {
-        let (context, mut notes) = context(no_hold());
+        let (context, mut notes) = context();
         let answer = ask(&context, "/inject", review("strict", "CREATE", pod(), false)).await;
         assert!(answer["warnings"][0].as_str().unwrap().contains("NET_ADMIN"));
         assert!(notes.try_recv().unwrap().warning);
@@ -310,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_invalid_annotation_denies_the_pod_with_a_sentence() {
-        let (context, _notes) = context(no_hold());
+        let (context, _notes) = context();
         let mut invalid = pod();
         invalid["metadata"]["annotations"] = json!({"fairlead.dev/drain-timeout": "soon"});
         let answer = ask(&context, "/inject", review("bookinfo", "CREATE", invalid, false)).await;
@@ -321,7 +313,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_namespace_whose_label_our_watch_missed_is_the_api_servers_to_know() {
-        let (context, _notes) = context(no_hold());
+        let (context, _notes) = context();
         let answer = ask(&context, "/inject", review("just-made", "CREATE", pod(), false)).await;
         assert!(answer["patch"].is_string());
         let answer = ask(&context, "/inject", review("plain", "CREATE", pod(), false)).await;
@@ -333,23 +325,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deployment_is_held_or_passes() {
-        let (context, _notes) = context(|request| {
-            let changed = request["object"]["spec"]["replicas"] == 1 && request["operation"] == "UPDATE";
-            changed
-                .then(|| serde_json::from_value(json!([{"op": "add", "path": "/spec/paused", "value": true}])).unwrap())
-        });
-        let deployment = |replicas: u64| json!({"spec": {"replicas": replicas}});
-        let answer = ask(&context, "/hold", review("bookinfo", "UPDATE", deployment(1), false)).await;
-        assert_eq!(patched(deployment(1), &answer)["spec"]["paused"], true);
+    async fn a_changed_template_is_held_and_other_changes_pass() {
+        let (context, _notes) = context();
+        let deployment = |image: &str, replicas: u32| {
+            let template = json!({"spec": {"containers": [{"name": "app", "image": image}]}});
+            json!({"metadata": {"name": "reviews", "labels": {CANARY_LABEL: "reviews"}}, "spec": {"replicas": replicas, "template": template}})
+        };
+        let update = |old: Value, new: Value| {
+            let kind = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+            let request = json!({"uid": "u-1", "kind": kind, "operation": "UPDATE", "namespace": "bookinfo", "oldObject": old, "object": new});
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).to_string()
+        };
+        let answer = ask(&context, "/hold", update(deployment("v1", 1), deployment("v2", 1))).await;
+        assert_eq!(patched(deployment("v2", 1), &answer)["spec"]["paused"], true);
         assert_eq!(answer["auditAnnotations"]["decision"], "Held");
-        let answer = ask(&context, "/hold", review("bookinfo", "UPDATE", deployment(2), false)).await;
+        let answer = ask(&context, "/hold", update(deployment("v1", 1), deployment("v1", 5))).await;
         assert_eq!((&answer["allowed"], &answer["patch"]), (&json!(true), &Value::Null));
     }
 
     #[tokio::test]
     async fn what_is_no_review_gets_400_and_what_is_too_long_413() {
-        let (context, _notes) = context(no_hold());
+        let (context, _notes) = context();
         for path in ["/inject", "/hold"] {
             for body in [
                 "",

@@ -11,16 +11,22 @@ use fairlead_operator::ca::keeper::{self, Keeper};
 use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
 use fairlead_operator::ca::serving::ServingCertificate;
 use fairlead_operator::ca::{SpiffeId, bundles};
+use fairlead_operator::canary::controller::Releases;
+use fairlead_operator::config::{self, ConfigService, ReplicaService};
 use fairlead_operator::index::{self, Index};
 use fairlead_operator::inject;
 use fairlead_operator::inject::events::Events;
 use fairlead_operator::inject::namespaces::Namespaces;
 use fairlead_operator::leader::Election;
 use fairlead_operator::serve::listen::{Limits, Protocol, accept};
+use fairlead_operator::serve::replica::Replicas;
 use fairlead_operator::serve::{http, tls};
+use fairlead_operator::status;
 use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, Readiness};
 use fairlead_operator::webhook::{self, registration};
+use fairlead_proxy_api::v1::config_server::ConfigServer;
 use fairlead_proxy_api::v1::identity_server::IdentityServer;
+use fairlead_proxy_api::v1::replica_server::ReplicaServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +45,9 @@ const GRPC_LIMITS: Limits = Limits { connections: 16_384, per_address: 32 };
 const WEBHOOK_LIMITS: Limits = Limits { connections: 1_024, per_address: 512 };
 /// The kubelet and a collector.
 const METRICS_LIMITS: Limits = Limits { connections: 128, per_address: 32 };
+
+/// A certificate request and a token, in bytes; each has a limit of its own below this.
+const MAX_CERTIFY: usize = 64 * 1024;
 
 /// Between being no longer ready and closing the listeners: so long it takes until nobody is sent here any more.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -171,15 +180,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (election, leadership) = Election::new(client.clone(), &args.namespace, &args.pod_name, args.pod_ip);
     let mut election = tasks.spawn(election.run(stop.clone()));
 
-    // Proxies, as soon as there are roots that verify them.
-    let identity_service = IdentityService::new(
-        &args.trust_domain,
-        authority.clone(),
-        ApiReviewer::new(client.clone()),
-        Arc::clone(&index) as _,
-    );
-    let routes = Routes::new(IdentityServer::new(identity_service));
+    // Health and metrics. What is registered later is not shown.
     let grpc_metrics = ListenerMetrics::register(&mut registry, "grpc");
+    let config_metrics = config::Metrics::new(&mut registry);
     let registered = readiness.condition("webhooks registered");
     let stopping = readiness.condition("running");
     stopping.set(Ok(()));
@@ -188,10 +191,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         accept(listen(METRICS_PORT).await?, Protocol::Plain, METRICS_LIMITS, metrics_metrics, stop.clone());
     tasks.spawn(http::run(connections, telemetry::router(readiness, registry), stop.clone(), PATIENCE));
 
+    // Proxies, and what the cluster is told of them, as soon as there are roots that verify them.
     let with_roots = {
         let (stop, tasks) = (stop.clone(), tasks.clone());
         async move {
-            let Some(roots) = keeper::trust_bundles(authority, stop.clone()).await else {
+            let Some(roots) = keeper::trust_bundles(authority.clone(), stop.clone()).await else {
                 return anyhow::Ok(());
             };
             tasks.spawn(registration::run(
@@ -201,10 +205,53 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 registered,
                 stop.clone(),
             ));
-            let config = tls::follow(serving, roots.clone(), args.trust_domain.clone())?;
-            let protocol = Protocol::Tls { config, trust_domain: args.trust_domain };
+
+            let said = Arc::new(config::Registry::default());
+            let identities = IdentityService::new(
+                &args.trust_domain,
+                authority,
+                ApiReviewer::new(client.clone()),
+                Arc::clone(&index) as _,
+            );
+            let configuration =
+                ConfigService::new(Arc::clone(&index), Arc::clone(&said), config_metrics, roots.clone(), stop.clone());
+            let replica = ReplicaService::new(Arc::clone(&said), identity.clone());
+            let routes = Routes::new(IdentityServer::new(identities).max_decoding_message_size(MAX_CERTIFY))
+                .add_service(ConfigServer::new(configuration))
+                .add_service(ReplicaServer::new(replica).max_decoding_message_size(config::MAX_SHARE));
+            let protocol = Protocol::Tls {
+                config: tls::follow(Arc::clone(&serving), roots.clone(), args.trust_domain.clone())?,
+                trust_domain: args.trust_domain,
+            };
             let connections = accept(listen(GRPC_PORT).await?, protocol, GRPC_LIMITS, grpc_metrics, stop.clone());
             tasks.spawn(http::run(connections, routes.into_axum_router(), stop.clone(), PATIENCE));
+
+            let replicas = Arc::new(Replicas {
+                serving,
+                bundles: roots.clone(),
+                operator: identity,
+                dns_name: full_name,
+                port: GRPC_PORT,
+            });
+            let connect: config::Connect = Arc::new(move |address| {
+                let replicas = Arc::clone(&replicas);
+                Box::pin(async move { replicas.connect(&address).await })
+            });
+            let share = config::share(
+                Arc::clone(&said),
+                leadership.clone(),
+                args.pod_name.clone(),
+                args.pod_ip.to_string(),
+                connect,
+            );
+            tasks.spawn(stop.clone().run_until_cancelled_owned(share));
+
+            // What only the leader does; each waits until this replica leads.
+            let status =
+                status::run(client.clone(), index, Arc::clone(&said), leadership.clone(), args.pod_name.clone());
+            tasks.spawn(stop.clone().run_until_cancelled_owned(status));
+            let releases = Releases::new(client.clone(), Arc::clone(&said) as _, said, Some(args.pod_name));
+            tasks.spawn(releases.run(leadership.is_leader.clone(), stop.clone().cancelled_owned()));
             let mut is_leader = leadership.is_leader;
             if is_leader.wait_for(|leading| *leading).await.is_ok() {
                 tasks.spawn(bundles::run(client, namespaces, roots, stop));

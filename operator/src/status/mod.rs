@@ -60,12 +60,10 @@ pub async fn run(client: Client, index: Arc<Index>, registry: Arc<Registry>, lea
         reports_changed.mark_unchanged();
         registry_changed.mark_unchanged();
         let round = written.round(index.reports(), &registry, &Time(Timestamp::now()));
-        let failed: Vec<Source> = futures::stream::iter(&round.changes)
-            .map(|change| write(&writer, change))
-            .buffer_unordered(WRITES)
-            .filter_map(std::future::ready)
-            .collect()
-            .await;
+        // Made first: a closure over borrowed changes would not be `Send`.
+        let writes: Vec<_> = round.changes.iter().map(|change| write(&writer, change)).collect();
+        let failed: Vec<Source> =
+            futures::stream::iter(writes).buffer_unordered(WRITES).filter_map(std::future::ready).collect().await;
         let mut next = round.next.map_or(resync, |next| next.min(resync));
         if !failed.is_empty() {
             next = next.min(Instant::now() + RETRY);

@@ -26,7 +26,6 @@ use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, 
 use fairlead_operator::webhook::{self, registration};
 use fairlead_proxy_api::v1::config_server::ConfigServer;
 use fairlead_proxy_api::v1::identity_server::IdentityServer;
-use fairlead_proxy_api::v1::replica_server::ReplicaServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -218,7 +217,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let replica = ReplicaService::new(Arc::clone(&said), identity.clone());
             let routes = Routes::new(IdentityServer::new(identities).max_decoding_message_size(MAX_CERTIFY))
                 .add_service(ConfigServer::new(configuration))
-                .add_service(ReplicaServer::new(replica).max_decoding_message_size(config::MAX_SHARE));
+                .add_service(replica.into_server());
             let protocol = Protocol::Tls {
                 config: tls::follow(Arc::clone(&serving), roots.clone(), args.trust_domain.clone())?,
                 trust_domain: args.trust_domain,

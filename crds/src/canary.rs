@@ -34,6 +34,8 @@ use crate::schema::{self, DNS_LABEL};
 #[serde(rename_all = "camelCase")]
 pub struct CanarySpec {
     /// What is released. Nothing more is needed.
+    #[x_kube(validation = Rule::new("self == oldSelf")
+        .message("workloadRef: cannot change; delete this Canary and create one for the other Deployment"))]
     pub workload_ref: WorkloadRef,
 
     /// The share of traffic that the new version gets, step by step. The next step comes when the evidence shows that the new

@@ -69,7 +69,8 @@ impl FakeApi {
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
-        let path = head.uri.path().to_owned();
+        // A status is kept in its object.
+        let path = head.uri.path().trim_end_matches("/status").to_owned();
         if head.method != Method::GET {
             let hook = self.0.lock().before_write.take();
             if let Some(hook) = hook {
@@ -78,6 +79,10 @@ impl FakeApi {
         }
         if self.0.lock().down {
             return failure(503, "ServiceUnavailable");
+        }
+        // Only listings have a page size.
+        if let Some(query) = head.uri.query().filter(|query| query.contains("limit=")) {
+            return success(&self.list(&path, query));
         }
         let present = self.get(&path);
         let stored = |path: &str, object: Value| {
@@ -99,6 +104,12 @@ impl FakeApi {
                     failure(409, "Conflict")
                 }
             }
+            (Method::PATCH, Some(object))
+                if body["metadata"]["resourceVersion"].is_string()
+                    && body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] =>
+            {
+                failure(409, "Conflict")
+            }
             (Method::PATCH, present) => {
                 let kind = head.headers[http::header::CONTENT_TYPE].to_str().unwrap().to_owned();
                 let mut object = present.unwrap_or_else(|| json!({"metadata": {}}));
@@ -112,8 +123,30 @@ impl FakeApi {
                 }
                 stored(&path, object)
             }
+            (Method::DELETE, None) => failure(404, "NotFound"),
+            (Method::DELETE, Some(object)) => {
+                self.remove(&path);
+                self.0.lock().writes += 1;
+                success(&object)
+            }
             (method, _) => panic!("no test needs {method} {path}"),
         }
+    }
+
+    /// The objects right below `path` that have the label, if one is asked for.
+    fn list(&self, path: &str, query: &str) -> Value {
+        let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector="));
+        let label = selector.map(|text| text.replace("%2F", "/").replace("%3D", "="));
+        let label = label.as_deref().and_then(|text| text.split_once('='));
+        let prefix = format!("{path}/");
+        let state = self.0.lock();
+        let below =
+            state.objects.iter().filter(|(path, _)| path.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('/')));
+        let items: Vec<_> = below
+            .map(|(_, object)| object)
+            .filter(|object| label.is_none_or(|(key, value)| object["metadata"]["labels"][key] == value))
+            .collect();
+        json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items})
     }
 }
 

@@ -1,1 +1,265 @@
 //! The reconciler against an API server in memory.
+
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::*;
+use crate::canary::{Acknowledgements, Counts};
+use crate::fake_api::FakeApi;
+
+const CANARY: &str = "/apis/fairlead.dev/v1alpha1/namespaces/shop/canaries/reviews";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/reviews";
+const CLONE: &str = "/apis/apps/v1/namespaces/shop/deployments/reviews-canary";
+
+/// Proxies that count what the test says under whatever name, and acknowledge everything.
+#[derive(Default)]
+struct Proxies(Mutex<(Counts, Counts)>);
+
+impl Evidence for Proxies {
+    fn counts(&self, group: &str) -> Option<Counts> {
+        let counts = self.0.lock();
+        Some(if group.ends_with("/canary") { counts.0 } else { counts.1 })
+    }
+}
+
+impl Programmed for Proxies {
+    fn acknowledgements(&self, _: &str, _: &str, _: i64) -> Acknowledgements {
+        Acknowledgements { proxies: 1, acknowledged: 1, refused: None }
+    }
+}
+
+struct Cluster {
+    api: FakeApi,
+    proxies: Arc<Proxies>,
+    releases: Arc<Releases>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let api = FakeApi::default();
+        api.put("/api/v1/namespaces/shop", json!({"metadata": {"labels": {"fairlead.dev/inject": "enabled"}}}));
+        api.put(DEPLOYMENT, deployment("v1"));
+        api.put(
+            CANARY,
+            json!({
+                "apiVersion": "fairlead.dev/v1alpha1",
+                "kind": "Canary",
+                "metadata": {"namespace": "shop", "uid": "c1", "generation": 1, "creationTimestamp": "2026-11-20T10:00:00Z"},
+                "spec": {"workloadRef": {"kind": "Deployment", "name": "reviews"}, "steps": [{"weight": 50}]},
+            }),
+        );
+        let proxies = Arc::new(Proxies::default());
+        let releases = Releases::new(api.client(), proxies.clone(), proxies.clone(), None);
+        Self { api, proxies, releases }
+    }
+
+    async fn reconcile(&self) -> Result<Again, Error> {
+        self.releases.reconcile(&("shop".to_owned(), "reviews".to_owned())).await
+    }
+
+    /// Until nothing is written any more.
+    async fn settle(&self) {
+        for _ in 0..20 {
+            let writes = self.api.writes();
+            self.reconcile().await.unwrap();
+            if self.api.writes() == writes {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", self.status());
+    }
+
+    fn status(&self) -> Value {
+        self.api.get(CANARY).unwrap()["status"].clone()
+    }
+
+    /// What the Deployment controller would do.
+    fn roll_out(&self, path: &str) {
+        let mut object = self.api.get(path).unwrap();
+        let replicas = object["spec"]["replicas"].clone();
+        object["status"] = json!({"replicas": replicas, "updatedReplicas": replicas, "availableReplicas": replicas, "observedGeneration": 1});
+        object["metadata"]["generation"] = json!(1);
+        self.api.put(path, object);
+    }
+
+    /// The user applies another image, and the webhook does its part.
+    fn apply(&self, image: &str) {
+        let old = self.api.get(DEPLOYMENT).unwrap();
+        let mut new = old.clone();
+        new["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
+        let request = json!({"operation": "UPDATE", "kind": {"kind": "Deployment"}, "oldObject": old, "object": new});
+        if let Some(patch) = crate::canary::hold::review(&request) {
+            json_patch::patch(&mut new, &patch).unwrap();
+        }
+        self.api.put(DEPLOYMENT, new);
+    }
+
+    fn count(&self, canary: (u64, u64), stable: (u64, u64)) {
+        let counts = |(requests, failures)| Counts { requests, failures, ..Counts::default() };
+        *self.proxies.0.lock() = (counts(canary), counts(stable));
+    }
+}
+
+fn deployment(image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"namespace": "shop", "uid": "d1", "labels": {"app": "reviews"}},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": "reviews"}},
+            "template": {
+                "metadata": {"labels": {"app": "reviews"}},
+                "spec": {"containers": [{"name": "reviews", "image": image}]},
+            },
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_release_goes_from_the_label_to_the_rollout() {
+    let cluster = Cluster::new();
+    cluster.settle().await;
+    let labels = cluster.api.get(DEPLOYMENT).unwrap()["metadata"]["labels"].clone();
+    assert_eq!(labels, json!({"app": "reviews", "fairlead.dev/canary": "reviews"}));
+    assert_eq!(cluster.api.get(CANARY).unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
+    assert_eq!(cluster.status()["phase"], "Initialized");
+
+    cluster.apply("v2");
+    assert_eq!(cluster.api.get(DEPLOYMENT).unwrap()["spec"]["paused"], json!(true));
+    cluster.settle().await;
+    let clone = cluster.api.get(CLONE).expect("the new version runs beside the stable one");
+    assert_eq!(clone["spec"]["template"]["spec"]["containers"][0]["image"], "v2");
+    assert_eq!(clone["spec"]["replicas"], 2);
+
+    cluster.roll_out(CLONE);
+    cluster.settle().await;
+    assert_eq!(cluster.status()["step"]["weight"], 50);
+    cluster.count((100_000, 10), (100_000, 10));
+    cluster.settle().await;
+    let deployment = cluster.api.get(DEPLOYMENT).unwrap();
+    assert_eq!(deployment["spec"].get("paused"), None, "it is rolled out");
+    assert_eq!(cluster.status()["phase"], "Promoting");
+
+    cluster.roll_out(DEPLOYMENT);
+    cluster.settle().await;
+    assert_eq!(cluster.status()["phase"], "Succeeded");
+    assert_eq!(cluster.status()["step"]["weight"], 0);
+    assert!(cluster.api.get(CLONE).is_none());
+    assert_eq!(cluster.status()["history"][0]["outcome"], "Succeeded");
+}
+
+#[tokio::test]
+async fn a_template_that_changes_while_it_is_unpaused_stays_held() {
+    let cluster = Cluster::new();
+    cluster.settle().await;
+    cluster.apply("v2");
+    cluster.settle().await;
+    cluster.roll_out(CLONE);
+    cluster.settle().await;
+    cluster.count((100_000, 0), (100_000, 0));
+    while cluster.status()["phase"] != "Promoting" {
+        cluster.reconcile().await.unwrap();
+    }
+    // Between the read and the write of the operator somebody applies a third version.
+    cluster.api.before_next_write(|api| {
+        let mut other = api.get(DEPLOYMENT).unwrap();
+        other["spec"]["template"]["spec"]["containers"][0]["image"] = json!("v3");
+        api.put(DEPLOYMENT, other);
+    });
+    let error = cluster.reconcile().await.unwrap_err();
+    assert!(matches!(&error, Error::Api(error) if act::is_conflict(error)), "{error}");
+    assert_eq!(cluster.api.get(DEPLOYMENT).unwrap()["spec"]["paused"], json!(true), "nobody judged v3");
+}
+
+#[tokio::test]
+async fn a_status_is_not_written_over_a_newer_one() {
+    let cluster = Cluster::new();
+    cluster.api.before_next_write(|api| {
+        let canary = api.get(CANARY).unwrap();
+        api.put(CANARY, canary);
+    });
+    let error = cluster.reconcile().await.unwrap_err();
+    assert!(matches!(&error, Error::Api(error) if act::is_conflict(error)), "{error}");
+}
+
+#[tokio::test]
+async fn a_label_whose_canary_is_gone_is_taken_off() {
+    let cluster = Cluster::new();
+    cluster.settle().await;
+    cluster.apply("v2");
+    cluster.api.remove(CANARY);
+    assert_eq!(cluster.reconcile().await.unwrap(), Again::Never);
+    let deployment = cluster.api.get(DEPLOYMENT).unwrap();
+    assert_eq!(deployment["metadata"]["labels"], json!({"app": "reviews"}));
+    assert_eq!(deployment["spec"].get("paused"), None);
+}
+
+#[tokio::test]
+async fn a_deleted_canary_lets_everything_go() {
+    let cluster = Cluster::new();
+    cluster.settle().await;
+    let mut canary = cluster.api.get(CANARY).unwrap();
+    canary["metadata"]["deletionTimestamp"] = json!("2026-11-20T11:00:00Z");
+    cluster.api.put(CANARY, canary);
+    for _ in 0..5 {
+        cluster.reconcile().await.unwrap();
+    }
+    assert_eq!(cluster.api.get(CANARY).unwrap()["metadata"]["finalizers"], json!([]));
+    assert_eq!(cluster.api.get(DEPLOYMENT).unwrap()["metadata"]["labels"], json!({"app": "reviews"}));
+}
+
+#[tokio::test]
+async fn the_younger_of_two_canaries_stands_back() {
+    let cluster = Cluster::new();
+    let mut older = cluster.api.get(CANARY).unwrap();
+    older["metadata"]["creationTimestamp"] = json!("2026-11-19T10:00:00Z");
+    older["metadata"]["uid"] = json!("c0");
+    cluster.api.put(&CANARY.replace("canaries/reviews", "canaries/first"), older);
+    cluster.settle().await;
+    let conditions = cluster.status()["conditions"].clone();
+    assert_eq!(conditions[0]["reason"], "Conflicted", "{conditions}");
+    assert_eq!(cluster.api.get(DEPLOYMENT).unwrap()["metadata"]["labels"], json!({"app": "reviews"}));
+}
+
+#[tokio::test]
+async fn what_does_not_parse_is_an_error_that_names_the_field() {
+    let cluster = Cluster::new();
+    let mut canary = cluster.api.get(CANARY).unwrap();
+    canary["spec"]["steps"] = json!("soon");
+    cluster.api.put(CANARY, canary);
+    let error = cluster.reconcile().await.unwrap_err().to_string();
+    assert!(error.contains("invalid type: string \"soon\""), "{error}");
+}
+
+fn key(name: &str) -> Key {
+    ("shop".to_owned(), name.to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_canary_is_worked_on_once_at_a_time_and_the_earliest_request_counts() {
+    let mut queue = Queue::default();
+    queue.add(key("a"), Duration::from_secs(60));
+    queue.add(key("a"), Duration::ZERO);
+    assert_eq!(queue.start(), Some(key("a")));
+    queue.add(key("a"), Duration::ZERO);
+    assert_eq!(queue.start(), None, "it is being worked on");
+    queue.finish(key("a"), Again::In(Duration::from_secs(60)));
+    assert_eq!(queue.start(), Some(key("a")), "what came meanwhile is not forgotten");
+    queue.finish(key("a"), Again::Never);
+    assert_eq!(queue.next(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_after_failures_grow_to_a_minute_and_end_with_success() {
+    let mut queue = Queue::default();
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        queue.finish(key("a"), Again::Failed);
+        pauses.push((queue.next().unwrap() - Instant::now()).as_secs());
+        queue.due.clear();
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    queue.finish(key("a"), Again::In(Duration::ZERO));
+    assert!(queue.failures.is_empty());
+}

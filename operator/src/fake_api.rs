@@ -92,7 +92,7 @@ impl FakeApi {
         };
         match (head.method, present) {
             (Method::GET, Some(object)) => success(&object),
-            (Method::GET | Method::PUT, None) => failure(404, "NotFound"),
+            (Method::GET | Method::PUT | Method::DELETE, None) => failure(404, "NotFound"),
             (Method::POST, _) => {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
                 if self.get(&path).is_some() { failure(409, "AlreadyExists") } else { stored(&path, body) }
@@ -123,7 +123,6 @@ impl FakeApi {
                 }
                 stored(&path, object)
             }
-            (Method::DELETE, None) => failure(404, "NotFound"),
             (Method::DELETE, Some(object)) => {
                 self.remove(&path);
                 self.0.lock().writes += 1;

@@ -102,7 +102,7 @@ impl World {
     fn releasing() -> Self {
         let mut world = Self::managed();
         world.change("v2");
-        world.until(|world| world.splits());
+        world.until(World::splits);
         world
     }
 

@@ -1,5 +1,7 @@
 //! The command line. Every setting of `run` is an environment variable as well, which is how the injector passes it.
 
+#![allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "these are texts of --help")]
+
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

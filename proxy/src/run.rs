@@ -169,15 +169,12 @@ impl Control {
         let certifier =
             Certifier { operator: self.operator.clone(), own: self.own.clone(), token_path: self.args.token.clone() };
         let issue = async move |known: Option<Arc<_>>| certifier.certify(known.as_deref()).await;
-        let (leaf, bundle) = match restored.identity {
-            Some(found) => {
-                tracing::info!("using the certificate from before the restart");
-                found
-            }
-            None => {
-                let Issued { leaf, bundle } = renew::first(&issue, rand::random).await;
-                (leaf, bundle)
-            }
+        let (leaf, bundle) = if let Some(found) = restored.identity {
+            tracing::info!("using the certificate from before the restart");
+            found
+        } else {
+            let Issued { leaf, bundle } = renew::first(&issue, rand::random).await;
+            (leaf, bundle)
         };
         let identity = Arc::new(
             Identity::new(self.args.trust_domain.clone(), leaf, bundle).context("cannot use the certificate")?,
@@ -245,7 +242,7 @@ async fn keep_identity(identity: Arc<Identity>, state: StateDir, metrics: Metric
         changes.mark_unchanged();
         let leaf = identity.leaf();
         let expiry = leaf.claims().not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics.certificate_expiry.set(expiry.as_secs() as i64);
+        metrics.certificate_expiry.set(expiry.as_secs().try_into().unwrap_or(i64::MAX));
         if let Err(error) = state.write_identity(&leaf, &identity.bundle()) {
             tracing::warn!(%error, "cannot save the certificate: a restart without the operator would miss it");
         }

@@ -3,6 +3,8 @@
 //! The test runs itself again inside `unshare --net`, so nothing of it is seen outside and nothing is left behind. It must be root, as the
 //! proxies run under a user of their own; without, it fails with a sentence.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 use std::{
     fs,
     io::{Read, Write},

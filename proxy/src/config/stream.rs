@@ -27,6 +27,10 @@ const RETRY_BASE: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(8);
 /// A stream that lasted so long was a good one: the next attempt is a first attempt.
 const GOOD: Duration = Duration::from_secs(10);
+/// After so many streams in a row that ended at once, with an operator that could be connected to, the certificate is renewed.
+const DOUBT: u32 = 3;
+/// If that did not help, it is tried again after so many more: every two minutes, since each costs the operator a token review.
+const DOUBT_AGAIN: u32 = 16;
 /// How long the operator has to accept the stream.
 const ACCEPT: Duration = Duration::from_secs(10);
 /// Reports and saved state are at most this old.
@@ -93,6 +97,10 @@ pub async fn run(
         store.destinations.set_operator(false);
         // Another replica may have to count from the start again, and one with a new certificate has nothing to wait for.
         attempt = if begun.elapsed() >= GOOD || matches!(ended, Ended::Renewed) { 0 } else { attempt + 1 };
+        // It answers and yet there is no stream: it may be one that was installed anew and knows nothing of our certificate.
+        if attempt % DOUBT_AGAIN == DOUBT && !matches!(ended, Ended::Connect(_)) {
+            store.identity.doubt();
+        }
         let wait = backoff::delay(attempt, RETRY_BASE, RETRY_MAX, random());
         let reason = ended.to_string();
         // The same sentence every few seconds helps nobody.

@@ -1,6 +1,10 @@
 //! The stream and the certificate service, over real connections to an operator that a test plays.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use fairlead_proxy_api::v1::{self, operator_message, proxy_message, resource::Body};
 use proxy_message::Kind::{Acknowledge, Hello, Refuse, Report, Subscribe, Unsubscribe};
@@ -9,13 +13,14 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     persist::StateDir,
     stream::{self, Connection, Store, Stream},
-    testing::{FakeOperator, OWN},
+    testing::{FakeOperator, OPERATOR, OWN},
     *,
 };
 use crate::{
     identity::{
         Identity, SpiffeId, TrustBundle,
         certify::CertifyError,
+        renew,
         testing::{Authority, domain, id},
     },
     inbound::policy::Plain,
@@ -27,7 +32,7 @@ struct Proxy {
     store: Store,
     state: StateDir,
     connection: watch::Sender<Connection>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Proxy {
@@ -35,7 +40,7 @@ impl Proxy {
     async fn start(operator: &FakeOperator, state: &std::path::Path) -> Self {
         let own: SpiffeId = id(OWN);
         let state = StateDir::new(state.to_owned());
-        let restored = state.load(&own, std::time::SystemTime::now());
+        let restored = state.load(&own, SystemTime::now());
         let (leaf, bundle) = if let Some(found) = restored.identity {
             found
         } else {
@@ -56,11 +61,16 @@ impl Proxy {
             operator: operator.operator(),
             hello: v1::Hello { pod_namespace: "bookinfo".into(), pod_name: "reviews-1".into(), ..Default::default() },
         };
-        let task = tokio::spawn({
+        let following = tokio::spawn({
             let (store, state, connection) = (store.clone(), state.clone(), connection.clone());
             async move { stream::run(&stream, &store, &state, &connection, || 0.0).await }
         });
-        Self { store, state, connection, task }
+        let renewing = tokio::spawn({
+            let (identity, certifier) = (store.identity.clone(), operator.certifier());
+            let issue = async move |known: Option<Arc<TrustBundle>>| certifier.certify(known.as_deref()).await;
+            async move { renew::keep(&identity, issue, SystemTime::now, || 0.5).await }
+        });
+        Self { store, state, connection, tasks: [following, renewing] }
     }
 
     async fn connected(&self, connected: bool) {
@@ -72,7 +82,9 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.task.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
@@ -226,7 +238,7 @@ async fn a_container_that_restarts_alone_serves_what_it_knew_without_the_operato
     proxy.connected(false).await;
     let saved = proxy.state.clone();
     drop(proxy);
-    assert_eq!(saved.load(&id(OWN), std::time::SystemTime::now()).destinations.len(), 1);
+    assert_eq!(saved.load(&id(OWN), SystemTime::now()).destinations.len(), 1);
 
     let proxy = Proxy::start(&operator, state.path()).await;
     assert_eq!(proxy.store.identity.leaf().chain(), before);
@@ -310,8 +322,25 @@ async fn a_renewed_certificate_gets_a_stream_of_its_own() {
     expect_hello(&mut operator).await;
     operator.next().await;
     let issued = operator.certifier().certify(Some(&proxy.store.identity.bundle())).await.unwrap();
-    proxy.store.identity.install_leaf(issued.leaf).unwrap();
+    proxy.store.identity.install(issued).unwrap();
     expect_hello(&mut operator).await;
+}
+
+#[tokio::test]
+async fn an_operator_that_was_installed_anew_is_followed() {
+    let mut gone = FakeOperator::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&gone, state.path()).await;
+    expect_hello(&mut gone).await;
+    gone.say(operator_message::Kind::TrustBundle(gone.authority.bundle(9).to_proto())).await;
+    proxy.store.identity.changes().wait_for(|change| change.bundles == 2).await.unwrap();
+    gone.stop().await;
+
+    // Another root, counted from 1 again; the kubelet has brought it into the pod.
+    let mut anew = FakeOperator::start_with(OPERATOR, gone.address, None).await;
+    std::fs::copy(anew.file("ca.crt"), gone.file("ca.crt")).unwrap();
+    expect_hello(&mut anew).await;
+    assert_eq!(proxy.store.identity.bundle().anchors(), anew.authority.bundle(1).anchors());
 }
 
 #[tokio::test]

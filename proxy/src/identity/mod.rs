@@ -21,8 +21,9 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use self::certify::Issued;
 pub use self::{
     bundle::TrustBundle,
     leaf::Leaf,
@@ -59,6 +60,7 @@ pub struct Identity {
     // Changes are made one after the other; readers never wait for them.
     change: Mutex<()>,
     changed: watch::Sender<Change>,
+    doubted: Notify,
 }
 
 /// What changed last, counted, so that who keeps a connection or a file can follow.
@@ -98,6 +100,7 @@ impl Identity {
             current: ArcSwap::from_pointee(current),
             change: Mutex::new(()),
             changed: watch::Sender::new(Change { leaves: 1, bundles: 1 }),
+            doubted: Notify::new(),
         })
     }
 
@@ -158,14 +161,29 @@ impl Identity {
         self.changed.subscribe()
     }
 
-    /// Uses a renewed certificate from now on.
-    pub fn install_leaf(&self, leaf: Leaf) -> Result<(), rustls::Error> {
+    /// Uses a renewed certificate from now on, and the bundle that came with it if that is newer.
+    ///
+    /// A bundle with a lower number is taken too where the one in use does not cover the new certificate: the operator was installed
+    /// anew and counts from the start, and only the operator can have issued this.
+    pub fn install(&self, issued: Issued) -> Result<(), rustls::Error> {
+        let Issued { leaf, bundle } = issued;
         let _one = self.change.lock();
-        let bundle = self.current.load().bundle.clone();
+        let current = self.current.load().bundle.clone();
+        let covered = leaf.verifies_under(&current, SystemTime::now());
+        let newer = bundle.sequence() > current.sequence() || !covered;
+        let bundle = if newer { Arc::new(bundle) } else { current };
         let next = Current::new(&self.trust_domain, Arc::new(leaf), bundle)?;
         self.current.store(Arc::new(next));
-        self.changed.send_modify(|change| change.leaves += 1);
+        self.changed.send_modify(|change| {
+            change.leaves += 1;
+            change.bundles += u64::from(newer);
+        });
         Ok(())
+    }
+
+    /// Says that the operator seems not to accept our certificate: it is renewed soon, whatever its age.
+    pub fn doubt(&self) {
+        self.doubted.notify_one();
     }
 
     /// Trusts `bundle` from now on, if it is newer than the one in use; says whether it was.

@@ -44,8 +44,7 @@ pub async fn keep(
         due(identity, renew_at(identity.leaf().claims(), random()), &wall).await;
         let issued = obtain(&issue, &random, || Some(identity.bundle())).await;
         let not_after = issued.leaf.claims().not_after;
-        let installed = identity.install_bundle(issued.bundle).and_then(|_| identity.install_leaf(issued.leaf));
-        match installed {
+        match identity.install(issued) {
             Ok(()) => tracing::info!(
                 identity = %identity.own(),
                 valid_for = ?not_after.duration_since(wall()).unwrap_or_default(),
@@ -58,7 +57,7 @@ pub async fn keep(
     }
 }
 
-/// Returns when it is time to renew: at `at`, or when a new bundle no longer covers the leaf.
+/// Returns when it is time to renew: at `at`, when a new bundle no longer covers the leaf, or when somebody doubts it.
 async fn due(identity: &Identity, at: SystemTime, wall: &impl Fn() -> SystemTime) {
     let mut changes = identity.changes();
     loop {
@@ -70,6 +69,10 @@ async fn due(identity: &Identity, at: SystemTime, wall: &impl Fn() -> SystemTime
         }
         tokio::select! {
             () = tokio::time::sleep(left.min(LOOK_AGAIN)) => {}
+            () = identity.doubted.notified() => {
+                tracing::info!("the operator seems not to accept this certificate: renewing");
+                return;
+            }
             _ = changes.changed() => {
                 if !identity.leaf().verifies_under(&identity.bundle(), wall()) {
                     tracing::info!("the trust bundle no longer covers this certificate: renewing");

@@ -59,6 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// listens on 9443 (webhooks), 8443 (proxies) and 9090 (/metrics, /ready, /live).
 #[derive(Debug, Parser)]
 #[command(version)]
+#[allow(clippy::doc_markdown, reason = "these are help texts, for a terminal")]
 struct Args {
     /// The image of the sidecar; the same version as the operator's.
     #[arg(long, env = "FAIRLEAD_PROXY_IMAGE", value_name = "IMAGE")]

@@ -56,7 +56,7 @@ fn install_yaml_is_made_of_its_parts() {
 fn check<T: DeserializeOwned + serde::Serialize>(document: &Value) {
     let typed: T = serde_json::from_value(document.clone())
         .unwrap_or_else(|error| panic!("{}: {error}", document["metadata"]["name"]));
-    let known = serde_json::to_value(typed).unwrap();
+    let known = serde_json::to_value(typed).expect("Kubernetes types can be written");
     check_known(document, &known, &format!("{} {}", document["kind"], document["metadata"]["name"]));
 }
 

@@ -38,6 +38,8 @@ const KEY: &str = "tls.key";
 
 /// Between two looks at the Secrets: so long a mended Secret, or one that another replica renewed, goes unnoticed.
 pub const INTERVAL: Duration = Duration::from_secs(10);
+/// The same while there is nothing to sign with yet: everything waits for it.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// For all calls of one look.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A replica loses each race at most once per Secret; more means that something fights us.
@@ -125,7 +127,7 @@ impl Keeper {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => (),
+                () = tokio::time::sleep(if known.is_some() { INTERVAL } else { FIRST_RETRY }) => (),
             }
         }
     }

@@ -96,7 +96,7 @@ impl Listener {
     }
 
     fn hand_over(&self, connection: TcpStream, refused: &AtomicU64) {
-        if self.open.total() >= self.max_connections {
+        if self.open.of(self.direction).load(Relaxed) >= self.max_connections {
             // The first and every thousandth: enough to be seen, too few to fill a disk.
             if refused.fetch_add(1, Relaxed).is_multiple_of(1000) {
                 tracing::warn!(limit = self.max_connections, "too many connections: resetting new ones");

@@ -92,11 +92,12 @@ pub struct Settings {
     pub inbound: Listen,
     /// Threads for traffic; see [`default_workers`].
     pub workers: usize,
-    /// Connections that may be open at once; those beyond are reset. [`MAX_CONNECTIONS`] unless there is a reason.
+    /// Connections that may be open at once in each direction, so that callers cannot take away what the application needs; those beyond
+    /// are reset. [`MAX_CONNECTIONS`] unless there is a reason.
     pub max_connections: usize,
 }
 
-/// Connections that a proxy holds at most by default. At about 20 KiB each that is 200 MiB when everything is busy: far above what a pod
+/// Connections that a proxy holds at most in one direction by default. At about 20 KiB each that is 200 MiB when everything is busy: far above what a pod
 /// serves, and below what a node would miss.
 pub const MAX_CONNECTIONS: usize = 10_000;
 

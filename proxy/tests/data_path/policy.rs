@@ -99,10 +99,17 @@ async fn another_identity_than_the_expected_one_gets_no_request() {
 
 #[tokio::test]
 async fn an_endpoint_without_a_proxy_is_not_sent_plain_bytes_where_an_identity_is_expected() {
-    let app = App::answering(APP).await;
+    let app = App::start(|mut stream| async move {
+        let mut first = [0];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(first[0], 0x16, "a handshake and nothing else");
+        stream.write_all(APP.as_bytes()).await.unwrap();
+    })
+    .await;
     let client = client_of(&Authority::new(), service(vec![vec![endpoint(app.address, "server")]]));
     let response = get(client.outbound, "/", "").await;
     assert_eq!(status(&response), 503, "{response}");
+    assert!(app.connections() > 0);
 }
 
 #[tokio::test]
@@ -143,4 +150,29 @@ async fn a_silent_caller_of_a_strict_port_is_not_let_near_the_application() {
     let _silent = connect(server.inbound).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_reset_and_cost_the_other_direction_nothing() {
+    let app = App::answering(APP).await;
+    let sidecar = Pod {
+        application: app.address,
+        service: Some(v1::destination::Kind::Service(service(vec![vec![endpoint(app.address, "")]]))),
+        max_connections: 2,
+        ..Pod::new(Authority::new().identity("server"))
+    }
+    .start();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = connect(sidecar.inbound).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+        read_until(&mut client, "app").await.unwrap();
+        held.push(client);
+    }
+    // The reset may arrive before the connection is even used.
+    if let Ok(mut one_more) = tokio::net::TcpStream::connect(sidecar.inbound).await {
+        assert!(one_more.read(&mut [0]).await.is_err(), "reset");
+    }
+    sidecar.counted(r#"fairlead_proxy_connections_refused_total{direction="inbound",reason="limit"} 1"#).await;
+    assert_eq!(status(&get(sidecar.outbound, "/", "").await), 200);
 }

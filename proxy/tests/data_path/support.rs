@@ -93,6 +93,7 @@ pub struct Pod {
     /// What [`SERVICE`] leads to; `None`: nothing known.
     pub service: Option<v1::destination::Kind>,
     pub own_addresses: Vec<IpAddr>,
+    pub max_connections: usize,
     /// What its application "dials".
     pub dials: SocketAddr,
 }
@@ -105,6 +106,7 @@ impl Pod {
             workload: workload(v1::MtlsMode::Permissive),
             service: Some(v1::destination::Kind::PassThrough(v1::PassThrough {})),
             own_addresses: Vec::new(),
+            max_connections: MAX_CONNECTIONS,
             dials: SERVICE.parse().unwrap(),
         }
     }
@@ -153,7 +155,7 @@ impl Pod {
                 outbound: Listen { socket: outbound, original_destination: Arc::new(move |_| Ok(Some(dials))) },
                 inbound: Listen { socket: inbound, original_destination: Arc::new(move |_| Ok(Some(application))) },
                 workers: 2,
-                max_connections: MAX_CONNECTIONS,
+                max_connections: self.max_connections,
             },
             &Arc::new(mesh),
         )

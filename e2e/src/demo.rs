@@ -48,10 +48,17 @@ pub async fn run() -> Result<()> {
     })
     .await?;
 
-    println!("\n▸ A faulty version: kubectl apply -f manifests/samples/reviews-v3-faulty.yaml (fails 20 % of its requests)");
+    println!(
+        "\n▸ A faulty version: kubectl apply -f manifests/samples/reviews-v3-faulty.yaml (fails 20 % of its requests)"
+    );
     release(&mesh, "manifests/samples/reviews-v3-faulty.yaml", "Failed").await?;
     let before = load.report().await?;
-    println!("  {} requests answered, {} failed, {} of them by the faulty version", before.ok, before.failed, before.failed_by("v3"));
+    println!(
+        "  {} requests answered, {} failed, {} of them by the faulty version",
+        before.ok,
+        before.failed,
+        before.failed_by("v3")
+    );
 
     println!("\n▸ A sound version: kubectl apply -f manifests/samples/reviews-v3.yaml");
     release(&mesh, "manifests/samples/reviews-v3.yaml", "Succeeded").await?;

@@ -16,7 +16,8 @@ const CARGO_DENY: &str = "0.20.2";
 pub async fn run(keep: bool) -> Result<()> {
     prerequisites::packages(&prerequisites::CAPTURE_PACKAGES).await?;
     step("formatting", &["fmt", "--all", "--check"]).await?;
-    step("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"]).await?;
+    step("lints", &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"])
+        .await?;
     dependencies().await?;
     step("unit and integration tests", &["test", "--workspace", "--quiet"]).await?;
 
@@ -41,7 +42,8 @@ pub async fn run(keep: bool) -> Result<()> {
 pub async fn on_cluster(filter: &str) -> Result<()> {
     images::build_and_load(&images::IMAGES).await?;
     // Each test has a namespace of its own; more of them at once than there are cores only wait for each other.
-    let words = ["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "mesh", "--", "--test-threads", "3", filter];
+    let words =
+        ["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "mesh", "--", "--test-threads", "3", filter];
     let words = if filter.is_empty() { &words[..words.len() - 1] } else { &words[..] };
     step("the mesh on a real cluster", words).await
 }
@@ -55,9 +57,11 @@ async fn nothing_left() -> Result<()> {
         ("rules", "nft", &["list", "tables"][..]),
         ("mounts", "cat", &["/proc/self/mounts"][..]),
     ] {
-        let output = Command::new(program).args(words).output().await.with_context(|| format!("{program} cannot be started"))?;
+        let output =
+            Command::new(program).args(words).output().await.with_context(|| format!("{program} cannot be started"))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let left: Vec<&str> = text.lines().filter(|line| line.contains("fairlead") || line.contains("/.cluster/")).collect();
+        let left: Vec<&str> =
+            text.lines().filter(|line| line.contains("fairlead") || line.contains("/.cluster/")).collect();
         if !left.is_empty() {
             bail!("`make down` left {what} behind:\n{}", left.join("\n"));
         }
@@ -88,8 +92,11 @@ async fn dependencies() -> Result<()> {
         step.done();
     }
     let step = Step::begin("dependencies (deny.toml)");
-    let status =
-        Command::new(&program).current_dir(Places::find()?.checkout).args(["--log-level", "error", "check", "bans", "licenses", "sources"]).status().await?;
+    let status = Command::new(&program)
+        .current_dir(Places::find()?.checkout)
+        .args(["--log-level", "error", "check", "bans", "licenses", "sources"])
+        .status()
+        .await?;
     if !status.success() {
         bail!("deny.toml refuses a dependency; the reason stands above");
     }
@@ -105,7 +112,12 @@ async fn installed_version(program: &PathBuf) -> Option<String> {
 /// Runs cargo with its output where people see it.
 async fn step(what: &str, words: &[&str]) -> Result<()> {
     let step = Step::begin(what);
-    let status = Command::new("cargo").current_dir(Places::find()?.checkout).args(words).status().await.context("cargo cannot be started")?;
+    let status = Command::new("cargo")
+        .current_dir(Places::find()?.checkout)
+        .args(words)
+        .status()
+        .await
+        .context("cargo cannot be started")?;
     if !status.success() {
         bail!("{what} failed: `cargo {}`", words.join(" "));
     }

@@ -19,7 +19,10 @@ async fn without_the_operator_applications_run_on_and_nothing_is_left() -> Resul
     let load = Load::of("http://echo:9080/").rate(100).seconds(300).start(&mesh, ns.name()).await?;
 
     // The operator goes; the proxies keep serving what they know.
-    mesh.kubectl().run(&["scale", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator", "--replicas=0"]).await?.ok()?;
+    mesh.kubectl()
+        .run(&["scale", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator", "--replicas=0"])
+        .await?
+        .ok()?;
     eventually("the operator to be gone", || async {
         let pods = mesh.list("Pod", OPERATOR_NAMESPACE, "").await?;
         ensure!(pods.is_empty(), "{} pods are left", pods.len());
@@ -35,19 +38,30 @@ async fn without_the_operator_applications_run_on_and_nothing_is_left() -> Resul
         Ok(())
     })
     .await?;
-    eventually("calls to go on without an operator", || async { mesh.exec(ns.name(), "app=client", CONTAINER, &call).await?.ok() }).await?;
+    eventually("calls to go on without an operator", || async {
+        mesh.exec(ns.name(), "app=client", CONTAINER, &call).await?.ok()
+    })
+    .await?;
     let report = load.report().await?;
     ensure!(report.failed == 0, "requests failed without an operator: {report:?}");
 
     // All of it goes.
     let install = repository()?.join("manifests/install.yaml");
-    mesh.kubectl().run(&["delete", "-f", &install.to_string_lossy(), "--ignore-not-found", "--timeout=120s"]).await?.ok()?;
+    mesh.kubectl()
+        .run(&["delete", "-f", &install.to_string_lossy(), "--ignore-not-found", "--timeout=120s"])
+        .await?
+        .ok()?;
     let report = load.report().await?;
     ensure!(report.failed == 0, "requests failed when the installation was deleted: {report:?}");
     ensure!(mesh.get("Namespace", "", OPERATOR_NAMESPACE).await?.is_none(), "namespace {OPERATOR_NAMESPACE} is left");
     for kind in ["CustomResourceDefinition", "MutatingWebhookConfiguration", "ClusterRole"] {
-        let left: Vec<String> =
-            mesh.list(kind, "", "").await?.iter().map(|o| text(&o["metadata"]["name"])).filter(|name| name.contains("fairlead")).collect();
+        let left: Vec<String> = mesh
+            .list(kind, "", "")
+            .await?
+            .iter()
+            .map(|o| text(&o["metadata"]["name"]))
+            .filter(|name| name.contains("fairlead"))
+            .collect();
         ensure!(left.is_empty(), "{kind} left behind: {left:?}");
     }
     // And pods start as if the mesh had never been.
@@ -70,6 +84,8 @@ async fn restarts(mesh: &Mesh, namespace: &str) -> Result<i64> {
 /// Kills the client's proxy as the kernel would.
 async fn crash_proxy(mesh: &Mesh, namespace: &str) -> Result<()> {
     let pod = mesh.running_pod(namespace, "app=client").await?;
-    let proxy = processes("fairlead-proxy")?.into_iter().find(|process| process.environment("POD_NAME").as_deref() == Some(&pod));
+    let proxy = processes("fairlead-proxy")?
+        .into_iter()
+        .find(|process| process.environment("POD_NAME").as_deref() == Some(&pod));
     proxy.with_context(|| format!("no process of the proxy of {pod} on this machine"))?.kill()
 }

@@ -59,5 +59,9 @@ fn programmed(object: &DynamicObject, generation: Option<i64>) -> bool {
     let status = &object.data["status"];
     let conditions = status["conditions"].as_array();
     status["observedGeneration"].as_i64() == generation
-        && conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Programmed" && c["status"] == "True" && c["observedGeneration"].as_i64() == generation))
+        && conditions.is_some_and(|all| {
+            all.iter().any(|c| {
+                c["type"] == "Programmed" && c["status"] == "True" && c["observedGeneration"].as_i64() == generation
+            })
+        })
 }

@@ -29,7 +29,10 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
     mesh.rolled_out(namespace, "reviews").await?;
     event("rollout", &load).await?;
 
-    mesh.kubectl().run(&["rollout", "restart", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator"]).await?.ok()?;
+    mesh.kubectl()
+        .run(&["rollout", "restart", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator"])
+        .await?
+        .ok()?;
     mesh.rolled_out(OPERATOR_NAMESPACE, "fairlead-operator").await?;
     event("operator restart", &load).await?;
 
@@ -52,7 +55,13 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
     event("promotion", &load).await?;
 
     let end = load.report().await?;
-    figures.push(Figure::of("load of the above", "p99 latency", "ms", 1000.0, end.latency_ms.p99.into_iter().collect()));
+    figures.push(Figure::of(
+        "load of the above",
+        "p99 latency",
+        "ms",
+        1000.0,
+        end.latency_ms.p99.into_iter().collect(),
+    ));
     Ok(figures)
 }
 
@@ -61,7 +70,13 @@ fn lost(what: &str, before: &LoadReport, after: &LoadReport) -> Figure {
         eprintln!("  {what}: after {} ms: {}", error.after_ms, error.reason);
     }
     let failed = (after.failed - before.failed) as f64;
-    Figure::of(format!("{what} at {RATE} requests/s ({} requests)", after.sent - before.sent), "failed", "requests", 0.0, vec![failed])
+    Figure::of(
+        format!("{what} at {RATE} requests/s ({} requests)", after.sent - before.sent),
+        "failed",
+        "requests",
+        0.0,
+        vec![failed],
+    )
 }
 
 /// Applies `reviews` with a label of its pods changed, which is a new version of the same code.

@@ -11,7 +11,10 @@ pub(super) async fn measure() -> Result<Vec<Figure>> {
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     let proxies = resident("fairlead-proxy")?;
     let operators = resident("fairlead-operator")?;
-    ensure!(!proxies.is_empty() && !operators.is_empty(), "no process of a proxy or of the operator runs on this machine");
+    ensure!(
+        !proxies.is_empty() && !operators.is_empty(),
+        "no process of a proxy or of the operator runs on this machine"
+    );
     Ok(vec![
         Figure::of("proxy that idles", "resident memory", "MiB", 10.0, proxies),
         Figure::of("operator", "resident memory", "MiB", 40.0, operators),

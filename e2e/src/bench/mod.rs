@@ -14,8 +14,8 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::kit::apps::App;
 use crate::cluster::Places;
+use crate::kit::apps::App;
 use crate::kit::{Mesh, TempNamespace};
 use crate::progress::Step;
 use crate::{cluster, images};
@@ -45,7 +45,13 @@ pub struct Figure {
 
 impl Figure {
     /// A figure of one or more runs; none at all counts as missed.
-    pub fn of(scenario: impl Into<String>, metric: &'static str, unit: &'static str, at_most: f64, mut runs: Vec<f64>) -> Self {
+    pub fn of(
+        scenario: impl Into<String>,
+        metric: &'static str,
+        unit: &'static str,
+        at_most: f64,
+        mut runs: Vec<f64>,
+    ) -> Self {
         runs.sort_by(f64::total_cmp);
         let at = |index: usize| runs.get(index).copied().unwrap_or(f64::INFINITY);
         Self {
@@ -70,7 +76,8 @@ pub async fn run() -> Result<()> {
     mesh.install().await?;
 
     let ns = TempNamespace::injected(&mesh, "bench").await?;
-    mesh.apply(&App::reviews("reviews", "v1").replicas(2).arg("--ratings-url=http://client:9080").yaml(ns.name())).await?;
+    mesh.apply(&App::reviews("reviews", "v1").replicas(2).arg("--ratings-url=http://client:9080").yaml(ns.name()))
+        .await?;
     mesh.apply(&App::echo("client").yaml(ns.name())).await?;
     mesh.rolled_out(ns.name(), "reviews").await?;
     mesh.rolled_out(ns.name(), "client").await?;
@@ -92,7 +99,8 @@ pub async fn run() -> Result<()> {
     let folder = Places::find()?.checkout.join(".bench");
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("results.json");
-    std::fs::write(&file, serde_json::to_vec_pretty(&figures)?).with_context(|| format!("{} cannot be written", file.display()))?;
+    std::fs::write(&file, serde_json::to_vec_pretty(&figures)?)
+        .with_context(|| format!("{} cannot be written", file.display()))?;
     println!("{}", table(&figures));
     Ok(())
 }
@@ -102,8 +110,13 @@ fn table(figures: &[Figure]) -> String {
     let mut out = String::from("| figure | measured | at most | |\n| --- | --- | --- | --- |\n");
     for f in figures {
         let verdict = if f.median <= f.at_most { "met" } else { "MISSED" };
-        let spread = if f.runs > 1 { format!(" ({:.1}–{:.1}, {} runs)", f.min, f.max, f.runs) } else { String::new() };
-        let _ = writeln!(out, "| {}, {} | {:.1} {}{spread} | {} {} | {verdict} |", f.scenario, f.metric, f.median, f.unit, f.at_most, f.unit);
+        let spread =
+            if f.runs > 1 { format!(" ({:.1}–{:.1}, {} runs)", f.min, f.max, f.runs) } else { String::new() };
+        let _ = writeln!(
+            out,
+            "| {}, {} | {:.1} {}{spread} | {} {} | {verdict} |",
+            f.scenario, f.metric, f.median, f.unit, f.at_most, f.unit
+        );
     }
     out
 }
@@ -128,7 +141,10 @@ mod tests {
 
     #[test]
     fn a_figure_without_runs_is_missed() {
-        let text = table(&[Figure::of("x", "p99", "ms", 10.0, vec![]), Figure::of("y", "p99", "ms", 10.0, vec![3.0, 1.0, 2.0])]);
+        let text = table(&[
+            Figure::of("x", "p99", "ms", 10.0, vec![]),
+            Figure::of("y", "p99", "ms", 10.0, vec![3.0, 1.0, 2.0]),
+        ]);
         assert!(text.contains("MISSED") && text.contains("2.0 ms (1.0–3.0, 3 runs)"), "{text}");
     }
 }

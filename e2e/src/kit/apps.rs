@@ -126,7 +126,8 @@ impl App {
         for (key, value) in &self.labels {
             let _ = write!(labels, ", {key}: {value:?}");
         }
-        let annotations = self.annotations.iter().map(|(key, value)| format!("{key}: {value:?}")).collect::<Vec<_>>().join(", ");
+        let annotations =
+            self.annotations.iter().map(|(key, value)| format!("{key}: {value:?}")).collect::<Vec<_>>().join(", ");
         let args = self.args.iter().map(|arg| format!("{arg:?}")).collect::<Vec<_>>().join(", ");
         let mut yaml = format!(
             "metadata:\n  labels: {{{labels}}}\n  annotations: {{{annotations}}}\nspec:\n  terminationGracePeriodSeconds: 20\n  containers:\n  \
@@ -134,7 +135,10 @@ impl App {
              - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}\n    resources: {{requests: {{cpu: 5m, memory: 8Mi}}}}\n"
         );
         if let Some(probe) = &self.probe {
-            let _ = write!(yaml, "    readinessProbe: {{{probe}, periodSeconds: 1}}\n    livenessProbe: {{{probe}, periodSeconds: 5}}\n");
+            let _ = write!(
+                yaml,
+                "    readinessProbe: {{{probe}, periodSeconds: 1}}\n    livenessProbe: {{{probe}, periodSeconds: 5}}\n"
+            );
         }
         let pad = " ".repeat(indent);
         yaml.lines().map(|line| format!("{pad}{line}\n")).collect()

@@ -50,9 +50,15 @@ impl Kubectl {
 
     /// Runs it to its end with this text as its standard input.
     pub async fn with_input(&self, words: &[&str], input: &str) -> Result<Output> {
-        let mut child = self.command(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().with_context(|| {
-            format!("{} cannot be started: run `make cluster`, or put kubectl on the PATH", self.program.display())
-        })?;
+        let mut child = self
+            .command(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| {
+                format!("{} cannot be started: run `make cluster`, or put kubectl on the PATH", self.program.display())
+            })?;
         if let Some(mut stdin) = child.stdin.take() {
             // A command that does not read its input closes it; its exit code says what it thought of that.
             let _ = stdin.write_all(input.as_bytes()).await;

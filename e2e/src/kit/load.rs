@@ -103,7 +103,10 @@ impl Load {
 
     /// Starts it as pod `load`; comes back when the first answers are in.
     pub async fn start(&self, mesh: &Mesh, namespace: &str) -> Result<RunningLoad> {
-        mesh.kubectl().run(&["delete", "pod", "load", "-n", namespace, "--ignore-not-found", "--grace-period=0", "--force"]).await?.ok()?;
+        mesh.kubectl()
+            .run(&["delete", "pod", "load", "-n", namespace, "--ignore-not-found", "--grace-period=0", "--force"])
+            .await?
+            .ok()?;
         let mut args = vec![
             "load".to_owned(),
             format!("--url={}", self.url),
@@ -150,7 +153,8 @@ pub struct RunningLoad {
 impl RunningLoad {
     /// What it has counted until about a second ago.
     pub async fn report(&self) -> Result<LoadReport> {
-        let logs = self.mesh.kubectl().run(&["logs", "-n", &self.namespace, "load", "-c", "app", "--tail=1"]).await?.ok()?;
+        let logs =
+            self.mesh.kubectl().run(&["logs", "-n", &self.namespace, "load", "-c", "app", "--tail=1"]).await?.ok()?;
         let line = logs.lines().last().context("the load has said nothing yet")?;
         serde_json::from_str(line).with_context(|| format!("not a report of the load: {line}"))
     }

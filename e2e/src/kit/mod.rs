@@ -119,7 +119,11 @@ impl Mesh {
         let name = format!("deployment/{deployment}");
         let output = self.kubectl.run(&["rollout", "status", "-n", namespace, &name, "--timeout=180s"]).await?;
         if !output.success {
-            bail!("{name} in {namespace} did not roll out: {}\n{}", output.stderr.trim(), self.describe_pods(namespace).await);
+            bail!(
+                "{name} in {namespace} did not roll out: {}\n{}",
+                output.stderr.trim(),
+                self.describe_pods(namespace).await
+            );
         }
         Ok(())
     }
@@ -131,13 +135,18 @@ impl Mesh {
     }
 
     /// A condition of an object's status, as `(status, reason, message)`; `None` while it is not there.
-    pub async fn condition(&self, kind: &str, namespace: &str, name: &str, condition: &str) -> Result<Option<Condition>> {
+    pub async fn condition(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        condition: &str,
+    ) -> Result<Option<Condition>> {
         let Some(object) = self.get(kind, namespace, name).await? else { return Ok(None) };
-        let found = object["status"]["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == condition)).map(|c| Condition {
-            status: text(&c["status"]),
-            reason: text(&c["reason"]),
-            message: text(&c["message"]),
-        });
+        let found =
+            object["status"]["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == condition)).map(
+                |c| Condition { status: text(&c["status"]), reason: text(&c["reason"]), message: text(&c["message"]) },
+            );
         Ok(found)
     }
 
@@ -145,8 +154,10 @@ impl Mesh {
     pub async fn programmed(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         eventually(&format!("{kind} {namespace}/{name} to be programmed"), || async {
             let object = self.get(kind, namespace, name).await?.context("it does not exist")?;
-            let condition = self.condition(kind, namespace, name, "Programmed").await?.context("no condition Programmed yet")?;
-            if object["status"]["observedGeneration"] == object["metadata"]["generation"] && condition.status == "True" {
+            let condition =
+                self.condition(kind, namespace, name, "Programmed").await?.context("no condition Programmed yet")?;
+            if object["status"]["observedGeneration"] == object["metadata"]["generation"] && condition.status == "True"
+            {
                 return Ok(());
             }
             bail!("Programmed={} {}: {}", condition.status, condition.reason, condition.message)
@@ -156,8 +167,18 @@ impl Mesh {
 
     /// What the pods of a namespace are doing, for the message of a failed test.
     pub async fn describe_pods(&self, namespace: &str) -> String {
-        let pods = self.kubectl.run(&["get", "pods", "-n", namespace, "-o", "wide"]).await.map(|o| o.stdout).unwrap_or_default();
-        let events = self.kubectl.run(&["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"]).await.map(|o| o.stdout).unwrap_or_default();
+        let pods = self
+            .kubectl
+            .run(&["get", "pods", "-n", namespace, "-o", "wide"])
+            .await
+            .map(|o| o.stdout)
+            .unwrap_or_default();
+        let events = self
+            .kubectl
+            .run(&["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"])
+            .await
+            .map(|o| o.stdout)
+            .unwrap_or_default();
         let last: Vec<&str> = events.lines().rev().take(15).collect();
         format!("{pods}\nlast events:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"))
     }
@@ -203,12 +224,19 @@ pub fn kind(name: &str) -> Result<(ApiResource, bool)> {
         "PeerAuth" => ("fairlead.dev", "v1alpha1", "peerauths", true),
         "Canary" => ("fairlead.dev", "v1alpha1", "canaries", true),
         "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", "customresourcedefinitions", false),
-        "MutatingWebhookConfiguration" => ("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", false),
+        "MutatingWebhookConfiguration" => {
+            ("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", false)
+        }
         "ClusterRole" => ("rbac.authorization.k8s.io", "v1", "clusterroles", false),
         other => bail!("the tests know no kind {other}: add it to kit::kind"),
     };
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let resource =
-        ApiResource { group: group.into(), version: version.into(), api_version, kind: name.into(), plural: plural.into() };
+    let resource = ApiResource {
+        group: group.into(),
+        version: version.into(),
+        api_version,
+        kind: name.into(),
+        plural: plural.into(),
+    };
     Ok((resource, namespaced))
 }

@@ -34,7 +34,10 @@ impl Process {
     pub fn environment(&self, name: &str) -> Option<String> {
         let environment = std::fs::read(self.folder.join("environ")).ok()?;
         let variables = environment.split(|byte| *byte == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
-        variables.filter_map(|entry| entry.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        variables
+            .filter_map(|entry| entry.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.to_owned())
     }
 
     /// Resident memory in MiB; `None` once it has ended.

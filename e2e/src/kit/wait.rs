@@ -50,7 +50,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_gives_up_with_the_last_reason() {
-        let answer: Result<()> = eventually_within("rain", Duration::from_secs(5), || async { bail!("the sky is blue") }).await;
+        let answer: Result<()> =
+            eventually_within("rain", Duration::from_secs(5), || async { bail!("the sky is blue") }).await;
         let message = answer.unwrap_err().to_string();
         assert!(message.contains("rain") && message.contains("the sky is blue"), "{message}");
     }

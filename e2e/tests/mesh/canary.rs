@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fairlead_e2e::kit::apps::App;
-use fairlead_e2e::kit::{Load, Mesh, OPERATOR_NAMESPACE, RunningLoad, TempNamespace, eventually, eventually_within, text};
+use fairlead_e2e::kit::{
+    Load, Mesh, OPERATOR_NAMESPACE, RunningLoad, TempNamespace, eventually, eventually_within, text,
+};
 use serde_json::Value;
 
 use crate::{Answer, call, call_ok, client, mesh};
@@ -58,7 +60,10 @@ impl Shop {
     /// No clone is left, and no pod of one.
     async fn clone_is_gone(&self) -> Result<()> {
         eventually("the clone to be gone", || async {
-            ensure!(self.mesh.get("Deployment", self.ns.name(), "reviews-canary").await?.is_none(), "Deployment reviews-canary is there");
+            ensure!(
+                self.mesh.get("Deployment", self.ns.name(), "reviews-canary").await?.is_none(),
+                "Deployment reviews-canary is there"
+            );
             let pods = self.mesh.list("Pod", self.ns.name(), "fairlead.dev/clone-of=reviews").await?;
             ensure!(pods.is_empty(), "{} pods of the clone are there", pods.len());
             Ok(())
@@ -91,7 +96,10 @@ async fn weight(mesh: &Mesh, namespace: &str) -> Result<i64> {
 async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     let shop = Shop::open("promote").await?;
     // Nothing but the version changes: v3 asks ratings, which nobody serves here, so v1's code runs under another name.
-    shop.release(&App::reviews("reviews", "v1").replicas(2).arg("--ratings-url=http://client:9080").label("release", "second")).await?;
+    shop.release(
+        &App::reviews("reviews", "v1").replicas(2).arg("--ratings-url=http://client:9080").label("release", "second"),
+    )
+    .await?;
 
     // While the canary gets traffic, a caller without a sidecar sees stable alone.
     eventually("the first step", || async {
@@ -105,7 +113,10 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     for _ in 0..20 {
         let words = format!("http://reviews.{}:9080/reviews/0", shop.ns.name());
         let answer = Answer::parse(&call(&shop.mesh, shop.outside.name(), &[&words]).await?.ok()?)?;
-        ensure!(!clones.contains(&answer.header("x-pod").to_owned()), "a caller without a sidecar was answered by the canary");
+        ensure!(
+            !clones.contains(&answer.header("x-pod").to_owned()),
+            "a caller without a sidecar was answered by the canary"
+        );
     }
 
     let canary = shop.ends_as("Succeeded").await?;
@@ -113,7 +124,11 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     let deployment = shop.mesh.get("Deployment", shop.ns.name(), "reviews").await?.context("no Deployment")?;
     ensure!(deployment["spec"]["paused"] != true, "promoted, but still paused");
     ensure!(deployment["status"]["updatedReplicas"] == 2, "promoted, but the Deployment does not run the new template");
-    ensure!(canary["status"]["history"].as_array().is_some_and(|h| !h.is_empty()), "the release left no history: {:#}", canary["status"]);
+    ensure!(
+        canary["status"]["history"].as_array().is_some_and(|h| !h.is_empty()),
+        "the release left no history: {:#}",
+        canary["status"]
+    );
 
     let report = shop.load.report().await?;
     ensure!(report.ok > 1000, "too little load to show anything: {report:?}");
@@ -129,7 +144,11 @@ async fn a_bad_version_is_rolled_back_and_only_its_own_requests_failed() -> Resu
     let canary = shop.ends_as("Failed").await?;
     shop.clone_is_gone().await?;
     let reason = text(&canary["status"]["verdict"]["reason"]);
-    ensure!(canary["status"]["verdict"]["result"] == "Regressed", "rolled back, but not by the verdict: {:#}", canary["status"]);
+    ensure!(
+        canary["status"]["verdict"]["result"] == "Regressed",
+        "rolled back, but not by the verdict: {:#}",
+        canary["status"]
+    );
     ensure!(reason.contains("requests failed"), "the reason does not say what was seen: {reason}");
     ensure!(weight(&shop.mesh, shop.ns.name()).await? == 0, "rolled back, but a weight is left");
     let deployment = shop.mesh.get("Deployment", shop.ns.name(), "reviews").await?.context("no Deployment")?;
@@ -138,7 +157,10 @@ async fn a_bad_version_is_rolled_back_and_only_its_own_requests_failed() -> Resu
     let report = shop.load.report().await?;
     ensure!(report.ok > 1000, "too little load to show anything: {report:?}");
     ensure!(report.failed_by("v3") > 0, "the faulty version was never asked: {report:?}");
-    ensure!(report.failed == report.failed_by("v3"), "requests failed that the faulty version did not answer: {report:?}");
+    ensure!(
+        report.failed == report.failed_by("v3"),
+        "requests failed that the faulty version did not answer: {report:?}"
+    );
 
     // The same template is not tried again: applying it once more changes nothing.
     shop.release(&reviews("v1").version("v3").arg("--version=v3").arg("--error-rate=20")).await?;
@@ -165,7 +187,16 @@ async fn a_release_goes_on_when_the_operator_is_killed_in_the_middle() -> Result
     .await?;
     shop.mesh
         .kubectl()
-        .run(&["delete", "pod", "-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=fairlead-operator", "--grace-period=0", "--force"])
+        .run(&[
+            "delete",
+            "pod",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "-l",
+            "app.kubernetes.io/name=fairlead-operator",
+            "--grace-period=0",
+            "--force",
+        ])
         .await?
         .ok()?;
     shop.ends_as("Succeeded").await?;
@@ -181,7 +212,11 @@ async fn a_version_that_does_not_start_never_gets_traffic() -> Result<()> {
     shop.release(&reviews("v1").arg("--no-such-flag")).await?;
     let canary = shop.ends_as("Failed").await?;
     let status = canary["status"].to_string();
-    ensure!(status.contains("CrashLoopBackOff") || status.contains("Error"), "the pod's own reason is not quoted: {:#}", canary["status"]);
+    ensure!(
+        status.contains("CrashLoopBackOff") || status.contains("Error"),
+        "the pod's own reason is not quoted: {:#}",
+        canary["status"]
+    );
     shop.clone_is_gone().await?;
     let report = shop.load.report().await?;
     ensure!(report.failed == 0, "requests failed although the new version never ran: {report:?}");
@@ -198,7 +233,8 @@ async fn a_canary_without_its_deployment_says_what_to_do() -> Result<()> {
     ))
     .await?;
     eventually("the condition that names the missing Deployment", || async {
-        let condition = mesh.condition("Canary", ns.name(), "lost", "ResolvedRefs").await?.context("no condition ResolvedRefs")?;
+        let condition =
+            mesh.condition("Canary", ns.name(), "lost", "ResolvedRefs").await?.context("no condition ResolvedRefs")?;
         ensure!(condition.status == "False" && condition.message.contains("nowhere"), "{condition:?}");
         Ok(())
     })

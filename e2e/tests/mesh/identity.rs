@@ -29,8 +29,14 @@ async fn what_goes_between_pods_is_encrypted_on_the_wire() -> Result<()> {
     }
     let seen = capture.stop().await?;
 
-    ensure!(contains(&seen, "the-plain-word"), "the capture did not even see what went in plain: this test proves nothing");
-    ensure!(!contains(&seen, "the-meshed-word"), "a header of a request between meshed pods crossed the network in plain");
+    ensure!(
+        contains(&seen, "the-plain-word"),
+        "the capture did not even see what went in plain: this test proves nothing"
+    );
+    ensure!(
+        !contains(&seen, "the-meshed-word"),
+        "a header of a request between meshed pods crossed the network in plain"
+    );
     ensure!(!contains(&seen, "spiffe://"), "TLS 1.3 encrypts certificates; an identity was readable on the wire");
     Ok(())
 }
@@ -80,13 +86,20 @@ async fn a_probe_fails_when_the_application_does_not_listen() -> Result<()> {
     mesh.apply(&App::echo("deaf").probe("tcpSocket: {port: 7}").yaml(ns.name())).await?;
     eventually("kubelet to say that the probe fails", || async {
         let events = mesh.list("Event", ns.name(), "").await?;
-        ensure!(events.iter().any(|e| e["reason"] == "Unhealthy"), "no event Unhealthy: a captured port must not answer for the application");
+        ensure!(
+            events.iter().any(|e| e["reason"] == "Unhealthy"),
+            "no event Unhealthy: a captured port must not answer for the application"
+        );
         Ok(())
     })
     .await?;
     let pods = mesh.list("Pod", ns.name(), "app=deaf").await?;
     for pod in pods {
-        let ready = pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        let ready = pod["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True");
         if ready {
             bail!("the pod is ready although nothing listens where its probe asks");
         }

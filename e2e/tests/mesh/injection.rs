@@ -9,7 +9,10 @@ use crate::mesh;
 
 /// The names of a pod's init containers, in order.
 fn init_containers(pod: &Value) -> Vec<String> {
-    pod["spec"]["initContainers"].as_array().map(|all| all.iter().map(|c| text(&c["name"])).collect()).unwrap_or_default()
+    pod["spec"]["initContainers"]
+        .as_array()
+        .map(|all| all.iter().map(|c| text(&c["name"])).collect())
+        .unwrap_or_default()
 }
 
 async fn first_pod(mesh: &Mesh, namespace: &str, selector: &str) -> Result<Value> {
@@ -27,12 +30,18 @@ async fn a_deployment_gets_a_sidecar_in_front_and_becomes_ready() -> Result<()> 
     mesh.rolled_out(ns.name(), "echo").await?;
 
     let pod = first_pod(&mesh, ns.name(), "app=echo").await?;
-    assert_eq!(init_containers(&pod), ["fairlead-init", "fairlead-proxy"], "capture comes first, then the sidecar, then the app's own");
+    assert_eq!(
+        init_containers(&pod),
+        ["fairlead-init", "fairlead-proxy"],
+        "capture comes first, then the sidecar, then the app's own"
+    );
     let sidecar = &pod["spec"]["initContainers"][1];
     assert_eq!(sidecar["restartPolicy"], "Always", "the proxy must be a native sidecar");
     let context = &sidecar["securityContext"];
     assert!(
-        context["readOnlyRootFilesystem"] == true && context["runAsNonRoot"] == true && context["allowPrivilegeEscalation"] == false,
+        context["readOnlyRootFilesystem"] == true
+            && context["runAsNonRoot"] == true
+            && context["allowPrivilegeEscalation"] == false,
         "the sidecar has more rights than it needs: {context}"
     );
     Ok(())
@@ -113,7 +122,10 @@ async fn a_pod_on_the_host_network_is_left_alone_with_a_reason() -> Result<()> {
         .arg("--tcp-listen=0.0.0.0:19082")
         .probe("httpGet: {path: /health, port: 19080}")
         .deployment(ns.name())
-        .replace("spec:\n      terminationGracePeriodSeconds", "spec:\n      hostNetwork: true\n      terminationGracePeriodSeconds");
+        .replace(
+            "spec:\n      terminationGracePeriodSeconds",
+            "spec:\n      hostNetwork: true\n      terminationGracePeriodSeconds",
+        );
     ensure!(yaml.contains("hostNetwork: true"), "the manifest of this test lost its point");
     mesh.apply(&yaml).await?;
     mesh.rolled_out(ns.name(), "host").await?;
@@ -143,7 +155,10 @@ async fn reason_is_told(mesh: &Mesh, namespace: &str, word: &str) -> Result<()> 
         if events.iter().any(|event| text(&event["message"]).contains(word) || text(&event["note"]).contains(word)) {
             return Ok(());
         }
-        bail!("no event mentions {word:?}; there are: {:?}", events.iter().map(|e| text(&e["message"])).collect::<Vec<_>>())
+        bail!(
+            "no event mentions {word:?}; there are: {:?}",
+            events.iter().map(|e| text(&e["message"])).collect::<Vec<_>>()
+        )
     })
     .await
 }

@@ -59,7 +59,8 @@ impl Answer {
         let (head, body) = text.split_once("\n\n").with_context(|| format!("not an answer: {text:?}"))?;
         let mut lines = head.lines();
         let status = lines.next().unwrap_or_default().to_owned();
-        let headers = lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let headers =
+            lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         Ok(Self { status, headers, body: body.to_owned() })
     }
 

@@ -20,7 +20,10 @@ async fn rollouts_and_operator_restarts_lose_no_request() -> Result<()> {
 
     mesh.kubectl().run(&["rollout", "restart", "-n", ns.name(), "deployment/echo"]).await?.ok()?;
     mesh.rolled_out(ns.name(), "echo").await?;
-    mesh.kubectl().run(&["rollout", "restart", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator"]).await?.ok()?;
+    mesh.kubectl()
+        .run(&["rollout", "restart", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator"])
+        .await?
+        .ok()?;
     mesh.rolled_out(OPERATOR_NAMESPACE, "fairlead-operator").await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
 
@@ -35,7 +38,11 @@ async fn the_webhooks_trust_the_operators_certificate_again_after_someone_broke_
     let mesh = mesh().await?;
     let ns = TempNamespace::injected(&mesh, "cabundle").await?;
     let hooks = mesh.list("MutatingWebhookConfiguration", "", "").await?;
-    let name = hooks.iter().map(|hook| text(&hook["metadata"]["name"])).find(|name| name.contains("fairlead")).unwrap_or_default();
+    let name = hooks
+        .iter()
+        .map(|hook| text(&hook["metadata"]["name"]))
+        .find(|name| name.contains("fairlead"))
+        .unwrap_or_default();
     let patch = r#"[{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": ""}]"#;
     mesh.kubectl().run(&["patch", "mutatingwebhookconfiguration", &name, "--type=json", "-p", patch]).await?.ok()?;
     eventually("the caBundle to be put back", || async {

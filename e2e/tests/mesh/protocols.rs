@@ -23,7 +23,8 @@ async fn all_protocols_pass_through_the_mesh_under_strict() -> Result<()> {
     mesh.programmed("PeerAuth", ns.name(), "strict").await?;
 
     // HTTP/1.1: a body, its headers, trailers, and errors of the application's own.
-    let http = call_ok(&mesh, ns.name(), &["http://echo:9080/a%2Fb?c=d", "--method", "POST", "--body", "hello"]).await?;
+    let http =
+        call_ok(&mesh, ns.name(), &["http://echo:9080/a%2Fb?c=d", "--method", "POST", "--body", "hello"]).await?;
     ensure!(http.body.contains("/a%2Fb"), "the path was changed on its way: {}", http.body);
     ensure!(http.body.contains("hello"), "the body did not arrive: {}", http.body);
     let trailers = call_ok(&mesh, ns.name(), &["http://echo:9080/trailers"]).await?;
@@ -68,7 +69,8 @@ async fn bookinfo_works_with_its_ratings_in_redis() -> Result<()> {
         mesh.rolled_out("bookinfo", "client").await?;
         let stars = call_ok(&mesh, "bookinfo", &["http://ratings:9080/ratings/0"]).await?;
         ensure!(stars.body.contains("ratings"), "no ratings out of Redis: {stars:?}");
-        let page = call_ok(&mesh, "bookinfo", &["http://productpage:9080/productpage", "--header", "end-user=jason"]).await?;
+        let page =
+            call_ok(&mesh, "bookinfo", &["http://productpage:9080/productpage", "--header", "end-user=jason"]).await?;
         ensure!(page.body.contains("The Comedy of Errors"), "the page does not compose: {}", page.body);
         Ok(())
     }

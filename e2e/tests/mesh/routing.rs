@@ -48,7 +48,8 @@ async fn a_header_picks_a_version() -> Result<()> {
     for _ in 0..10 {
         let jason = call_ok(&mesh, ns.name(), &["http://reviews:9080/reviews/0", "--header", "end-user=jason"]).await?;
         assert_eq!(jason.header("x-version"), "v2", "jason was sent to the wrong version");
-        let other = call_ok(&mesh, ns.name(), &["http://reviews:9080/reviews/0", "--header", "end-user=jasonette"]).await?;
+        let other =
+            call_ok(&mesh, ns.name(), &["http://reviews:9080/reviews/0", "--header", "end-user=jasonette"]).await?;
         assert_eq!(other.header("x-version"), "v1", "someone who is not jason was sent to the testers' version");
     }
     Ok(())
@@ -59,7 +60,11 @@ async fn weights_hold_within_three_points_over_two_thousand_requests() -> Result
     let mesh = mesh().await?;
     let ns = TempNamespace::injected(&mesh, "weights").await?;
     two_versions(&mesh, ns.name()).await?;
-    mesh.apply(&policy(ns.name(), "  - {name: split, backends: [{subset: v1, weight: 80}, {subset: v2, weight: 20}]}\n")).await?;
+    mesh.apply(&policy(
+        ns.name(),
+        "  - {name: split, backends: [{subset: v1, weight: 80}, {subset: v2, weight: 20}]}\n",
+    ))
+    .await?;
     mesh.programmed("TrafficPolicy", ns.name(), "reviews").await?;
     call_ok(&mesh, ns.name(), &["http://reviews:9080/health"]).await?;
 
@@ -96,7 +101,11 @@ async fn paths_methods_and_timeouts_are_matched_and_kept() -> Result<()> {
     call_ok(&mesh, ns.name(), &["http://echo:9080/delay/50"]).await?;
     let slow = call(&mesh, ns.name(), &["http://echo:9080/delay/2000"]).await?;
     ensure!(slow.stdout.contains("504"), "a request over its time did not get 504: {}{}", slow.stdout, slow.stderr);
-    ensure!(slow.stdout.contains("fairlead-proxy: "), "the answer does not say that the proxy made it: {}", slow.stdout);
+    ensure!(
+        slow.stdout.contains("fairlead-proxy: "),
+        "the answer does not say that the proxy made it: {}",
+        slow.stdout
+    );
     Ok(())
 }
 
@@ -109,7 +118,12 @@ async fn a_subset_without_endpoints_answers_503_and_never_another_version() -> R
     mesh.programmed("TrafficPolicy", ns.name(), "reviews").await?;
     fairlead_e2e::kit::eventually("the route to take effect", || async {
         let answer = call(&mesh, ns.name(), &["http://reviews:9080/reviews/0"]).await?;
-        ensure!(answer.stdout.contains("503") && answer.stdout.contains("fairlead-proxy: "), "{}{}", answer.stdout, answer.stderr);
+        ensure!(
+            answer.stdout.contains("503") && answer.stdout.contains("fairlead-proxy: "),
+            "{}{}",
+            answer.stdout,
+            answer.stderr
+        );
         Ok(())
     })
     .await
@@ -123,7 +137,11 @@ async fn an_invalid_policy_is_refused_and_a_dangling_one_says_so_without_disturb
 
     for (what, yaml, word) in [
         ("a weight below zero", policy(ns.name(), "  - {name: a, backends: [{subset: v1, weight: -1}]}\n"), "weight"),
-        ("a backend that names both", policy(ns.name(), "  - {name: a, backends: [{subset: v1, service: {name: echo, port: 9080}}]}\n"), "backends"),
+        (
+            "a backend that names both",
+            policy(ns.name(), "  - {name: a, backends: [{subset: v1, service: {name: echo, port: 9080}}]}\n"),
+            "backends",
+        ),
         ("a duration in words", policy(ns.name(), "  - {name: a, timeouts: {request: soon}}\n"), "request"),
         (
             "steps that go back",

@@ -28,10 +28,7 @@ pub struct Held {
 impl Bounded {
     /// Holds up to `limit` connections of `listener`.
     pub fn new(listener: TcpListener, limit: usize) -> Self {
-        Self {
-            listener,
-            free: Arc::new(Semaphore::new(limit)),
-        }
+        Self { listener, free: Arc::new(Semaphore::new(limit)) }
     }
 }
 
@@ -49,10 +46,7 @@ impl Listener for Bounded {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let held = Held {
-            stream,
-            _permit: permit,
-        };
+        let held = Held { stream, _permit: permit };
         (held, peer)
     }
 
@@ -62,21 +56,13 @@ impl Listener for Bounded {
 }
 
 impl AsyncRead for Held {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Held {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

@@ -104,23 +104,9 @@ pub enum Protocol {
 pub async fn run(args: Args) -> Result<ExitCode> {
     let exchange = async {
         match (args.protocol, args.http) {
-            (
-                Some(Protocol::Ws {
-                    url,
-                    message,
-                    messages,
-                }),
-                _,
-            ) => websocket(&url, &message, messages).await,
+            (Some(Protocol::Ws { url, message, messages }), _) => websocket(&url, &message, messages).await,
             (Some(Protocol::Grpc { url, messages }), _) => grpc_stream(&url, messages).await,
-            (
-                Some(Protocol::Tcp {
-                    address,
-                    server_first,
-                    line,
-                }),
-                _,
-            ) => tcp(&address, server_first, &line).await,
+            (Some(Protocol::Tcp { address, server_first, line }), _) => tcp(&address, server_first, &line).await,
             (None, Some(call)) => http(call).await,
             (None, None) => bail!("nothing to call: give an address, or see `call --help`"),
         }
@@ -128,17 +114,11 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let good = tokio::time::timeout(args.timeout, exchange)
         .await
         .with_context(|| format!("no complete answer within {:?}", args.timeout))??;
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 async fn connect(address: &str) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("connect to {address}"))?;
+    let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     stream.set_nodelay(true).context("set TCP_NODELAY")?;
     Ok(stream)
 }
@@ -159,21 +139,13 @@ async fn http(call: Http) -> Result<bool> {
     let response = if call.http2 {
         *request.uri_mut() = url.clone();
         *request.version_mut() = Version::HTTP_2;
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io)
-            .await
-            .with_context(asked)?;
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.with_context(asked)?;
         tokio::spawn(connection);
         sender.send_request(request).await.with_context(asked)?
     } else {
-        *request.uri_mut() = url
-            .path_and_query()
-            .map_or("/", |path| path.as_str())
-            .parse()
-            .with_context(asked)?;
+        *request.uri_mut() = url.path_and_query().map_or("/", |path| path.as_str()).parse().with_context(asked)?;
         if !request.headers().contains_key(header::HOST) {
-            request
-                .headers_mut()
-                .insert(header::HOST, host.parse().with_context(asked)?);
+            request.headers_mut().insert(header::HOST, host.parse().with_context(asked)?);
         }
         let (mut sender, connection) = http1::handshake(io).await.with_context(asked)?;
         tokio::spawn(connection);
@@ -191,10 +163,7 @@ async fn http(call: Http) -> Result<bool> {
         match frame.context("read the body")?.into_data() {
             Ok(data) => {
                 length += data.len() as u64;
-                ensure!(
-                    length <= MAX_ANSWER,
-                    "the body has more than {MAX_ANSWER} bytes"
-                );
+                ensure!(length <= MAX_ANSWER, "the body has more than {MAX_ANSWER} bytes");
                 stdout.write_all(&data).await.context("print the body")?;
             }
             Err(frame) => trailers = frame.into_trailers().ok(),
@@ -210,37 +179,22 @@ async fn http(call: Http) -> Result<bool> {
 
 fn print_headers(prefix: &str, headers: &HeaderMap) {
     for (name, value) in headers {
-        println!(
-            "{prefix}{name}: {}",
-            String::from_utf8_lossy(value.as_bytes())
-        );
+        println!("{prefix}{name}: {}", String::from_utf8_lossy(value.as_bytes()));
     }
 }
 
 async fn websocket(url: &Uri, message: &str, messages: u32) -> Result<bool> {
     let stream = connect(&units::authority(url)).await?;
-    let request = url
-        .clone()
-        .into_client_request()
-        .context("make the WebSocket handshake")?;
-    let (mut socket, response) = tokio_tungstenite::client_async(request, stream)
-        .await
-        .with_context(|| format!("open a WebSocket at {url}"))?;
+    let request = url.clone().into_client_request().context("make the WebSocket handshake")?;
+    let (mut socket, response) =
+        tokio_tungstenite::client_async(request, stream).await.with_context(|| format!("open a WebSocket at {url}"))?;
     println!("{:?} {}", response.version(), response.status());
     print_headers("", response.headers());
     println!();
     let mut good = true;
     for _ in 0..messages {
-        socket
-            .send(Message::text(message))
-            .await
-            .context("send a message")?;
-        match socket
-            .next()
-            .await
-            .context("the server closed before it answered")?
-            .context("receive a message")?
-        {
+        socket.send(Message::text(message)).await.context("send a message")?;
+        match socket.next().await.context("the server closed before it answered")?.context("receive a message")? {
             Message::Text(text) => {
                 println!("{text}");
                 good &= text.as_str() == message;
@@ -257,9 +211,8 @@ async fn websocket(url: &Uri, message: &str, messages: u32) -> Result<bool> {
 
 async fn grpc_stream(url: &Uri, messages: u32) -> Result<bool> {
     let io = TokioIo::new(connect(&units::authority(url)).await?);
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io)
-        .await
-        .with_context(|| format!("speak HTTP/2 with {url}"))?;
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), io).await.with_context(|| format!("speak HTTP/2 with {url}"))?;
     tokio::spawn(connection);
     let (mut requests, body) = Channel::<Bytes>::new(1);
     let host = url.authority().map(ToString::to_string).unwrap_or_default();
@@ -269,10 +222,7 @@ async fn grpc_stream(url: &Uri, messages: u32) -> Result<bool> {
         .header(header::TE, "trailers")
         .body(body)
         .context("make the request")?;
-    let response = sender
-        .send_request(request)
-        .await
-        .with_context(|| format!("call {url}"))?;
+    let response = sender.send_request(request).await.with_context(|| format!("call {url}"))?;
     println!("{:?} {}", response.version(), response.status());
     print_headers("", response.headers());
     println!();
@@ -285,10 +235,7 @@ async fn grpc_stream(url: &Uri, messages: u32) -> Result<bool> {
             break;
         }
         let message = format!("message {i} of {messages}");
-        requests
-            .send_data(grpc::frame(message.as_bytes()))
-            .await
-            .context("send a message")?;
+        requests.send_data(grpc::frame(message.as_bytes())).await.context("send a message")?;
         loop {
             match decoder.take() {
                 Ok(Some(answer)) => {
@@ -299,18 +246,11 @@ async fn grpc_stream(url: &Uri, messages: u32) -> Result<bool> {
                 Ok(None) => {}
                 Err((_, why)) => bail!("the answer is not gRPC: {why}"),
             }
-            let frame = body
-                .frame()
-                .await
-                .context("the stream ended without a status")?
-                .context("read the stream")?;
+            let frame = body.frame().await.context("the stream ended without a status")?.context("read the stream")?;
             match frame.into_data() {
                 Ok(data) => decoder.push(&data),
                 Err(frame) => {
-                    status = frame
-                        .into_trailers()
-                        .ok()
-                        .and_then(|trailers| trailers.get(grpc::STATUS).cloned());
+                    status = frame.into_trailers().ok().and_then(|trailers| trailers.get(grpc::STATUS).cloned());
                     break;
                 }
             }
@@ -331,21 +271,10 @@ async fn grpc_stream(url: &Uri, messages: u32) -> Result<bool> {
 async fn tcp(address: &str, server_first: bool, line: &str) -> Result<bool> {
     let mut stream = BufReader::new(connect(address).await?);
     if server_first {
-        println!(
-            "{}",
-            read_line(&mut stream)
-                .await
-                .context("wait for the server's greeting")?
-        );
+        println!("{}", read_line(&mut stream).await.context("wait for the server's greeting")?);
     }
-    stream
-        .get_mut()
-        .write_all(format!("{line}\n").as_bytes())
-        .await
-        .context("send a line")?;
-    let answer = read_line(&mut stream)
-        .await
-        .context("wait for the line to come back")?;
+    stream.get_mut().write_all(format!("{line}\n").as_bytes()).await.context("send a line")?;
+    let answer = read_line(&mut stream).await.context("wait for the line to come back")?;
     println!("{answer}");
     Ok(answer == line)
 }

@@ -98,9 +98,7 @@ mod tests {
             "300ms",
         ])
         .unwrap();
-        let Role::Reviews(args) = cli.role else {
-            panic!("expected the reviews role")
-        };
+        let Role::Reviews(args) = cli.role else { panic!("expected the reviews role") };
         assert_eq!(args.version, reviews::Version::V3);
         assert!(args.fault.fails(0.19) && !args.fault.fails(0.21));
     }

@@ -139,23 +139,13 @@ impl Client {
     ) -> Result<(T, HeaderMap), CallError> {
         let url: Uri = format!("{}{path}", base.to_string().trim_end_matches('/'))
             .parse()
-            .map_err(|_| CallError::Address {
-                base: base.clone(),
-                path: path.to_owned(),
-            })?;
+            .map_err(|_| CallError::Address { base: base.clone(), path: path.to_owned() })?;
         let answer = tokio::time::timeout(TIMEOUT, self.get(&url, headers))
             .await
             .map_err(|_| CallError::Late { url: url.clone() })??;
         if !answer.status.is_success() {
-            let body = String::from_utf8_lossy(&answer.body)
-                .chars()
-                .take(200)
-                .collect();
-            return Err(CallError::Status {
-                url,
-                status: answer.status,
-                body,
-            });
+            let body = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
+            return Err(CallError::Status { url, status: answer.status, body });
         }
         match serde_json::from_slice(&answer.body) {
             Ok(value) => Ok((value, answer.headers)),
@@ -164,28 +154,14 @@ impl Client {
     }
 
     async fn get(&self, url: &Uri, headers: HeaderMap) -> Result<Answer, CallError> {
-        let no_answer = |cause: String| CallError::NoAnswer {
-            url: url.clone(),
-            cause,
-        };
+        let no_answer = |cause: String| CallError::NoAnswer { url: url.clone(), cause };
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = url.clone();
         *request.headers_mut() = headers;
-        let (head, body) = self
-            .pool
-            .request(request)
-            .await
-            .map_err(|error| no_answer(with_sources(&error)))?
-            .into_parts();
-        let body = Limited::new(body, MAX_BODY)
-            .collect()
-            .await
-            .map_err(|error| no_answer(error.to_string()))?;
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            body: body.to_bytes(),
-        })
+        let (head, body) =
+            self.pool.request(request).await.map_err(|error| no_answer(with_sources(&error)))?.into_parts();
+        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| no_answer(error.to_string()))?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 }
 
@@ -207,12 +183,9 @@ mod tests {
     #[test]
     fn only_person_and_trace_go_along() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("end-user", "jason"),
-            ("traceparent", "00-1-2-01"),
-            ("cookie", "user=jason"),
-            ("authorization", "x"),
-        ] {
+        for (name, value) in
+            [("end-user", "jason"), ("traceparent", "00-1-2-01"), ("cookie", "user=jason"), ("authorization", "x")]
+        {
             headers.insert(HeaderName::from_static(name), value.parse().unwrap());
         }
         let kept = handed_on(&headers);

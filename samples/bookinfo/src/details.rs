@@ -57,11 +57,7 @@ pub struct Details {
 pub async fn run(args: Args) -> Result<()> {
     let stop = Stop::on_signal(args.server.common.lameduck)?;
     let listener = server::bind(args.server.listen).await?;
-    let identity = Identity {
-        role: "details",
-        version: args.version,
-        pod: args.server.common.pod,
-    };
+    let identity = Identity { role: "details", version: args.version, pod: args.server.common.pod };
     server::serve(listener, routes(), identity, stop).await
 }
 
@@ -72,10 +68,7 @@ pub fn routes() -> Router {
 
 async fn details(Path(id): Path<u32>) -> Response {
     if id != PRODUCT {
-        return problem(
-            StatusCode::NOT_FOUND,
-            format!("there is no product {id}; the shop sells product {PRODUCT}"),
-        );
+        return problem(StatusCode::NOT_FOUND, format!("there is no product {id}; the shop sells product {PRODUCT}"));
     }
     Json(Details {
         id,

@@ -17,10 +17,7 @@ pub struct Fault {
 
 impl Fault {
     /// No fault at all.
-    pub const NONE: Self = Self {
-        error_rate: 0.0,
-        latency: Duration::ZERO,
-    };
+    pub const NONE: Self = Self { error_rate: 0.0, latency: Duration::ZERO };
 
     /// Whether the request that drew this number fails. `draw` is uniform in 0.0..1.0.
     pub fn fails(&self, draw: f64) -> bool {
@@ -35,13 +32,8 @@ mod tests {
     #[test]
     fn the_rate_is_a_share_of_the_draws() {
         let failed = |rate| {
-            let fault = Fault {
-                error_rate: rate,
-                ..Fault::NONE
-            };
-            (0..1000)
-                .filter(|i| fault.fails(f64::from(*i) / 1000.0))
-                .count()
+            let fault = Fault { error_rate: rate, ..Fault::NONE };
+            (0..1000).filter(|i| fault.fails(f64::from(*i) / 1000.0)).count()
         };
         assert_eq!(failed(0.0), 0);
         assert_eq!(failed(20.0), 200);

@@ -69,10 +69,7 @@ impl Decoder {
             return Ok(None);
         };
         if head[0] != 0 {
-            return Err((
-                Code::Unimplemented,
-                "compressed messages are not understood",
-            ));
+            return Err((Code::Unimplemented, "compressed messages are not understood"));
         }
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
         if length > MAX_MESSAGE {
@@ -126,9 +123,6 @@ mod tests {
     #[test]
     fn trailers_carry_the_number() {
         let trailers = trailers(Code::Internal, "why");
-        assert_eq!(
-            (&trailers[STATUS], &trailers[MESSAGE]),
-            (&"13".parse().unwrap(), &"why".parse().unwrap())
-        );
+        assert_eq!((&trailers[STATUS], &trailers[MESSAGE]), (&"13".parse().unwrap(), &"why".parse().unwrap()));
     }
 }

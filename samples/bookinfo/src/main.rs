@@ -12,9 +12,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Logs go to stderr: `call` and `load` print their results to stdout, for programs to read.
     tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();

@@ -51,19 +51,11 @@ pub fn render(page: &Page<'_>) -> String {
         sign_in = sign_in(page.user),
         details = match &page.details {
             Ok(details) => details_section(details),
-            Err(reason) => wrong(
-                "Book details",
-                "The details of this book are not available right now.",
-                reason
-            ),
+            Err(reason) => wrong("Book details", "The details of this book are not available right now.", reason),
         },
         reviews = match &page.reviews {
             Ok(reviews) => reviews_section(reviews),
-            Err(reason) => wrong(
-                "Reviews",
-                "Reviews of this book are not available right now.",
-                reason
-            ),
+            Err(reason) => wrong("Reviews", "Reviews of this book are not available right now.", reason),
         },
         version = escape(page.version),
         pod = escape(page.pod),
@@ -77,10 +69,12 @@ fn sign_in(user: Option<&str>) -> String {
              <button>Sign out</button></form>",
             escape(user)
         ),
-        None => "<form method=\"post\" action=\"/login\"><label>End user <input name=\"user\" required maxlength=\"32\" \
+        None => {
+            "<form method=\"post\" action=\"/login\"><label>End user <input name=\"user\" required maxlength=\"32\" \
                  pattern=\"[A-Za-z0-9._\\-]+\" placeholder=\"jason\" autocomplete=\"off\"></label>\
                  <button>Sign in</button></form>"
-            .to_owned(),
+                .to_owned()
+        }
     }
 }
 
@@ -127,18 +121,12 @@ fn reviews_section(reviews: &Reviews) -> String {
 
 fn rating(rating: &Rating) -> String {
     match rating {
-        Rating::Stars {
-            stars: count,
-            color,
-        } => {
+        Rating::Stars { stars: count, color } => {
             let colour = match color {
                 Colour::Black => "black",
                 Colour::Red => "red",
             };
-            format!(
-                "<span class=\"stars {colour}\" title=\"{count} of 5\">{}</span>",
-                stars(*count)
-            )
+            format!("<span class=\"stars {colour}\" title=\"{count} of 5\">{}</span>", stars(*count))
         }
         Rating::Missing { error } => format!("<span class=\"none\">{}</span>", escape(error)),
     }
@@ -186,11 +174,7 @@ mod tests {
                 id: 0,
                 podname: "reviews-<1>".into(),
                 version: "v2".into(),
-                reviews: vec![Review {
-                    reviewer: "Reviewer1".into(),
-                    text: "<script>".into(),
-                    rating,
-                }],
+                reviews: vec![Review { reviewer: "Reviewer1".into(), text: "<script>".into(), rating }],
             }),
             pod: "productpage-1",
             version: "v1",
@@ -207,19 +191,9 @@ mod tests {
     #[test]
     fn the_colour_is_that_of_the_version() {
         assert!(
-            page(Some(Rating::Stars {
-                stars: 4,
-                color: Colour::Red
-            }))
-            .contains("stars red\" title=\"4 of 5\">★★★★☆")
+            page(Some(Rating::Stars { stars: 4, color: Colour::Red })).contains("stars red\" title=\"4 of 5\">★★★★☆")
         );
-        assert!(
-            page(Some(Rating::Stars {
-                stars: 1,
-                color: Colour::Black
-            }))
-            .contains("stars black")
-        );
+        assert!(page(Some(Rating::Stars { stars: 1, color: Colour::Black })).contains("stars black"));
         assert!(!page(None).contains('★'), "v1 shows no stars");
     }
 
@@ -233,10 +207,7 @@ mod tests {
     #[test]
     fn a_failed_backend_is_explained_and_the_rest_shown() {
         let html = page(None);
-        assert!(
-            html.contains("details of this book are not available")
-                && html.contains("details did not answer")
-        );
+        assert!(html.contains("details of this book are not available") && html.contains("details did not answer"));
         assert!(html.contains("Reviewer1"));
     }
 }

@@ -59,11 +59,7 @@ pub struct Service {
 pub async fn run(args: Args) -> Result<()> {
     let stop = Stop::on_signal(args.server.common.lameduck)?;
     let listener = server::bind(args.server.listen).await?;
-    let identity = Identity {
-        role: "productpage",
-        version: args.version,
-        pod: args.server.common.pod,
-    };
+    let identity = Identity { role: "productpage", version: args.version, pod: args.server.common.pod };
     let service = Service {
         identity: identity.clone(),
         details_url: args.details_url,
@@ -92,31 +88,17 @@ async fn show(State(service): State<Service>, headers: HeaderMap) -> Response {
     let details_path = format!("/details/{PRODUCT}");
     let reviews_path = format!("/reviews/{PRODUCT}");
     let (details, reviews) = tokio::join!(
-        service
-            .client
-            .get_json::<Details>(&service.details_url, &details_path, along.clone()),
-        service
-            .client
-            .get_json::<Reviews>(&service.reviews_url, &reviews_path, along.clone()),
+        service.client.get_json::<Details>(&service.details_url, &details_path, along.clone()),
+        service.client.get_json::<Reviews>(&service.reviews_url, &reviews_path, along.clone()),
     );
-    for error in [details.as_ref().err(), reviews.as_ref().err()]
-        .into_iter()
-        .flatten()
-    {
+    for error in [details.as_ref().err(), reviews.as_ref().err()].into_iter().flatten() {
         tracing::warn!(%error, "page without a part");
     }
-    let reviews_version = reviews
-        .as_ref()
-        .ok()
-        .and_then(|(_, headers)| headers.get(X_VERSION).cloned());
+    let reviews_version = reviews.as_ref().ok().and_then(|(_, headers)| headers.get(X_VERSION).cloned());
     let html = page::render(&Page {
         user: along.get(END_USER).and_then(|user| user.to_str().ok()),
-        details: details
-            .map(|(details, _)| details)
-            .map_err(|error| error.to_string()),
-        reviews: reviews
-            .map(|(reviews, _)| reviews)
-            .map_err(|error| error.to_string()),
+        details: details.map(|(details, _)| details).map_err(|error| error.to_string()),
+        reviews: reviews.map(|(reviews, _)| reviews).map_err(|error| error.to_string()),
         pod: service.identity.pod_name(),
         version: service.identity.version_name(),
     });
@@ -134,10 +116,7 @@ struct SignIn {
 
 async fn sign_in(Form(form): Form<SignIn>) -> Response {
     if !is_name(&form.user) {
-        return problem(
-            StatusCode::BAD_REQUEST,
-            "a name has 1 to 32 letters, digits, dots, dashes or underscores",
-        );
+        return problem(StatusCode::BAD_REQUEST, "a name has 1 to 32 letters, digits, dots, dashes or underscores");
     }
     let cookie = format!("user={}; Path=/; HttpOnly; SameSite=Lax", form.user);
     ([(header::SET_COOKIE, cookie)], Redirect::to("/productpage")).into_response()
@@ -161,9 +140,7 @@ fn signed_in(headers: &HeaderMap) -> Option<&str> {
 
 fn is_name(text: &str) -> bool {
     (1..=32).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
 }
 
 #[cfg(test)]

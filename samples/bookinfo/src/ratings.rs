@@ -26,12 +26,7 @@ pub struct Args {
     #[arg(long, env = "BOOKINFO_VERSION", default_value = "v1")]
     pub version: HeaderValue,
     /// Where Redis listens, as host:port.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "BOOKINFO_REDIS",
-        default_value = "redis:6379"
-    )]
+    #[arg(long, value_name = "HOST:PORT", env = "BOOKINFO_REDIS", default_value = "redis:6379")]
     pub redis: String,
 }
 
@@ -51,11 +46,7 @@ pub struct Ratings {
 pub async fn run(args: Args) -> Result<()> {
     let stop = Stop::on_signal(args.server.common.lameduck)?;
     let listener = server::bind(args.server.listen).await?;
-    let identity = Identity {
-        role: "ratings",
-        version: args.version,
-        pod: args.server.common.pod,
-    };
+    let identity = Identity { role: "ratings", version: args.version, pod: args.server.common.pod };
     server::serve(listener, routes(Redis::new(args.redis)), identity, stop).await
 }
 
@@ -73,31 +64,19 @@ async fn read(State(redis): State<Redis>, Path(id): Path<u32>) -> Response {
             Ok(ratings) => Json(Ratings { id, ratings }).into_response(),
             Err(error) => problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                format!(
-                    "the value of {} in Redis is not a JSON object of stars: {error}",
-                    key(id)
-                ),
+                format!("the value of {} in Redis is not a JSON object of stars: {error}", key(id)),
             ),
         },
-        Ok(None) => problem(
-            StatusCode::NOT_FOUND,
-            format!("nobody has rated product {id}"),
-        ),
+        Ok(None) => problem(StatusCode::NOT_FOUND, format!("nobody has rated product {id}")),
         Err(error) => no_redis(&error),
     }
 }
 
-async fn write(
-    State(redis): State<Redis>,
-    Path(id): Path<u32>,
-    Json(ratings): Json<BTreeMap<String, u8>>,
-) -> Response {
+async fn write(State(redis): State<Redis>, Path(id): Path<u32>, Json(ratings): Json<BTreeMap<String, u8>>) -> Response {
     if ratings.len() > MAX_REVIEWERS || ratings.values().any(|stars| *stars > 5) {
         return problem(
             StatusCode::BAD_REQUEST,
-            format!(
-                "write up to {MAX_REVIEWERS} reviewers with 0 to 5 stars each, like {{\"Reviewer1\": 5}}"
-            ),
+            format!("write up to {MAX_REVIEWERS} reviewers with 0 to 5 stars each, like {{\"Reviewer1\": 5}}"),
         );
     }
     let value = match serde_json::to_vec(&ratings) {

@@ -117,10 +117,7 @@ pub enum Rating {
 }
 
 const OPINIONS: [(&str, &str); 2] = [
-    (
-        "Reviewer1",
-        "Two pairs of twins, one harbour, one day: I lost count of who was who and laughed all the same.",
-    ),
+    ("Reviewer1", "Two pairs of twins, one harbour, one day: I lost count of who was who and laughed all the same."),
     (
         "Reviewer2",
         "Every misunderstanding is earned. Read it aloud with friends; it is shorter than a voyage and merrier.",
@@ -145,72 +142,42 @@ pub async fn run(args: Args) -> Result<()> {
     let stop = Stop::on_signal(args.server.common.lameduck)?;
     let listener = server::bind(args.server.listen).await?;
     let version = HeaderValue::from_static(args.version.name());
-    let identity = Identity {
-        role: "reviews",
-        version,
-        pod: args.server.common.pod,
-    };
+    let identity = Identity { role: "reviews", version, pod: args.server.common.pod };
     if args.fault.error_rate > 0.0 || !args.fault.latency.is_zero() {
         tracing::warn!(error_rate = args.fault.error_rate, latency = ?args.fault.latency, "faulty on purpose");
     }
-    let service = Service::new(
-        args.version,
-        identity.pod_name(),
-        args.ratings_url,
-        args.fault,
-    );
+    let service = Service::new(args.version, identity.pod_name(), args.ratings_url, args.fault);
     server::serve(listener, routes(service), identity, stop).await
 }
 
 impl Service {
     /// A service that asks `ratings_url` for stars if its version has any.
     pub fn new(version: Version, pod: &str, ratings_url: Uri, fault: Fault) -> Self {
-        Self {
-            version,
-            pod: pod.to_owned(),
-            ratings_url,
-            fault,
-            client: Client::new(),
-        }
+        Self { version, pod: pod.to_owned(), ratings_url, fault, client: Client::new() }
     }
 }
 
 /// The routes of the role.
 pub fn routes(service: Service) -> Router {
-    Router::new()
-        .route("/reviews/{id}", get(reviews))
-        .with_state(service)
+    Router::new().route("/reviews/{id}", get(reviews)).with_state(service)
 }
 
-async fn reviews(
-    State(service): State<Service>,
-    Path(id): Path<u32>,
-    headers: HeaderMap,
-) -> Response {
+async fn reviews(State(service): State<Service>, Path(id): Path<u32>, headers: HeaderMap) -> Response {
     tokio::time::sleep(service.fault.latency).await;
     if service.fault.fails(rand::random()) {
         return problem(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!(
-                "reviews {} failed on purpose (--error-rate)",
-                service.version.name()
-            ),
+            format!("reviews {} failed on purpose (--error-rate)", service.version.name()),
         );
     }
     if id != PRODUCT {
-        return problem(
-            StatusCode::NOT_FOUND,
-            format!("nobody has reviewed product {id}; try product {PRODUCT}"),
-        );
+        return problem(StatusCode::NOT_FOUND, format!("nobody has reviewed product {id}; try product {PRODUCT}"));
     }
     let ratings = match service.version.colour() {
         None => None,
         Some(colour) => {
             let path = format!("/ratings/{id}");
-            let answer = service
-                .client
-                .get_json::<Ratings>(&service.ratings_url, &path, handed_on(&headers))
-                .await;
+            let answer = service.client.get_json::<Ratings>(&service.ratings_url, &path, handed_on(&headers)).await;
             if let Err(error) = &answer {
                 tracing::warn!(%error, "reviews without stars");
             }
@@ -226,9 +193,7 @@ async fn reviews(
             .map(|(reviewer, text)| Review {
                 reviewer: reviewer.to_owned(),
                 text: text.to_owned(),
-                rating: ratings
-                    .as_ref()
-                    .map(|(colour, known)| rating(reviewer, *colour, known.as_ref())),
+                rating: ratings.as_ref().map(|(colour, known)| rating(reviewer, *colour, known.as_ref())),
             })
             .collect(),
     })
@@ -238,16 +203,9 @@ async fn reviews(
 /// The stars of one reviewer. `known` is what the ratings service said, if it answered.
 fn rating(reviewer: &str, color: Colour, known: Option<&Ratings>) -> Rating {
     match known.map(|ratings| ratings.ratings.get(reviewer)) {
-        Some(Some(stars)) => Rating::Stars {
-            stars: (*stars).min(5),
-            color,
-        },
-        Some(None) => Rating::Missing {
-            error: "This reader gave no stars.".into(),
-        },
-        None => Rating::Missing {
-            error: "Ratings are not available right now.".into(),
-        },
+        Some(Some(stars)) => Rating::Stars { stars: (*stars).min(5), color },
+        Some(None) => Rating::Missing { error: "This reader gave no stars.".into() },
+        None => Rating::Missing { error: "Ratings are not available right now.".into() },
     }
 }
 
@@ -259,28 +217,12 @@ mod tests {
 
     #[test]
     fn stars_are_those_of_the_reviewer() {
-        let known = Ratings {
-            id: 0,
-            ratings: BTreeMap::from([("Reviewer1".into(), 4), ("Reviewer2".into(), 9)]),
-        };
-        let stars = |stars| Rating::Stars {
-            stars,
-            color: Colour::Red,
-        };
+        let known = Ratings { id: 0, ratings: BTreeMap::from([("Reviewer1".into(), 4), ("Reviewer2".into(), 9)]) };
+        let stars = |stars| Rating::Stars { stars, color: Colour::Red };
         assert_eq!(rating("Reviewer1", Colour::Red, Some(&known)), stars(4));
-        assert_eq!(
-            rating("Reviewer2", Colour::Red, Some(&known)),
-            stars(5),
-            "there are five stars at most"
-        );
-        assert!(matches!(
-            rating("Nobody", Colour::Red, Some(&known)),
-            Rating::Missing { .. }
-        ));
-        assert!(matches!(
-            rating("Reviewer1", Colour::Red, None),
-            Rating::Missing { .. }
-        ));
+        assert_eq!(rating("Reviewer2", Colour::Red, Some(&known)), stars(5), "there are five stars at most");
+        assert!(matches!(rating("Nobody", Colour::Red, Some(&known)), Rating::Missing { .. }));
+        assert!(matches!(rating("Reviewer1", Colour::Red, None), Rating::Missing { .. }));
     }
 
     #[test]
@@ -288,10 +230,7 @@ mod tests {
         let review = Review {
             reviewer: "Reviewer1".into(),
             text: "fine".into(),
-            rating: Some(Rating::Stars {
-                stars: 5,
-                color: Colour::Black,
-            }),
+            rating: Some(Rating::Stars { stars: 5, color: Colour::Black }),
         };
         assert_eq!(
             serde_json::to_value(review).unwrap(),

@@ -143,21 +143,14 @@ impl Stop {
 /// # Errors
 /// The system's, with the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address}"))
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
 }
 
 /// Serves a role over HTTP/1 and h2c until the stop is complete. Adds `/health` and the identity headers.
 ///
 /// # Errors
 /// The listener's, when it can no longer accept.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    identity: Identity,
-    stop: Stop,
-) -> Result<()> {
+pub async fn serve(listener: TcpListener, routes: Router, identity: Identity, stop: Stop) -> Result<()> {
     tracing::info!(
         role = identity.role,
         version = identity.version_name(),
@@ -165,12 +158,8 @@ pub async fn serve(
         address = %listener.local_addr().context("read the address of the listener")?,
         "serving"
     );
-    let app = routes
-        .route("/health", get(health))
-        .layer(middleware::from_fn_with_state(
-            (identity, stop.clone()),
-            stamp,
-        ));
+    let app =
+        routes.route("/health", get(health)).layer(middleware::from_fn_with_state((identity, stop.clone()), stamp));
     let listener = Bounded::new(listener, HTTP_CONNECTIONS);
     let closing = stop.closing.clone();
     let serving = axum::serve(listener, app).with_graceful_shutdown(closing.cancelled_owned());
@@ -188,12 +177,7 @@ pub async fn serve(
 ///
 /// # Errors
 /// None that last: an accept that fails is logged and tried again.
-pub async fn serve_tcp<S, F>(
-    listener: TcpListener,
-    role: &'static str,
-    stop: Stop,
-    session: S,
-) -> Result<()>
+pub async fn serve_tcp<S, F>(listener: TcpListener, role: &'static str, stop: Stop, session: S) -> Result<()>
 where
     S: Fn(TcpStream) -> F,
     F: Future<Output = io::Result<()>> + Send + 'static,
@@ -243,11 +227,7 @@ async fn health() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "healthy" }))
 }
 
-async fn stamp(
-    State((identity, stop)): State<(Identity, Stop)>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn stamp(State((identity, stop)): State<(Identity, Stop)>, request: Request, next: Next) -> Response {
     let keeps_alive = request.version() < Version::HTTP_2;
     let mut response = next.run(request).await;
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -18,9 +18,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, tail) = rest.split_at(digits);
-        let letters = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
+        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
         // Five digits at most, as in the Gateway API: nothing here can overflow.
         if number.len() > 5 {
@@ -46,9 +44,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
-        _ => Err(format!(
-            "`{text}` is not a percentage: write a number from 0 to 100"
-        )),
+        _ => Err(format!("`{text}` is not a percentage: write a number from 0 to 100")),
     }
 }
 
@@ -69,8 +65,7 @@ pub fn ws_url(text: &str) -> Result<Uri, String> {
 }
 
 fn url(text: &str, scheme: &str) -> Result<Uri, String> {
-    let wrong =
-        || format!("`{text}` is not an address: write it like {scheme}://reviews:9080/reviews/0");
+    let wrong = || format!("`{text}` is not an address: write it like {scheme}://reviews:9080/reviews/0");
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     (uri.scheme_str() == Some(scheme) && uri.host().is_some_and(|host| !host.is_empty()))
         .then_some(uri)
@@ -79,11 +74,7 @@ fn url(text: &str, scheme: &str) -> Result<Uri, String> {
 
 /// The `host:port` to dial for an address; the port defaults to that of `http`.
 pub fn authority(uri: &Uri) -> String {
-    format!(
-        "{}:{}",
-        uri.host().unwrap_or_default(),
-        uri.port_u16().unwrap_or(80)
-    )
+    format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80))
 }
 
 /// Reads a header written `name=value`.
@@ -93,10 +84,7 @@ pub fn authority(uri: &Uri) -> String {
 pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let wrong = || format!("`{text}` is not a header: write it like end-user=jason");
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
-    Ok((
-        name.parse().map_err(|_| wrong())?,
-        value.parse().map_err(|_| wrong())?,
-    ))
+    Ok((name.parse().map_err(|_| wrong())?, value.parse().map_err(|_| wrong())?))
 }
 
 #[cfg(test)]
@@ -125,18 +113,9 @@ mod tests {
 
     #[test]
     fn addresses_need_scheme_and_host() {
-        assert_eq!(
-            authority(&http_url("http://reviews/reviews/0").unwrap()),
-            "reviews:80"
-        );
-        assert_eq!(
-            authority(&ws_url("ws://echo:9080/ws").unwrap()),
-            "echo:9080"
-        );
-        assert_eq!(
-            authority(&http_url("http://[::1]:9080").unwrap()),
-            "[::1]:9080"
-        );
+        assert_eq!(authority(&http_url("http://reviews/reviews/0").unwrap()), "reviews:80");
+        assert_eq!(authority(&ws_url("ws://echo:9080/ws").unwrap()), "echo:9080");
+        assert_eq!(authority(&http_url("http://[::1]:9080").unwrap()), "[::1]:9080");
         for bad in ["reviews:9080", "https://reviews", "/reviews", "http://"] {
             assert!(http_url(bad).is_err(), "{bad} was accepted");
         }
@@ -145,10 +124,7 @@ mod tests {
     #[test]
     fn a_header_is_a_name_and_a_value() {
         let (name, value) = header("End-User=jason=x").unwrap();
-        assert_eq!(
-            (name.as_str(), value.as_bytes()),
-            ("end-user", &b"jason=x"[..])
-        );
+        assert_eq!((name.as_str(), value.as_bytes()), ("end-user", &b"jason=x"[..]));
         for bad in ["end-user", "=x", "a b=c", "a=b\nc"] {
             assert!(header(bad).is_err(), "{bad:?} was accepted");
         }

@@ -25,20 +25,12 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 async fn echo(Path(method): Path<String>, request: Request) -> Response {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     if !content_type.is_some_and(|kind| kind.as_bytes().starts_with(CONTENT_TYPE.as_bytes())) {
-        return (
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "expected content-type application/grpc\n",
-        )
-            .into_response();
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected content-type application/grpc\n").into_response();
     }
     let head = [(header::CONTENT_TYPE, CONTENT_TYPE)];
     if !matches!(method.as_str(), "Stream" | "Unary") {
         // An error without a body carries its status in the headers.
-        return (
-            head,
-            trailers(Code::Unimplemented, "the methods are Stream and Unary"),
-        )
-            .into_response();
+        return (head, trailers(Code::Unimplemented, "the methods are Stream and Unary")).into_response();
     }
     let start = Some((request.into_body(), Decoder::default()));
     let answers = stream::unfold(start, async |state| {
@@ -53,10 +45,7 @@ async fn echo(Path(method): Path<String>, request: Request) -> Response {
     (head, Body::new(body)).into_response()
 }
 
-async fn next_message(
-    body: &mut Body,
-    decoder: &mut Decoder,
-) -> Result<Option<Bytes>, (Code, &'static str)> {
+async fn next_message(body: &mut Body, decoder: &mut Decoder) -> Result<Option<Bytes>, (Code, &'static str)> {
     loop {
         if let Some(message) = decoder.take()? {
             return Ok(Some(message));

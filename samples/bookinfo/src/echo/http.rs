@@ -77,10 +77,7 @@ pub fn routes(pod: &str, stop: Stop) -> Router {
         .route("/ws", any(websocket))
         .merge(grpc::routes())
         .fallback(echo)
-        .with_state(Service {
-            pod: pod.to_owned(),
-            stop,
-        })
+        .with_state(Service { pod: pod.to_owned(), stop })
 }
 
 async fn echo(State(service): State<Service>, request: Request) -> Response {
@@ -92,29 +89,19 @@ async fn echo(State(service): State<Service>, request: Request) -> Response {
             Ok(Ok(data)) => data,
             Ok(Err(_trailers)) => continue,
             Err(error) => {
-                return problem(
-                    StatusCode::BAD_REQUEST,
-                    format!("the body broke off: {error}"),
-                );
+                return problem(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"));
             }
         };
         body_bytes += data.len();
         repeated.extend_from_slice(&data[..data.len().min(MAX_REPEATED - repeated.len())]);
     }
-    let host = head
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     Json(Received {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().map(str::to_owned),
         protocol: format!("{:?}", head.version),
-        host: head
-            .uri
-            .authority()
-            .map(ToString::to_string)
-            .or_else(|| host.map(str::to_owned)),
+        host: head.uri.authority().map(ToString::to_string).or_else(|| host.map(str::to_owned)),
         headers: received_headers(&head.headers),
         body: String::from_utf8_lossy(&repeated).into_owned(),
         body_bytes,
@@ -126,9 +113,7 @@ async fn echo(State(service): State<Service>, request: Request) -> Response {
 fn received_headers(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::<_, Vec<_>>::new();
     for (name, value) in headers {
-        all.entry(name.to_string())
-            .or_default()
-            .push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+        all.entry(name.to_string()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
     }
     all
 }
@@ -137,20 +122,14 @@ async fn status(Path(code): Path<u16>) -> Response {
     match StatusCode::from_u16(code) {
         // Below 200 is not an answer of its own.
         Ok(status) if code >= 200 => (status, format!("{status}\n")).into_response(),
-        _ => problem(
-            StatusCode::BAD_REQUEST,
-            format!("{code} is not a status from 200 to 999"),
-        ),
+        _ => problem(StatusCode::BAD_REQUEST, format!("{code} is not a status from 200 to 999")),
     }
 }
 
 async fn delay(Path(ms): Path<u64>) -> Response {
     let delay = Duration::from_millis(ms);
     if delay > MAX_DELAY {
-        return problem(
-            StatusCode::BAD_REQUEST,
-            format!("{ms} ms is more than a minute"),
-        );
+        return problem(StatusCode::BAD_REQUEST, format!("{ms} ms is more than a minute"));
     }
     tokio::time::sleep(delay).await;
     format!("answered after {ms} ms\n").into_response()
@@ -158,45 +137,28 @@ async fn delay(Path(ms): Path<u64>) -> Response {
 
 async fn bytes(Path(n): Path<usize>) -> Response {
     if n > MAX_BYTES {
-        return problem(
-            StatusCode::BAD_REQUEST,
-            format!("{n} is more than {MAX_BYTES} bytes"),
-        );
+        return problem(StatusCode::BAD_REQUEST, format!("{n} is more than {MAX_BYTES} bytes"));
     }
     let chunks = stream::unfold(n, async |left| {
         let size = left.min(FILL.len());
-        (size > 0).then(|| {
-            (
-                Ok::<_, Infallible>(Bytes::from_static(&FILL[..size])),
-                left - size,
-            )
-        })
+        (size > 0).then(|| (Ok::<_, Infallible>(Bytes::from_static(&FILL[..size])), left - size))
     });
-    (
-        [(header::CONTENT_LENGTH, HeaderValue::from(n))],
-        Body::from_stream(chunks),
-    )
-        .into_response()
+    ([(header::CONTENT_LENGTH, HeaderValue::from(n))], Body::from_stream(chunks)).into_response()
 }
 
 async fn trailers() -> Response {
     let checksum = HeaderMap::from_iter([(X_CHECKSUM, HeaderValue::from_static("8"))]);
-    let frames = [
-        Frame::data(Bytes::from_static(b"trailers")),
-        Frame::trailers(checksum),
-    ];
+    let frames = [Frame::data(Bytes::from_static(b"trailers")), Frame::trailers(checksum)];
     let body = StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
     // HTTP/1 sends only trailers that were announced.
     ([(header::TRAILER, X_CHECKSUM.as_str())], Body::new(body)).into_response()
 }
 
 async fn websocket(State(service): State<Service>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade
-        .max_message_size(MAX_WS_MESSAGE)
-        .on_upgrade(async move |socket| {
-            let stop = service.stop.clone();
-            service.stop.spawn(echo_messages(socket, stop));
-        })
+    upgrade.max_message_size(MAX_WS_MESSAGE).on_upgrade(async move |socket| {
+        let stop = service.stop.clone();
+        service.stop.spawn(echo_messages(socket, stop));
+    })
 }
 
 async fn echo_messages(mut socket: WebSocket, stop: Stop) {
@@ -211,9 +173,7 @@ async fn echo_messages(mut socket: WebSocket, stop: Stop) {
             }
         };
         let sent = match message {
-            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                socket.send(message).await
-            }
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => socket.send(message).await,
             // Pings are answered and closing is confirmed by the library.
             Some(Ok(_)) => Ok(()),
             Some(Err(_)) | None => return,

@@ -43,19 +43,10 @@ pub async fn run(args: Args) -> Result<()> {
     let web = server::bind(args.server.listen).await?;
     let greeter = server::bind(args.greeter_listen).await?;
     let plain = server::bind(args.tcp_listen).await?;
-    let identity = Identity {
-        role: "echo",
-        version: args.version,
-        pod: args.server.common.pod,
-    };
+    let identity = Identity { role: "echo", version: args.version, pod: args.server.common.pod };
     let pod = identity.pod_name().to_owned();
     tokio::try_join!(
-        server::serve(
-            web,
-            http::routes(&pod, stop.clone()),
-            identity,
-            stop.clone()
-        ),
+        server::serve(web, http::routes(&pod, stop.clone()), identity, stop.clone()),
         tcp::serve_greeter(greeter, pod, stop.clone()),
         tcp::serve_plain(plain, stop),
     )?;

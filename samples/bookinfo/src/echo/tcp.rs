@@ -32,10 +32,7 @@ pub async fn serve_greeter(listener: TcpListener, pod: String, stop: Stop) -> Re
 /// See [`server::serve_tcp`].
 pub async fn serve_plain(listener: TcpListener, stop: Stop) -> Result<()> {
     let closing = stop.clone();
-    server::serve_tcp(listener, "echo, client first", stop, move |stream| {
-        repeat(stream, closing.clone())
-    })
-    .await
+    server::serve_tcp(listener, "echo, client first", stop, move |stream| repeat(stream, closing.clone())).await
 }
 
 async fn greet(mut stream: TcpStream, greeting: String, stop: Stop) -> io::Result<()> {

@@ -54,24 +54,14 @@ pub async fn send(target: &Target, kept: Option<Connection>) -> Sent {
     {
         match exchange(target, kept).await {
             Ok((outcome, connection)) => {
-                return Sent {
-                    outcome,
-                    connection,
-                    retried_stale,
-                };
+                return Sent { outcome, connection, retried_stale };
             }
             // The connection ended without a byte of an answer.
-            Err(error)
-                if error.is_canceled() || error.is_incomplete_message() || error.is_closed() =>
-            {
+            Err(error) if error.is_canceled() || error.is_incomplete_message() || error.is_closed() => {
                 retried_stale = true;
             }
             Err(error) => {
-                return Sent {
-                    outcome: Outcome::Failure(with_sources(&error)),
-                    connection: None,
-                    retried_stale,
-                };
+                return Sent { outcome: Outcome::Failure(with_sources(&error)), connection: None, retried_stale };
             }
         }
     }
@@ -82,44 +72,29 @@ pub async fn send(target: &Target, kept: Option<Connection>) -> Sent {
             Err(error) => (Outcome::Failure(with_sources(&error)), None),
         },
     };
-    Sent {
-        outcome,
-        connection,
-        retried_stale,
-    }
+    Sent { outcome, connection, retried_stale }
 }
 
 async fn fresh(target: &Target) -> Result<Connection, String> {
     let stream = TcpStream::connect(&target.authority)
         .await
         .map_err(|error| format!("connect to {}: {error}", target.authority))?;
-    stream
-        .set_nodelay(true)
-        .map_err(|error| format!("set TCP_NODELAY: {error}"))?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| with_sources(&error))?;
+    stream.set_nodelay(true).map_err(|error| format!("set TCP_NODELAY: {error}"))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| with_sources(&error))?;
     // Its errors come back through the sender.
     tokio::spawn(connection);
     Ok(Connection { sender })
 }
 
 /// An error means that no head of an answer came; what breaks later is an outcome.
-async fn exchange(
-    target: &Target,
-    mut connection: Connection,
-) -> hyper::Result<(Outcome, Option<Connection>)> {
+async fn exchange(target: &Target, mut connection: Connection) -> hyper::Result<(Outcome, Option<Connection>)> {
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = target.path.clone();
     *request.headers_mut() = target.headers.clone();
     let (head, mut body) = connection.sender.send_request(request).await?.into_parts();
     while let Some(frame) = body.frame().await {
         if let Err(error) = frame {
-            let reason = format!(
-                "status {}, but the body broke off: {}",
-                head.status,
-                with_sources(&error)
-            );
+            let reason = format!("status {}, but the body broke off: {}", head.status, with_sources(&error));
             return Ok((Outcome::Failure(reason), None));
         }
     }

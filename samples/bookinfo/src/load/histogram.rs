@@ -17,11 +17,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: vec![0; SUB * POWERS].into_boxed_slice(),
-            total: 0,
-            max: Duration::ZERO,
-        }
+        Self { counts: vec![0; SUB * POWERS].into_boxed_slice(), total: 0, max: Duration::ZERO }
     }
 }
 
@@ -87,10 +83,7 @@ mod tests {
             let bucket = bucket(micros);
             let (below, top) = (bucket.checked_sub(1).map(upper), upper(bucket));
             let micros = u64::try_from(micros).unwrap();
-            assert!(
-                micros <= top && below.is_none_or(|below| below < micros),
-                "{micros} in bucket {bucket}"
-            );
+            assert!(micros <= top && below.is_none_or(|below| below < micros), "{micros} in bucket {bucket}");
             assert!(top - micros <= micros / 64 + 1, "{micros} is told as {top}");
         }
     }

@@ -57,9 +57,7 @@ pub struct Args {
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
-        _ => Err(format!(
-            "`{text}` is not a rate: write a number of requests per second, up to 100000"
-        )),
+        _ => Err(format!("`{text}` is not a rate: write a number of requests per second, up to 100000")),
     }
 }
 
@@ -96,8 +94,7 @@ pub async fn generate(
     let mut next = 0;
     let mut total = schedule.total();
     let start = Instant::now();
-    let mut seconds =
-        tokio::time::interval_at(start + Duration::from_secs(1), Duration::from_secs(1));
+    let mut seconds = tokio::time::interval_at(start + Duration::from_secs(1), Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut stop = std::pin::pin!(stop);
     let mut stopped = false;
@@ -138,38 +135,22 @@ fn target(args: &Args) -> Result<Target> {
         headers.append(name.clone(), value.clone());
     }
     if !headers.contains_key(header::HOST) {
-        let host = args
-            .url
-            .authority()
-            .map(Authority::as_str)
-            .unwrap_or_default();
+        let host = args.url.authority().map(Authority::as_str).unwrap_or_default();
         headers.insert(header::HOST, host.parse().context("make the host header")?);
     }
     Ok(Target {
         authority: units::authority(&args.url),
-        path: args
-            .url
-            .path_and_query()
-            .map_or("/", |path| path.as_str())
-            .parse()
-            .context("read the path")?,
+        path: args.url.path_and_query().map_or("/", |path| path.as_str()).parse().context("read the path")?,
         headers,
         version_header: args.version_header.clone(),
     })
 }
 
-async fn one(
-    target: Arc<Target>,
-    kept: Option<Connection>,
-    due: Instant,
-    timeout: Duration,
-) -> (Sent, Duration) {
-    let sent = tokio::time::timeout(timeout, connection::send(&target, kept))
-        .await
-        .unwrap_or_else(|_| Sent {
-            outcome: Outcome::Failure(format!("no complete answer within {timeout:?}")),
-            connection: None,
-            retried_stale: false,
-        });
+async fn one(target: Arc<Target>, kept: Option<Connection>, due: Instant, timeout: Duration) -> (Sent, Duration) {
+    let sent = tokio::time::timeout(timeout, connection::send(&target, kept)).await.unwrap_or_else(|_| Sent {
+        outcome: Outcome::Failure(format!("no complete answer within {timeout:?}")),
+        connection: None,
+        retried_stale: false,
+    });
     (sent, due.elapsed())
 }

@@ -57,11 +57,7 @@ impl Report {
     pub fn record(&mut self, outcome: Outcome, after: Duration, latency: Duration) {
         self.latency.record(latency);
         match outcome {
-            Outcome::Answer {
-                status,
-                version,
-                proxy,
-            } => {
+            Outcome::Answer { status, version, proxy } => {
                 let ok = (200..300).contains(&status);
                 *self.status.entry(status).or_default() += 1;
                 let tally = self.tally(version.as_deref());
@@ -71,9 +67,7 @@ impl Report {
                 } else {
                     tally.failed += 1;
                     let version = version.as_deref().unwrap_or("no version");
-                    let proxy = proxy
-                        .map(|reason| format!(", made by the proxy: {reason}"))
-                        .unwrap_or_default();
+                    let proxy = proxy.map(|reason| format!(", made by the proxy: {reason}")).unwrap_or_default();
                     self.fail(after, &format!("status {status} from {version}{proxy}"));
                 }
             }
@@ -84,40 +78,29 @@ impl Report {
     fn fail(&mut self, after: Duration, reason: &str) {
         self.failed += 1;
         if self.errors.len() < MAX_ERRORS {
-            self.errors
-                .push((after, reason.chars().take(MAX_REASON).collect()));
+            self.errors.push((after, reason.chars().take(MAX_REASON).collect()));
         }
     }
 
     fn tally(&mut self, version: Option<&str>) -> &mut Tally {
         let name: String = version.unwrap_or("none").chars().take(64).collect();
         let known = self.versions.contains_key(&name) || self.versions.len() < MAX_VERSIONS;
-        self.versions
-            .entry(if known { name } else { "other".into() })
-            .or_default()
+        self.versions.entry(if known { name } else { "other".into() }).or_default()
     }
 
     /// One line of the output. `event` is `progress` or `summary`.
     pub fn json(&self, event: &str, elapsed: Duration) -> Value {
-        let millis = |latency: Option<Duration>| {
-            latency.map(|latency| (latency.as_secs_f64() * 1e5).round() / 100.0)
-        };
+        let millis = |latency: Option<Duration>| latency.map(|latency| (latency.as_secs_f64() * 1e5).round() / 100.0);
         let versions: BTreeMap<_, _> = self
             .versions
             .iter()
             .map(|(name, tally)| (name, json!({ "ok": tally.ok, "failed": tally.failed })))
             .collect();
-        let status: BTreeMap<_, _> = self
-            .status
-            .iter()
-            .map(|(status, count)| (status.to_string(), count))
-            .collect();
+        let status: BTreeMap<_, _> = self.status.iter().map(|(status, count)| (status.to_string(), count)).collect();
         let errors: Vec<_> = self
             .errors
             .iter()
-            .map(
-                |(after, reason)| json!({ "after_ms": after.as_millis() as u64, "reason": reason }),
-            )
+            .map(|(after, reason)| json!({ "after_ms": after.as_millis() as u64, "reason": reason }))
             .collect();
         json!({
             "event": event,
@@ -144,51 +127,27 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, version: Option<&str>) -> Outcome {
-        Outcome::Answer {
-            status,
-            version: version.map(str::to_owned),
-            proxy: None,
-        }
+        Outcome::Answer { status, version: version.map(str::to_owned), proxy: None }
     }
 
     #[test]
     fn counts_are_by_status_and_by_version() {
-        let mut report = Report {
-            sent: 4,
-            ..Report::default()
-        };
+        let mut report = Report { sent: 4, ..Report::default() };
         let second = Duration::from_secs(1);
         report.record(answer(200, Some("v1")), second, second);
         report.record(answer(204, Some("v3")), second, second);
         report.record(answer(500, Some("v3")), second, second);
         let proxy = Some("NoEndpoints".to_owned());
-        report.record(
-            Outcome::Answer {
-                status: 503,
-                version: None,
-                proxy,
-            },
-            second,
-            second,
-        );
+        report.record(Outcome::Answer { status: 503, version: None, proxy }, second, second);
         let json = report.json("summary", second);
         assert_eq!((&json["ok"], &json["failed"]), (&json!(2), &json!(2)));
-        assert_eq!(
-            json["status"],
-            json!({"200": 1, "204": 1, "500": 1, "503": 1})
-        );
+        assert_eq!(json["status"], json!({"200": 1, "204": 1, "500": 1, "503": 1}));
         assert_eq!(
             json["versions"],
             json!({"v1": {"ok": 1, "failed": 0}, "v3": {"ok": 1, "failed": 1}, "none": {"ok": 0, "failed": 1}})
         );
-        assert_eq!(
-            json["errors"][0],
-            json!({"after_ms": 1000, "reason": "status 500 from v3"})
-        );
-        assert_eq!(
-            json["errors"][1]["reason"],
-            "status 503 from no version, made by the proxy: NoEndpoints"
-        );
+        assert_eq!(json["errors"][0], json!({"after_ms": 1000, "reason": "status 500 from v3"}));
+        assert_eq!(json["errors"][1]["reason"], "status 503 from no version, made by the proxy: NoEndpoints");
         assert_eq!(json["latency_ms"]["p99"], 1000.0);
     }
 
@@ -196,27 +155,17 @@ mod tests {
     fn what_the_peer_names_is_bounded() {
         let mut report = Report::default();
         for i in 0..100 {
-            report.record(
-                answer(500, Some(&format!("v{i}"))),
-                Duration::ZERO,
-                Duration::ZERO,
-            );
+            report.record(answer(500, Some(&format!("v{i}"))), Duration::ZERO, Duration::ZERO);
         }
         let json = report.json("summary", Duration::ZERO);
         assert_eq!(json["errors"].as_array().unwrap().len(), MAX_ERRORS);
-        assert_eq!(
-            json["versions"].as_object().unwrap().len(),
-            MAX_VERSIONS + 1
-        );
+        assert_eq!(json["versions"].as_object().unwrap().len(), MAX_VERSIONS + 1);
         assert_eq!(json["versions"]["other"]["failed"], 100 - MAX_VERSIONS);
         assert_eq!(json["failed"], 100);
     }
 
     #[test]
     fn nothing_counted_is_told_as_such() {
-        assert_eq!(
-            Report::default().json("progress", Duration::ZERO)["latency_ms"]["p50"],
-            Value::Null
-        );
+        assert_eq!(Report::default().json("progress", Duration::ZERO)["latency_ms"]["p50"], Value::Null);
     }
 }

@@ -12,10 +12,7 @@ pub struct Schedule {
 impl Schedule {
     /// `rate` requests per second, more than zero, for `duration`. The first one is due at once.
     pub fn new(rate: f64, duration: Duration) -> Self {
-        Self {
-            rate,
-            total: (rate * duration.as_secs_f64()).round() as u64,
-        }
+        Self { rate, total: (rate * duration.as_secs_f64()).round() as u64 }
     }
 
     /// How many requests there will be.
@@ -49,11 +46,7 @@ mod tests {
         assert_eq!(schedule.due(Duration::ZERO), 1);
         assert_eq!(schedule.due(Duration::from_micros(1999)), 1);
         assert_eq!(schedule.due(Duration::from_millis(2)), 2);
-        assert_eq!(
-            schedule.due(Duration::from_mins(1)),
-            1000,
-            "never more than the total"
-        );
+        assert_eq!(schedule.due(Duration::from_mins(1)), 1000, "never more than the total");
     }
 
     #[test]
@@ -61,10 +54,7 @@ mod tests {
         for rate in [0.5, 3.0, 7.7, 333.0, 1000.0] {
             let schedule = Schedule::new(rate, Duration::from_secs(20));
             for index in 0..schedule.total() {
-                assert!(
-                    schedule.due(schedule.at(index)) > index,
-                    "request {index} at {rate}/s would be late"
-                );
+                assert!(schedule.due(schedule.at(index)) > index, "request {index} at {rate}/s would be late");
             }
         }
     }

@@ -70,13 +70,7 @@ impl Redis {
     /// A client of the server at `host:port`. Connects when first used.
     pub fn new(address: String) -> Self {
         let permits = Semaphore::new(CONNECTIONS);
-        Self {
-            shared: Arc::new(Shared {
-                address,
-                permits,
-                idle: Mutex::default(),
-            }),
-        }
+        Self { shared: Arc::new(Shared { address, permits, idle: Mutex::default() }) }
     }
 
     /// The value of a key, `None` if it has none.
@@ -85,10 +79,7 @@ impl Redis {
     /// See [`RedisError`].
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, RedisError> {
         match self
-            .command(&Value::command([
-                Bytes::from_static(b"GET"),
-                Bytes::copy_from_slice(key.as_bytes()),
-            ]))
+            .command(&Value::command([Bytes::from_static(b"GET"), Bytes::copy_from_slice(key.as_bytes())]))
             .await?
         {
             Value::Bulk(value) => Ok(value),
@@ -102,10 +93,7 @@ impl Redis {
     /// See [`RedisError`].
     pub async fn set(&self, key: &str, value: Bytes) -> Result<(), RedisError> {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        match self
-            .command(&Value::command([Bytes::from_static(b"SET"), key, value]))
-            .await?
-        {
+        match self.command(&Value::command([Bytes::from_static(b"SET"), key, value])).await? {
             Value::Status(_) => Ok(()),
             answer => Err(self.unexpected(answer)),
         }
@@ -116,20 +104,12 @@ impl Redis {
         tokio::time::timeout(TIMEOUT, self.on_some_connection(command))
             .await
             .map_err(|_| RedisError::Late { address: address() })?
-            .map_err(|cause| RedisError::Connection {
-                address: address(),
-                cause,
-            })
+            .map_err(|cause| RedisError::Connection { address: address(), cause })
     }
 
     async fn on_some_connection(&self, command: &Value) -> io::Result<Value> {
         // The semaphore is never closed.
-        let _permit = self
-            .shared
-            .permits
-            .acquire()
-            .await
-            .map_err(io::Error::other)?;
+        let _permit = self.shared.permits.acquire().await.map_err(io::Error::other)?;
         let pooled = self.shared.idle.lock().pop();
         if let Some(connection) = pooled
             && let Ok(answer) = self.exchange(connection, command).await
@@ -138,14 +118,7 @@ impl Redis {
         }
         let stream = TcpStream::connect(&self.shared.address).await?;
         stream.set_nodelay(true)?;
-        self.exchange(
-            Connection {
-                stream,
-                input: BytesMut::new(),
-            },
-            command,
-        )
-        .await
+        self.exchange(Connection { stream, input: BytesMut::new() }, command).await
     }
 
     /// Sends and receives; the connection returns to the pool only if both went well.
@@ -171,9 +144,6 @@ impl Redis {
     }
 
     fn unexpected(&self, answer: Value) -> RedisError {
-        RedisError::Unexpected {
-            address: self.shared.address.clone(),
-            answer,
-        }
+        RedisError::Unexpected { address: self.shared.address.clone(), answer }
     }
 }

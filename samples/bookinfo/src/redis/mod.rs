@@ -54,9 +54,7 @@ impl Store {
     pub fn seeded() -> Self {
         let ratings = Bytes::from_static(br#"{"Reviewer1":5,"Reviewer2":4}"#);
         let values = HashMap::from([(Bytes::from(ratings::key(PRODUCT)), ratings)]);
-        Self {
-            values: Arc::new(Mutex::new(values)),
-        }
+        Self { values: Arc::new(Mutex::new(values)) }
     }
 
     /// Answers one command.
@@ -80,9 +78,7 @@ impl Store {
             (b"GET", [key]) => Value::Bulk(self.values.lock().get(*key).cloned()),
             (b"SET", [key, value]) => self.set(key, value),
             (b"COMMAND", _) => Value::Array(Vec::new()),
-            _ => error(
-                "unknown command or wrong number of arguments; this server knows GET, SET and PING",
-            ),
+            _ => error("unknown command or wrong number of arguments; this server knows GET, SET and PING"),
         }
     }
 
@@ -108,15 +104,8 @@ pub async fn run(args: Args) -> Result<()> {
     let stop = Stop::on_signal(args.common.lameduck)?;
     let data = server::bind(args.listen).await?;
     let health = server::bind(args.health_listen).await?;
-    let identity = Identity {
-        role: "redis",
-        version: args.version,
-        pod: args.common.pod,
-    };
-    tokio::try_join!(
-        server::serve(health, Router::new(), identity, stop.clone()),
-        serve(data, Store::seeded(), stop)
-    )?;
+    let identity = Identity { role: "redis", version: args.version, pod: args.common.pod };
+    tokio::try_join!(server::serve(health, Router::new(), identity, stop.clone()), serve(data, Store::seeded(), stop))?;
     Ok(())
 }
 
@@ -126,10 +115,7 @@ pub async fn run(args: Args) -> Result<()> {
 /// See [`server::serve_tcp`].
 pub async fn serve(listener: TcpListener, store: Store, stop: Stop) -> Result<()> {
     let closing = stop.clone();
-    server::serve_tcp(listener, "redis", stop, move |stream| {
-        session(stream, store.clone(), closing.clone())
-    })
-    .await
+    server::serve_tcp(listener, "redis", stop, move |stream| session(stream, store.clone(), closing.clone())).await
 }
 
 async fn session(mut stream: TcpStream, store: Store, stop: Stop) -> io::Result<()> {
@@ -164,9 +150,7 @@ mod tests {
     use super::*;
 
     fn ask<const N: usize>(store: &Store, words: [&'static str; N]) -> Value {
-        store.answer(&Value::command(
-            words.map(|word| Bytes::from_static(word.as_bytes())),
-        ))
+        store.answer(&Value::command(words.map(|word| Bytes::from_static(word.as_bytes()))))
     }
 
     #[test]
@@ -174,19 +158,11 @@ mod tests {
         let store = Store::seeded();
         assert_eq!(
             ask(&store, ["get", "ratings:0"]),
-            Value::Bulk(Some(Bytes::from_static(
-                br#"{"Reviewer1":5,"Reviewer2":4}"#
-            )))
+            Value::Bulk(Some(Bytes::from_static(br#"{"Reviewer1":5,"Reviewer2":4}"#)))
         );
         assert_eq!(ask(&store, ["GET", "ratings:1"]), Value::Bulk(None));
-        assert_eq!(
-            ask(&store, ["SET", "ratings:1", "{}"]),
-            Value::Status("OK".into())
-        );
-        assert_eq!(
-            ask(&store, ["GET", "ratings:1"]),
-            Value::Bulk(Some(Bytes::from_static(b"{}")))
-        );
+        assert_eq!(ask(&store, ["SET", "ratings:1", "{}"]), Value::Status("OK".into()));
+        assert_eq!(ask(&store, ["GET", "ratings:1"]), Value::Bulk(Some(Bytes::from_static(b"{}"))));
         assert_eq!(ask(&store, ["PING"]), Value::Status("PONG".into()));
         assert!(matches!(ask(&store, ["FLUSHALL"]), Value::Error(_)));
     }
@@ -197,13 +173,7 @@ mod tests {
         for i in 0..MAX_KEYS {
             store.set(&Bytes::from(format!("k{i}")), &Bytes::new());
         }
-        assert!(matches!(
-            ask(&store, ["SET", "one-more", ""]),
-            Value::Error(_)
-        ));
-        assert_eq!(
-            ask(&store, ["SET", "k1", "still"]),
-            Value::Status("OK".into())
-        );
+        assert!(matches!(ask(&store, ["SET", "one-more", ""]), Value::Error(_)));
+        assert_eq!(ask(&store, ["SET", "k1", "still"]), Value::Status("OK".into()));
     }
 }

@@ -62,9 +62,7 @@ impl<'a> Cursor<'a> {
             b':' => Ok(Some(Value::Integer(number(line)?))),
             b'$' => match number(line)? {
                 -1 => Ok(Some(Value::Bulk(None))),
-                length => Ok(self
-                    .bulk(within(length, MAX_BULK)?)?
-                    .map(|bytes| Value::Bulk(Some(bytes)))),
+                length => Ok(self.bulk(within(length, MAX_BULK)?)?.map(|bytes| Value::Bulk(Some(bytes)))),
             },
             b'*' => {
                 if depth >= MAX_DEPTH {
@@ -102,36 +100,23 @@ impl<'a> Cursor<'a> {
             return Ok(None);
         }
         let (bytes, rest) = self.rest.split_at(length);
-        self.rest = rest
-            .strip_prefix(b"\r\n")
-            .ok_or(Malformed("a value longer than announced"))?;
+        self.rest = rest.strip_prefix(b"\r\n").ok_or(Malformed("a value longer than announced"))?;
         Ok(Some(Bytes::copy_from_slice(bytes)))
     }
 }
 
 fn number(line: &[u8]) -> Result<i64, Malformed> {
-    std::str::from_utf8(line)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(Malformed("a number was expected"))
+    std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()).ok_or(Malformed("a number was expected"))
 }
 
 fn within(number: i64, most: usize) -> Result<usize, Malformed> {
-    usize::try_from(number)
-        .ok()
-        .filter(|n| *n <= most)
-        .ok_or(Malformed("a length out of bounds"))
+    usize::try_from(number).ok().filter(|n| *n <= most).ok_or(Malformed("a length out of bounds"))
 }
 
 impl Value {
     /// A command, such as `GET key`.
     pub fn command<const N: usize>(words: [Bytes; N]) -> Self {
-        Self::Array(
-            words
-                .into_iter()
-                .map(|word| Self::Bulk(Some(word)))
-                .collect(),
-        )
+        Self::Array(words.into_iter().map(|word| Self::Bulk(Some(word))).collect())
     }
 
     /// Appends the bytes of the value.
@@ -159,13 +144,7 @@ impl Value {
 fn put_line(output: &mut BytesMut, kind: u8, line: &[u8]) {
     output.extend_from_slice(&[kind]);
     // A line break inside would start a value of its own.
-    output.extend(line.iter().map(|byte| {
-        if matches!(byte, b'\r' | b'\n') {
-            b' '
-        } else {
-            *byte
-        }
-    }));
+    output.extend(line.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
     output.extend_from_slice(b"\r\n");
 }
 
@@ -214,11 +193,7 @@ mod tests {
             b":\r\n",
             b"*1\r\n*1\r\n*1\r\n",
         ] {
-            assert!(
-                parse(bad).is_err(),
-                "{:?} was accepted",
-                String::from_utf8_lossy(bad)
-            );
+            assert!(parse(bad).is_err(), "{:?} was accepted", String::from_utf8_lossy(bad));
         }
     }
 

@@ -1,9 +1,5 @@
 //! Starts roles on loopback and asks them.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "every test file uses a part of this"
-)]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of this")]
 
 use std::net::SocketAddr;
 
@@ -48,21 +44,11 @@ pub fn serve_redis(listener: TcpListener, stop: Stop) -> tokio::task::JoinHandle
 }
 
 pub async fn ratings(redis: SocketAddr) -> Uri {
-    serve(
-        "ratings",
-        "v1",
-        ratings::routes(Redis::new(redis.to_string())),
-    )
-    .await
+    serve("ratings", "v1", ratings::routes(Redis::new(redis.to_string()))).await
 }
 
 pub async fn reviews(version: Version, ratings: &Uri, fault: Fault) -> Uri {
-    let service = reviews::Service::new(
-        version,
-        &format!("reviews-{}-pod", version.name()),
-        ratings.clone(),
-        fault,
-    );
+    let service = reviews::Service::new(version, &format!("reviews-{}-pod", version.name()), ratings.clone(), fault);
     serve("reviews", version.name(), reviews::routes(service)).await
 }
 
@@ -96,41 +82,21 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
-pub async fn ask(
-    method: Method,
-    base: &Uri,
-    path: &str,
-    headers: &[(&'static str, &str)],
-    body: &str,
-) -> Answer {
+pub async fn ask(method: Method, base: &Uri, path: &str, headers: &[(&'static str, &str)], body: &str) -> Answer {
     let mut request = Request::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *request.method_mut() = method;
-    *request.uri_mut() = format!("{}{path}", base.to_string().trim_end_matches('/'))
-        .parse()
-        .unwrap();
+    *request.uri_mut() = format!("{}{path}", base.to_string().trim_end_matches('/')).parse().unwrap();
     for (name, value) in headers {
-        request
-            .headers_mut()
-            .insert(HeaderName::from_static(name), value.parse().unwrap());
+        request.headers_mut().insert(HeaderName::from_static(name), value.parse().unwrap());
     }
-    let response = Client::builder(TokioExecutor::new())
-        .build_http()
-        .request(request)
-        .await
-        .unwrap();
+    let response = Client::builder(TokioExecutor::new()).build_http().request(request).await.unwrap();
     let (head, body) = response.into_parts();
     let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    Answer {
-        status: head.status,
-        headers: head.headers,
-        text,
-    }
+    Answer { status: head.status, headers: head.headers, text }
 }
 
 pub async fn get(base: &Uri, path: &str) -> Answer {

@@ -10,6 +10,8 @@ use crate::percent::Percent;
 use crate::schema::{self, DNS_LABEL};
 
 /// Releases every new template of a Deployment step by step, each step judged by how the new version does against the running one.
+/// Deleted in the middle of a release, it lets its Deployment go as it is: a new template is rolled out without further judgement,
+/// unless it was proved bad; then the Deployment stays paused.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "fairlead.dev",
@@ -20,7 +22,7 @@ use crate::schema::{self, DNS_LABEL};
     status = "CanaryStatus",
     derive = "PartialEq",
     category = "fairlead",
-    doc = "Releases every new template of a Deployment step by step, each step judged by how the new version does against the running one.",
+    doc = "Releases every new template of a Deployment step by step, each step judged by how the new version does against the running one. Deleted in the middle of a release, it lets its Deployment go as it is: a new template is rolled out without further judgement, unless it was proved bad; then the Deployment stays paused.",
     validation = Rule::new("size(self.metadata.name) <= 63")
         .message("metadata.name: at most 63 characters, because the Deployment is labelled with it"),
     printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workloadRef.name", description = "The Deployment."),

@@ -1,6 +1,6 @@
 //! Writes what was decided.
 //!
-//! What is ours alone (the clone, the label, the finalizer, the status) is written by server-side apply. What ends a hold is a merge
+//! What is ours alone (the clone, the label, the status) is written by server-side apply. What ends a hold is a merge
 //! patch: applying `paused: false` would make the field ours, and then nobody else's.
 
 use fairlead_crds::{CANARY_LABEL, Canary, CanaryStatus};
@@ -8,9 +8,9 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::hold::HELD;
+use super::hold::{HELD, REFUSED};
 use super::plan::Action;
-use super::{FIELD_MANAGER, FINALIZER, clone};
+use super::{FIELD_MANAGER, clone};
 
 /// What a decision was made about, as it was read.
 pub(super) struct Subjects<'a> {
@@ -57,29 +57,6 @@ pub(super) async fn perform(client: &Client, action: &Action, subjects: &Subject
     let name = metadata["name"].as_str().unwrap_or_default();
     let deployments = deployments(client, namespace);
     let result = match (action, subjects.deployment) {
-        (Action::AddFinalizer, _) => {
-            let body = json!({
-                "apiVersion": "fairlead.dev/v1alpha1",
-                "kind": "Canary",
-                "metadata": {"name": name, "uid": metadata["uid"], "finalizers": [FINALIZER]},
-            });
-            canaries(client, namespace).patch(name, &applying(), &Patch::Apply(body)).await.map(drop)
-        }
-        (Action::RemoveFinalizer, _) => {
-            let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
-            let Some(index) = finalizers.clone().position(|finalizer| finalizer == FINALIZER) else { return Ok(()) };
-            let path = format!("/metadata/finalizers/{index}");
-            // The test keeps another controller's finalizer from being taken where the list changed meanwhile.
-            let patch: json_patch::Patch = serde_json::from_value(json!([
-                {"op": "test", "path": path, "value": FINALIZER},
-                {"op": "remove", "path": path},
-            ]))
-            .map_err(kube::Error::SerdeError)?;
-            canaries(client, namespace)
-                .patch(name, &PatchParams::default(), &Patch::<Value>::Json(patch))
-                .await
-                .map(drop)
-        }
         (Action::Manage, Some(deployment)) => {
             let body = json!({
                 "apiVersion": "apps/v1",
@@ -110,14 +87,25 @@ pub(super) async fn perform(client: &Client, action: &Action, subjects: &Subject
             let body = json!({
                 "metadata": {
                     "resourceVersion": deployment["metadata"]["resourceVersion"],
-                    "annotations": {HELD: null},
+                    "annotations": {HELD: null, REFUSED: null},
                 },
                 "spec": {"paused": null},
             });
             deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
         }
+        (Action::Refuse, Some(deployment)) => {
+            let body = json!({
+                "metadata": {
+                    "resourceVersion": deployment["metadata"]["resourceVersion"],
+                    "annotations": {REFUSED: subjects.revision},
+                },
+            });
+            deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
+        }
         (Action::Release { unpause }, Some(deployment)) => return release(client, deployment, *unpause).await,
-        (Action::Manage | Action::ApplyClone | Action::Unpause | Action::Release { .. }, None) => Ok(()),
+        (Action::Manage | Action::ApplyClone | Action::Unpause | Action::Refuse | Action::Release { .. }, None) => {
+            Ok(())
+        }
     };
     match result {
         Err(error) if is_not_found(&error) && !matches!(action, Action::ApplyClone) => Ok(()),
@@ -132,7 +120,7 @@ pub(super) async fn release(client: &Client, deployment: &Value, unpause: bool) 
         "metadata": {
             "resourceVersion": metadata["resourceVersion"],
             "labels": {CANARY_LABEL: null},
-            "annotations": {HELD: null},
+            "annotations": {HELD: null, REFUSED: null},
         },
     });
     if unpause {

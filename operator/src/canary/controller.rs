@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::act::{self, Subjects};
 use super::observe::{self, CloneDeployment, Deployment, Observed, Subject};
 use super::plan::{Note, plan};
-use super::{Evidence, FINALIZER, Programmed, clone, generation, groups};
+use super::{Evidence, Programmed, clone, generation, groups};
 
 /// Canaries that are worked on at once.
 const AT_ONCE: usize = 4;
@@ -169,14 +169,21 @@ impl Releases {
 
     async fn reconcile(&self, key: &Key) -> Result<Again, Error> {
         let (namespace, name) = key;
-        let Some(canary) = self.get(&act::canaries(&self.client, namespace), name).await? else {
-            self.release_orphans(namespace, name).await?;
+        let canary = self.get(&act::canaries(&self.client, namespace), name).await?;
+        // One that another controller's finalizer still keeps decides nothing any more.
+        let canary = canary.filter(|canary| !canary["metadata"]["deletionTimestamp"].is_string());
+        let Some(canary) = canary else {
+            self.release_orphans(namespace, name, None).await?;
             return Ok(Again::Never);
         };
         let typed: Canary = serde_json::from_value(canary.clone())?;
         let reference = typed.object_ref(&());
         let uid = typed.uid().unwrap_or_default();
         let workload = typed.spec.workload_ref.name.clone();
+        if typed.status.as_ref().is_none_or(|status| status.phase.is_none()) {
+            // Left by an earlier Canary of this name that was about another Deployment.
+            self.release_orphans(namespace, name, Some(&workload)).await?;
+        }
         let deployments = act::deployments(&self.client, namespace);
         let deployment = self.get(&deployments, &workload).await?;
         let clone = self.get(&deployments, &clone::name(&workload)).await?;
@@ -204,8 +211,6 @@ impl Releases {
             proxies: self.programmed.acknowledgements(namespace, name, generation(&status)),
             canary: Subject {
                 generation: typed.metadata.generation.unwrap_or(0),
-                deleting: typed.metadata.deletion_timestamp.is_some(),
-                finalized: typed.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
                 name: name.clone(),
                 spec: typed.spec,
                 status,
@@ -263,14 +268,26 @@ impl Releases {
         Ok(list.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
     }
 
-    /// Deployments that are labelled with a Canary that is gone, though our finalizer should have kept it: someone took it off.
-    /// Without this the webhook would go on holding their changes and nobody release them.
-    async fn release_orphans(&self, namespace: &str, canary: &str) -> Result<(), Error> {
+    /// Releases the Deployments, except for `own`, that are labelled with a Canary that is gone: otherwise the webhook would go on
+    /// holding their changes with nobody to judge them. Where there are more than one page of them, the watch calls here again.
+    async fn release_orphans(&self, namespace: &str, canary: &str, own: Option<&str>) -> Result<(), Error> {
         let labelled = ListParams::default().labels(&format!("{CANARY_LABEL}={canary}")).limit(PODS);
         for deployment in act::deployments(&self.client, namespace).list(&labelled).await?.items {
+            let name = deployment.name_any();
+            if own == Some(name.as_str()) {
+                continue;
+            }
             let deployment = serde_json::to_value(deployment)?;
-            let held = Deployment::read(&deployment).held;
-            act::release(&self.client, &deployment, held).await?;
+            let read = Deployment::read(&deployment);
+            act::release(&self.client, &deployment, read.rolls_out_on_release()).await?;
+            let still_paused = read.paused && !read.rolls_out_on_release();
+            tracing::info!(
+                namespace,
+                canary,
+                deployment = name,
+                still_paused,
+                "the Canary is gone: Deployment released"
+            );
         }
         Ok(())
     }

@@ -17,6 +17,9 @@
 //! - A clone is taken away only after every proxy said that it sends it nothing, or [`plan::ACKNOWLEDGE_WITHIN`] passed.
 //! - The Deployment is unpaused only at the very version of the object that was judged: a template that changed meanwhile stays held.
 //!
+//! - A Canary may go at any moment, with the operator or without it: nothing holds it back. Its split ends with it, the clone goes
+//!   by its owner reference, and the Deployment says by itself (label and annotations) how it is to be released.
+//!
 //! # Assumptions
 //! One replica of the operator writes at a time. `status.step.since` grows with every change of the split, by whole seconds; its
 //! unix seconds are the generation under which proxies acknowledge a Canary, and part of the name under which they count.
@@ -45,9 +48,6 @@ pub use counts::Counts;
 
 /// The field manager of all that releases write.
 pub const FIELD_MANAGER: &str = "fairlead-canary";
-
-/// Keeps a Canary until its Deployment is released.
-pub const FINALIZER: &str = "fairlead.dev/canary";
 
 /// On a clone and its pods: the revision of the template that they were made from.
 pub const TEMPLATE: &str = "fairlead.dev/template";

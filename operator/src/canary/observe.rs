@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::counts::Counts;
-use super::hold::HELD;
+use super::hold::{HELD, REFUSED};
 use super::revision::revision;
 use super::{Acknowledgements, TEMPLATE};
 
@@ -50,10 +50,6 @@ pub struct Observed {
 pub struct Subject {
     /// `metadata.generation`.
     pub generation: i64,
-    /// It has a deletion timestamp.
-    pub deleting: bool,
-    /// It has our finalizer.
-    pub finalized: bool,
     /// `metadata.name`.
     pub name: String,
     /// As the user wrote it.
@@ -71,6 +67,8 @@ pub struct Deployment {
     pub paused: bool,
     /// It was paused by the webhook.
     pub held: bool,
+    /// Its template is marked as one that was proved bad.
+    pub refused: bool,
     /// The Canary that its label names.
     pub managed_by: Option<String>,
     /// `spec.replicas`.
@@ -108,14 +106,21 @@ pub struct Rollout {
 impl Deployment {
     /// From a Deployment as JSON.
     pub fn read(object: &Value) -> Self {
+        let revision = revision(&object["spec"]["template"]);
         Self {
-            revision: revision(&object["spec"]["template"]),
+            refused: object["metadata"]["annotations"][REFUSED] == revision,
+            revision,
             paused: object["spec"]["paused"].as_bool().unwrap_or(false),
             held: object["metadata"]["annotations"][HELD].is_string(),
             managed_by: object["metadata"]["labels"][CANARY_LABEL].as_str().map(str::to_owned),
             replicas: replicas(object),
             rollout: Rollout::read(object),
         }
+    }
+
+    /// Whether it is rolled out when its Canary is gone: as it is, unless that was proved bad or is the user's own pause.
+    pub fn rolls_out_on_release(&self) -> bool {
+        self.held && !self.refused
     }
 }
 

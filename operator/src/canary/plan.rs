@@ -36,10 +36,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// What to do. Each is idempotent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Keep the Canary until its Deployment is released.
-    AddFinalizer,
-    /// Let the Canary go.
-    RemoveFinalizer,
     /// Label the Deployment, so that the webhook holds its changes.
     Manage,
     /// Make the clone what the Deployment's template says, with as many pods.
@@ -48,6 +44,8 @@ pub enum Action {
     DeleteClone,
     /// Let the cluster roll the Deployment out, if it is still as it was observed.
     Unpause,
+    /// Mark the Deployment's template as proved bad, for the time when there is no status to say so.
+    Refuse,
     /// Take the label away and, where asked, let the cluster roll the Deployment out.
     Release {
         /// Whether a held Deployment is rolled out.
@@ -92,8 +90,7 @@ pub fn plan(observed: &Observed) -> Plan {
         again: IDLE,
     };
     planner.conditions();
-    let moved = if observed.canary.deleting { planner.leave() } else { planner.advance() };
-    if moved == Moved::Yes {
+    if planner.advance() == Moved::Yes {
         planner.actions.clear();
         planner.again = Duration::ZERO;
     }
@@ -205,7 +202,6 @@ impl Planner<'_> {
         set_condition(&mut self.status.conditions, ConditionType::Programmed, &fact, generation, &now);
     }
 
-    /// The Canary stays.
     fn advance(&mut self) -> Moved {
         let phase = self.status.phase;
         let objection = self.objection();
@@ -229,11 +225,7 @@ impl Planner<'_> {
                 }
             };
         }
-        if !self.observed.canary.finalized {
-            // Before the label: what is labelled must be released some day.
-            self.actions.push(Action::AddFinalizer);
-            self.again = Duration::ZERO;
-        } else if deployment.managed_by.as_deref() != Some(&self.observed.canary.name) {
+        if deployment.managed_by.as_deref() != Some(&self.observed.canary.name) {
             self.actions.push(Action::Manage);
             self.again = Duration::ZERO;
         }
@@ -244,34 +236,6 @@ impl Planner<'_> {
             Some(Phase::Promoting) => self.promoting(deployment),
             Some(Phase::RollingBack) => self.rolling_back(),
         }
-    }
-
-    /// The Canary goes: the Deployment is released as it is, unless what it holds was proved bad.
-    fn leave(&mut self) -> Moved {
-        if !self.observed.canary.finalized {
-            return Moved::No;
-        }
-        self.again = SOON;
-        if self.splits() {
-            if self.status.phase != Some(Phase::RollingBack) {
-                self.status.phase = Some(Phase::RollingBack);
-                self.verdict(VerdictResult::Inconclusive, "the Canary is being deleted");
-            }
-            self.split(None);
-            return Moved::Yes;
-        }
-        if !self.remove_clone() {
-            return Moved::No;
-        }
-        let refused = self.status.verdict.as_ref().is_some_and(|verdict| verdict.result == VerdictResult::Regressed);
-        let released = match &self.observed.deployment {
-            Some(deployment) => self.release(deployment, !refused),
-            None => true,
-        };
-        if released {
-            self.actions.push(Action::RemoveFinalizer);
-        }
-        Moved::No
     }
 
     fn without_deployment(&mut self) -> Moved {
@@ -323,7 +287,8 @@ impl Planner<'_> {
                 self.settle(Phase::Initialized);
                 return self.note("Initialized", "The template is that of the running version again".to_owned());
             }
-            if deployment.held {
+            // What an earlier Canary of this name proved bad waits for the user.
+            if deployment.held && !(deployment.refused && deployment.paused) {
                 self.actions.push(Action::Unpause);
                 self.again = SOON;
             }
@@ -331,6 +296,7 @@ impl Planner<'_> {
             if !deployment.paused {
                 return self.promote("The Deployment was resumed by hand: it is rolled out against the evidence");
             }
+            self.refuse(deployment);
         } else if deployment.paused {
             self.status.canary = Some(version(&deployment.revision));
             self.status.stable = Some(version(&stable.revision));
@@ -496,15 +462,20 @@ impl Planner<'_> {
             self.split(None);
             return Moved::Yes;
         }
+        let verdict = self.status.verdict.clone();
+        let regressed = verdict.as_ref().is_some_and(|verdict| verdict.result == VerdictResult::Regressed);
+        let canary = self.status.canary.as_ref().map(|canary| canary.revision.as_str());
+        let refused =
+            self.observed.deployment.as_ref().filter(|held| regressed && Some(held.revision.as_str()) == canary);
+        if let Some(deployment) = refused {
+            self.refuse(deployment);
+        }
         if !self.remove_clone() {
             return Moved::No;
         }
-        let verdict = self.status.verdict.clone();
-        let reason = verdict.as_ref().map(|verdict| verdict.reason.clone()).unwrap_or_default();
-        let canary = self.status.canary.as_ref().map(|canary| canary.revision.clone());
-        let regressed = verdict.is_some_and(|verdict| verdict.result == VerdictResult::Regressed);
+        let reason = verdict.map(|verdict| verdict.reason).unwrap_or_default();
         self.remember(if regressed { Outcome::Failed } else { Outcome::Superseded }, &reason);
-        if regressed && self.observed.deployment.as_ref().map(|deployment| &deployment.revision) == canary.as_ref() {
+        if refused.is_some() {
             self.status.phase = Some(Phase::Failed);
             return self.warn(
                 "Failed",
@@ -604,14 +575,20 @@ impl Planner<'_> {
         }
     }
 
-    /// Takes our label from the Deployment. True when it is not there.
-    fn release(&mut self, deployment: &Deployment, unpause: bool) -> bool {
-        if deployment.managed_by.as_deref() != Some(&self.observed.canary.name) {
-            return true;
+    /// Has the Deployment itself remember that what it holds was proved bad.
+    fn refuse(&mut self, deployment: &Deployment) {
+        if deployment.held && !deployment.refused {
+            self.actions.push(Action::Refuse);
+            self.again = SOON;
         }
-        self.actions.push(Action::Release { unpause: unpause && deployment.held });
-        self.again = SOON;
-        false
+    }
+
+    /// Takes our label from the Deployment.
+    fn release(&mut self, deployment: &Deployment, unpause: bool) {
+        if deployment.managed_by.as_deref() == Some(&self.observed.canary.name) {
+            self.actions.push(Action::Release { unpause: unpause && deployment.rolls_out_on_release() });
+            self.again = SOON;
+        }
     }
 
     /// A new split, later than all before. `None`: the canary gets nothing.

@@ -116,6 +116,10 @@ impl Kind for DeserializeGuard<PeerAuth> {
 impl Kind for DeserializeGuard<Canary> {
     fn apply(self, state: &mut State) {
         match self.0 {
+            // One that another controller's finalizer still keeps splits nothing any more.
+            Ok(object) if object.metadata.deletion_timestamp.is_some() => {
+                state.set_canary(&name_of(&object.metadata), None);
+            }
             Ok(object) => {
                 let name = name_of(&object.metadata);
                 let status = object.status.unwrap_or_default();

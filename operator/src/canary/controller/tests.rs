@@ -1,9 +1,12 @@
 //! The reconciler against an API server in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
+use crate::canary::hold::{HELD, REFUSED};
 use crate::canary::{Acknowledgements, Counts};
 use crate::fake_api::FakeApi;
 
@@ -11,20 +14,24 @@ const CANARY: &str = "/apis/fairlead.dev/v1alpha1/namespaces/shop/canaries/revie
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/reviews";
 const CLONE: &str = "/apis/apps/v1/namespaces/shop/deployments/reviews-canary";
 
-/// Proxies that count what the test says under whatever name, and acknowledge everything.
+/// Proxies that count what the test says under whatever name, and acknowledge everything unless they hang.
 #[derive(Default)]
-struct Proxies(Mutex<(Counts, Counts)>);
+struct Proxies {
+    counts: Mutex<(Counts, Counts)>,
+    /// They acknowledge nothing.
+    behind: AtomicBool,
+}
 
 impl Evidence for Proxies {
     fn counts(&self, group: &str) -> Option<Counts> {
-        let counts = self.0.lock();
+        let counts = self.counts.lock();
         Some(if group.ends_with("/canary") { counts.0 } else { counts.1 })
     }
 }
 
 impl Programmed for Proxies {
     fn acknowledgements(&self, _: &str, _: &str, _: i64) -> Acknowledgements {
-        Acknowledgements { proxies: 1, acknowledged: 1, refused: None }
+        Acknowledgements { proxies: 1, acknowledged: usize::from(!self.behind.load(Ordering::Relaxed)), refused: None }
     }
 }
 
@@ -94,9 +101,70 @@ impl Cluster {
         self.api.put(DEPLOYMENT, new);
     }
 
+    /// Comes to rest in this phase, as the one that is being released.
+    async fn bring(&self, phase: &str) {
+        self.settle().await;
+        if phase == "Initialized" {
+            return;
+        }
+        self.apply("v2");
+        self.settle().await;
+        if phase == "Starting" {
+            return;
+        }
+        self.roll_out(CLONE);
+        self.settle().await;
+        match phase {
+            "Suspended" => {
+                let mut canary = self.api.get(CANARY).unwrap();
+                canary["spec"]["suspend"] = json!(true);
+                self.api.put(CANARY, canary);
+            }
+            "Holding" => {
+                let mut canary = self.api.get(CANARY).unwrap();
+                canary["spec"]["steps"][0]["hold"] = json!("1h");
+                self.api.put(CANARY, canary);
+                self.count((100_000, 10), (100_000, 10));
+            }
+            "Promoting" | "Succeeded" => self.count((100_000, 10), (100_000, 10)),
+            "RollingBack" | "Failed" => self.count((1_000, 900), (100_000, 0)),
+            _ => {}
+        }
+        if phase == "RollingBack" {
+            // The decision alone, and what follows from it first.
+            self.reconcile().await.unwrap();
+            self.proxies.behind.store(true, Ordering::Relaxed);
+        }
+        self.settle().await;
+        if phase == "Succeeded" {
+            self.roll_out(DEPLOYMENT);
+            self.settle().await;
+        }
+        assert_eq!(self.status()["phase"], phase);
+    }
+
+    /// The user deletes the Canary; its clone is left to the garbage collector.
+    async fn delete(&self) {
+        self.api.remove(CANARY);
+        assert_eq!(self.reconcile().await.unwrap(), Again::Never);
+        let writes = self.api.writes();
+        assert_eq!(self.reconcile().await.unwrap(), Again::Never);
+        assert_eq!(self.api.writes(), writes, "the second time there is nothing to do");
+    }
+
+    fn assert_released(&self, phase: &str, paused: bool) {
+        let deployment = self.api.get(DEPLOYMENT).unwrap();
+        let metadata = &deployment["metadata"];
+        assert_eq!(metadata["labels"], json!({"app": "reviews"}), "{phase}");
+        for annotation in [HELD, REFUSED] {
+            assert_eq!(metadata["annotations"][annotation], Value::Null, "{phase}");
+        }
+        assert_eq!(deployment["spec"]["paused"] == json!(true), paused, "{phase}");
+    }
+
     fn count(&self, canary: (u64, u64), stable: (u64, u64)) {
         let counts = |(requests, failures)| Counts { requests, failures, ..Counts::default() };
-        *self.proxies.0.lock() = (counts(canary), counts(stable));
+        *self.proxies.counts.lock() = (counts(canary), counts(stable));
     }
 }
 
@@ -122,7 +190,8 @@ async fn a_release_goes_from_the_label_to_the_rollout() {
     cluster.settle().await;
     let labels = cluster.api.get(DEPLOYMENT).unwrap()["metadata"]["labels"].clone();
     assert_eq!(labels, json!({"app": "reviews", "fairlead.dev/canary": "reviews"}));
-    assert_eq!(cluster.api.get(CANARY).unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
+    let finalizers = cluster.api.get(CANARY).unwrap()["metadata"]["finalizers"].clone();
+    assert_eq!(finalizers, Value::Null, "a Canary can always be deleted");
     assert_eq!(cluster.status()["phase"], "Initialized");
 
     cluster.apply("v2");
@@ -184,29 +253,114 @@ async fn a_status_is_not_written_over_a_newer_one() {
 }
 
 #[tokio::test]
-async fn a_label_whose_canary_is_gone_is_taken_off() {
-    let cluster = Cluster::new();
-    cluster.settle().await;
-    cluster.apply("v2");
-    cluster.api.remove(CANARY);
-    assert_eq!(cluster.reconcile().await.unwrap(), Again::Never);
-    let deployment = cluster.api.get(DEPLOYMENT).unwrap();
-    assert_eq!(deployment["metadata"]["labels"], json!({"app": "reviews"}));
-    assert_eq!(deployment["spec"].get("paused"), None);
+async fn a_deleted_canary_releases_its_deployment_in_every_phase() {
+    for (phase, paused) in [
+        ("Initialized", false),
+        ("Starting", false),
+        ("Progressing", false),
+        ("Holding", false),
+        ("Suspended", false),
+        ("Promoting", false),
+        ("Succeeded", false),
+        ("RollingBack", true),
+        ("Failed", true),
+    ] {
+        let cluster = Cluster::new();
+        cluster.bring(phase).await;
+        let before = cluster.api.get(CLONE);
+        cluster.delete().await;
+        cluster.assert_released(phase, paused);
+        assert_eq!(cluster.api.get(CLONE), before, "{phase}: the clone is nobody's work but the garbage collector's");
+        if let Some(clone) = before {
+            let owner = &clone["metadata"]["ownerReferences"][0];
+            assert_eq!((&owner["kind"], &owner["uid"]), (&json!("Canary"), &json!("c1")), "{phase}");
+            assert_eq!(owner.get("blockOwnerDeletion"), None, "{phase}: it would need a right on finalizers");
+        }
+    }
 }
 
 #[tokio::test]
-async fn a_deleted_canary_lets_everything_go() {
+async fn a_template_that_changed_after_a_failure_is_released_with_the_canary() {
     let cluster = Cluster::new();
-    cluster.settle().await;
+    cluster.bring("Failed").await;
+    // The operator is away: nobody judges this one, and nobody proved it bad.
+    cluster.apply("v3");
+    cluster.delete().await;
+    cluster.assert_released("Failed", false);
+}
+
+#[tokio::test]
+async fn a_canary_that_is_deleted_while_the_operator_is_away_is_found_by_the_label() {
+    let cluster = Cluster::new();
+    cluster.bring("Progressing").await;
+    cluster.api.remove(CANARY);
+    // What the watch of labelled Deployments lists first when the next operator starts.
+    let labelled: PartialObjectMeta<ApiDeployment> =
+        serde_json::from_value(cluster.api.get(DEPLOYMENT).unwrap()).unwrap();
+    let next = Releases::new(cluster.api.client(), cluster.proxies.clone(), cluster.proxies.clone(), None);
+    assert_eq!(next.reconcile(&canary_of(&labelled).unwrap()).await.unwrap(), Again::Never);
+    cluster.assert_released("Progressing", false);
+}
+
+#[tokio::test]
+async fn a_canary_that_is_deleted_with_its_deployment_leaves_nothing_to_do() {
+    let cluster = Cluster::new();
+    cluster.bring("Progressing").await;
+    cluster.api.remove(DEPLOYMENT);
+    cluster.delete().await;
+    assert!(cluster.api.get(DEPLOYMENT).is_none(), "it is not made again");
+}
+
+#[tokio::test]
+async fn a_canary_that_another_finalizer_keeps_is_as_good_as_gone() {
+    let cluster = Cluster::new();
+    cluster.bring("Progressing").await;
     let mut canary = cluster.api.get(CANARY).unwrap();
     canary["metadata"]["deletionTimestamp"] = json!("2026-11-20T11:00:00Z");
+    canary["metadata"]["finalizers"] = json!(["example.com/other"]);
+    cluster.api.put(CANARY, canary.clone());
+    assert_eq!(cluster.reconcile().await.unwrap(), Again::Never);
+    cluster.assert_released("Progressing", false);
+    assert_eq!(cluster.status(), canary["status"], "its status is not written any more");
+}
+
+#[tokio::test]
+async fn a_release_that_somebody_writes_into_is_tried_again() {
+    let cluster = Cluster::new();
+    cluster.bring("Progressing").await;
+    cluster.api.remove(CANARY);
+    cluster.api.before_next_write(|api| {
+        let deployment = api.get(DEPLOYMENT).unwrap();
+        api.put(DEPLOYMENT, deployment);
+    });
+    let error = cluster.reconcile().await.unwrap_err();
+    assert!(matches!(&error, Error::Api(error) if act::is_conflict(error)), "{error}");
+    cluster.delete().await;
+    cluster.assert_released("Progressing", false);
+}
+
+#[tokio::test]
+async fn a_users_own_pause_outlasts_the_canary() {
+    let cluster = Cluster::new();
+    cluster.settle().await;
+    let mut deployment = cluster.api.get(DEPLOYMENT).unwrap();
+    deployment["spec"]["paused"] = json!(true);
+    cluster.api.put(DEPLOYMENT, deployment);
+    cluster.delete().await;
+    cluster.assert_released("Initialized", true);
+}
+
+#[tokio::test]
+async fn a_canary_made_again_for_another_deployment_releases_the_first() {
+    let cluster = Cluster::new();
+    cluster.bring("Progressing").await;
+    let mut canary = cluster.api.get(CANARY).unwrap();
+    canary["metadata"]["uid"] = json!("c2");
+    canary["spec"]["workloadRef"]["name"] = json!("ratings");
+    canary.as_object_mut().unwrap().remove("status");
     cluster.api.put(CANARY, canary);
-    for _ in 0..5 {
-        cluster.reconcile().await.unwrap();
-    }
-    assert_eq!(cluster.api.get(CANARY).unwrap()["metadata"]["finalizers"], json!([]));
-    assert_eq!(cluster.api.get(DEPLOYMENT).unwrap()["metadata"]["labels"], json!({"app": "reviews"}));
+    cluster.settle().await;
+    cluster.assert_released("Progressing", false);
 }
 
 #[tokio::test]

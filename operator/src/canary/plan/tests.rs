@@ -16,9 +16,6 @@ struct World {
     spec: CanarySpec,
     status: CanaryStatus,
     generation: i64,
-    finalized: bool,
-    deleting: bool,
-    gone: bool,
     deployment: Option<Deployment>,
     clone: Option<CloneDeployment>,
     trouble: Option<String>,
@@ -61,13 +58,11 @@ impl World {
             spec,
             status: CanaryStatus::default(),
             generation: 1,
-            finalized: false,
-            deleting: false,
-            gone: false,
             deployment: Some(Deployment {
                 revision: "v1".to_owned(),
                 paused: false,
                 held: false,
+                refused: false,
                 managed_by: None,
                 replicas: 2,
                 rollout: rollout(true),
@@ -119,6 +114,7 @@ impl World {
         let deployment = self.deployment.as_mut().unwrap();
         if deployment.revision != revision {
             deployment.revision = revision.to_owned();
+            deployment.refused = false;
             if deployment.managed_by.is_some() {
                 deployment.paused = true;
                 deployment.held = true;
@@ -134,8 +130,6 @@ impl World {
             now: Timestamp::from_second(self.now).unwrap(),
             canary: Subject {
                 generation: self.generation,
-                deleting: self.deleting,
-                finalized: self.finalized,
                 name: "reviews".to_owned(),
                 spec: self.spec.clone(),
                 status: self.status.clone(),
@@ -191,11 +185,6 @@ impl World {
 
     fn perform(&mut self, action: &Action) {
         match action {
-            Action::AddFinalizer => self.finalized = true,
-            Action::RemoveFinalizer => {
-                self.finalized = false;
-                self.gone = self.deleting;
-            }
             Action::Manage => self.deployment.as_mut().unwrap().managed_by = Some("reviews".to_owned()),
             Action::ApplyClone => {
                 let deployment = self.deployment.clone().unwrap();
@@ -220,8 +209,10 @@ impl World {
                 let deployment = self.deployment.as_mut().unwrap();
                 deployment.paused = false;
                 deployment.held = false;
+                deployment.refused = false;
                 deployment.rollout = rollout(false);
             }
+            Action::Refuse => self.deployment.as_mut().unwrap().refused = true,
             Action::Release { unpause } => {
                 let deployment = self.deployment.as_mut().unwrap();
                 deployment.managed_by = None;
@@ -234,7 +225,7 @@ impl World {
     /// A second passes: plans are made until nothing is left to do, then the world goes on.
     fn tick(&mut self) {
         for round in 0.. {
-            if self.gone || !self.reconcile() {
+            if !self.reconcile() {
                 break;
             }
             assert!(round < 20, "it never comes to rest: {:?}", self.status);
@@ -363,6 +354,7 @@ fn a_bad_version_is_rolled_back_and_not_tried_again() {
     assert!(verdict.evidence.starts_with("canary "), "{}", verdict.evidence);
     assert_eq!(world.status.history[0].outcome, Outcome::Failed);
     assert!(world.status.canary.as_ref().unwrap().requests > 0, "what it was judged by can be read");
+    assert!(world.deployment().refused && !world.deployment().rolls_out_on_release());
     world.assert_at_rest();
 }
 
@@ -385,6 +377,7 @@ fn after_a_failure_the_old_template_ends_the_pause() {
     world.change("v2");
     world.until_phase(Phase::Failed);
     world.change("v1");
+    assert!(world.deployment().rolls_out_on_release(), "another template than the one that was proved bad");
     world.run(5);
     assert_eq!(world.status.phase, Some(Phase::Initialized));
     assert!(!world.deployment().paused);
@@ -520,35 +513,42 @@ fn suspended_before_it_began_nothing_runs() {
 }
 
 #[test]
-fn a_canary_that_is_deleted_releases_its_deployment_as_it_is() {
+fn what_is_released_when_the_canary_goes_is_known_as_soon_as_it_is_proved_bad() {
     let mut world = World::releasing();
-    world.deleting = true;
-    world.until(|world| world.gone);
-    assert!(world.clone.is_none());
-    let deployment = world.deployment();
-    assert!(!deployment.paused && deployment.managed_by.is_none());
+    assert!(world.deployment().rolls_out_on_release(), "nothing is proved against it");
+    world.failing = (0.5, 0.0);
+    world.hanging = true;
+    world.until_phase(Phase::RollingBack);
+    assert!(world.clone.is_some() && !world.deployment().rolls_out_on_release());
 }
 
 #[test]
-fn a_canary_that_is_deleted_does_not_roll_out_what_was_proved_bad() {
+fn a_new_canary_does_not_roll_out_what_one_of_its_name_proved_bad() {
     let mut world = World::managed();
     world.failing = (0.2, 0.0);
     world.change("v2");
     world.until_phase(Phase::Failed);
-    world.deleting = true;
-    world.until(|world| world.gone);
+    // Deleted and made again while no operator ran.
+    world.status = CanaryStatus::default();
+    world.applied = (0, 0.0);
+    world.run(20);
     assert!(world.deployment().paused);
-    assert_eq!(world.deployment().managed_by, None);
+    world.assert_at_rest();
+    world.failing = (0.0, 0.0);
+    world.change("v3");
+    world.until_phase(Phase::Succeeded);
+    assert!(!world.deployment().paused);
 }
 
 #[test]
-fn a_canary_whose_deployment_is_gone_can_be_deleted() {
-    for mut world in [World::managed(), World::releasing()] {
-        world.deployment = None;
-        world.deleting = true;
-        world.until(|world| world.gone);
-        assert!(world.clone.is_none());
-    }
+fn a_new_canary_rolls_out_what_one_of_its_name_was_still_judging() {
+    let mut world = World::releasing();
+    world.status = CanaryStatus::default();
+    world.applied = (0, 0.0);
+    world.run(5);
+    assert!(!world.deployment().paused && world.clone.is_none());
+    assert_eq!(world.status.stable.as_ref().unwrap().revision, "v2");
+    world.assert_at_rest();
 }
 
 #[test]
@@ -573,7 +573,6 @@ fn what_is_not_in_force_touches_nothing_and_says_why() {
         change(&mut world);
         world.run(20);
         assert_eq!(world.deployment().managed_by, None);
-        assert!(!world.finalized);
         world.assert_at_rest();
         let (status, reason, message) = world.condition("Accepted");
         assert_eq!(status, "False");
@@ -608,9 +607,6 @@ fn a_foreign_clone_is_never_deleted() {
     });
     world.change("v2");
     world.run(50);
-    assert!(world.clone.is_some());
-    world.deleting = true;
-    world.until(|world| world.gone);
     assert!(world.clone.is_some());
 }
 
@@ -785,7 +781,7 @@ fn end(world: &World) -> serde_json::Value {
         "clone": world.clone.is_some(),
         "paused": world.deployment.as_ref().map(|deployment| deployment.paused),
         "managed": world.deployment.as_ref().map(|deployment| deployment.managed_by.is_some()),
-        "gone": world.gone,
+        "refused": world.deployment.as_ref().map(|deployment| deployment.refused),
     })
 }
 
@@ -832,16 +828,5 @@ fn an_operator_that_stops_after_any_write_of_a_restarted_release_changes_nothing
         world.until(World::splits);
         world.change("v3");
         world.until_phase(Phase::Succeeded);
-    });
-}
-
-#[test]
-fn an_operator_that_stops_after_any_write_of_an_abandoned_release_changes_nothing() {
-    survives_every_stop(|world| {
-        world.run(5);
-        world.change("v2");
-        world.until(World::splits);
-        world.deleting = true;
-        world.until(|world| world.gone);
     });
 }

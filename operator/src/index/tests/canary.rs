@@ -1,5 +1,8 @@
 //! How releases divide traffic.
 
+use fairlead_crds::Canary;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::DeserializeGuard;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -161,6 +164,42 @@ async fn handover_follows_the_stable_pods() {
         panic!("no workload");
     };
     assert_eq!(addresses(&workload.handover.as_ref().unwrap()[0].endpoints), ["10.0.1.1:9080"]);
+}
+
+fn handover(index: &Index) -> Vec<String> {
+    let Body::Workload(clone) = index.get(&ResourceName::Workload(name("web-canary-2-c0"))).body else {
+        panic!("no workload");
+    };
+    clone.handover.expect("a canary's pod hands over").iter().flat_map(|h| addresses(&h.endpoints)).collect()
+}
+
+#[test]
+fn with_the_canary_the_split_goes_and_its_pods_answer_nobody() {
+    let index = release(2, 0, 2);
+    let undivided = service_at(&index, "10.96.0.1:80");
+    let mut terminating = serde_json::to_value(canary("web", 25.0).0.unwrap()).unwrap();
+    terminating["metadata"]["deletionTimestamp"] = json!("2026-11-20T12:00:00Z");
+    let terminating: DeserializeGuard<Canary> = serde_json::from_value(terminating).unwrap();
+    let deleted = |index: &Index| index.delete::<DeserializeGuard<Canary>>(&name("release"));
+    let kept = |index: &Index| index.apply(terminating.clone());
+    for go in [&deleted as &dyn Fn(&Index), &kept] {
+        index.apply(canary("web", 25.0));
+        assert_ne!(service_at(&index, "10.96.0.1:80"), undivided);
+        go(&index);
+        assert_eq!(service_at(&index, "10.96.0.1:80"), undivided);
+        assert_eq!(handover(&index), ["10.0.1.0:9080", "10.0.1.1:9080"]);
+    }
+    // The garbage collector is at it.
+    let clone = pod("web-canary-2-c0", "10.0.3.0").label("fairlead.dev/clone-of", "web");
+    index.apply(clone.terminating().build());
+    assert_eq!(service_at(&index, "10.96.0.1:80"), undivided);
+    assert_eq!(handover(&index), ["10.0.1.0:9080", "10.0.1.1:9080"]);
+    // The Deployment went as well: callers are refused, for there is nobody to hand them to.
+    for stable in ["web-1-s0", "web-1-s1"] {
+        index.delete::<Pod>(&name(stable));
+    }
+    assert!(handover(&index).is_empty());
+    assert!(service_at(&index, "10.96.0.1:80").endpoint_sets.iter().all(|set| set.endpoints.is_empty()));
 }
 
 proptest! {

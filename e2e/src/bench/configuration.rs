@@ -7,6 +7,7 @@ use futures::StreamExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, WatchEvent, WatchParams};
 use tokio::time::{Instant, timeout};
 
+use super::metrics::{Histogram, of_operator};
 use super::{Figure, quantile};
 use crate::kit::apps::BINARY;
 use crate::kit::apps::CONTAINER;
@@ -22,6 +23,8 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
     eventually("a first answer", || async { mesh.exec(namespace, "app=client", CONTAINER, &call).await?.ok() }).await?;
     let (resource, _) = kind("TrafficPolicy")?;
     let policies: Api<DynamicObject> = Api::namespaced_with(mesh.client(), namespace, &resource);
+    let name = "fairlead_operator_config_acknowledge_seconds";
+    let before = Histogram::parse(&of_operator(mesh).await?, name, "")?;
     let mut samples = Vec::new();
     for n in 0..CHANGES {
         let policy = serde_json::json!({
@@ -47,9 +50,12 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
         timeout(Duration::from_secs(30), seen).await.context("the policy was not programmed within 30 s")??;
         samples.push(begin.elapsed().as_secs_f64() * 1000.0);
     }
+    let operator = Histogram::parse(&of_operator(mesh).await?, name, "")?.since(&before);
     let p50 = quantile(&mut samples, 0.5);
     let p99 = quantile(&mut samples, 0.99);
+    let seen_by_operator = operator.quantile(0.99) * 1000.0;
     Ok(vec![
+        Figure::of("change seen by the operator → acknowledged by a proxy", "p99", "ms", 500.0, vec![seen_by_operator]),
         Figure::of("policy applied → acknowledged by its proxies, seen in its status", "p50", "ms", 500.0, vec![p50]),
         Figure::of("policy applied → acknowledged by its proxies, seen in its status", "p99", "ms", 500.0, vec![p99]),
     ])

@@ -77,6 +77,11 @@ fn reviews(version: &str) -> App {
     App::reviews("reviews", version).replicas(2).arg("--ratings-url=http://client:9080")
 }
 
+/// A version that fails one request in five.
+fn faulty() -> App {
+    App::reviews("reviews", "v3").replicas(2).arg("--ratings-url=http://client:9080").arg("--error-rate=20")
+}
+
 async fn phase(mesh: &Mesh, namespace: &str, wanted: &str) -> Result<()> {
     eventually(&format!("the Canary to be {wanted}"), || async {
         let canary = mesh.get("Canary", namespace, "reviews").await?.context("no Canary")?;
@@ -139,7 +144,7 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
 #[tokio::test]
 async fn a_bad_version_is_rolled_back_and_only_its_own_requests_failed() -> Result<()> {
     let shop = Shop::open("rollback").await?;
-    shop.release(&reviews("v1").version("v3").arg("--version=v3").arg("--error-rate=20")).await?;
+    shop.release(&faulty()).await?;
 
     let canary = shop.ends_as("Failed").await?;
     shop.clone_is_gone().await?;
@@ -163,7 +168,7 @@ async fn a_bad_version_is_rolled_back_and_only_its_own_requests_failed() -> Resu
     );
 
     // The same template is not tried again: applying it once more changes nothing.
-    shop.release(&reviews("v1").version("v3").arg("--version=v3").arg("--error-rate=20")).await?;
+    shop.release(&faulty()).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     phase(&shop.mesh, shop.ns.name(), "Failed").await?;
     // Going back to what runs ends the matter.

@@ -49,7 +49,6 @@ async fn call_ok(mesh: &Mesh, namespace: &str, words: &[&str]) -> Result<Answer>
 /// What `call` printed.
 #[derive(Debug)]
 struct Answer {
-    status: String,
     headers: BTreeMap<String, String>,
     body: String,
 }
@@ -57,11 +56,11 @@ struct Answer {
 impl Answer {
     fn parse(text: &str) -> Result<Self> {
         let (head, body) = text.split_once("\n\n").with_context(|| format!("not an answer: {text:?}"))?;
-        let mut lines = head.lines();
-        let status = lines.next().unwrap_or_default().to_owned();
+        // The first line is the status; `call` has judged it by its exit code.
+        let lines = head.lines().skip(1);
         let headers =
             lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        Ok(Self { status, headers, body: body.to_owned() })
+        Ok(Self { headers, body: body.to_owned() })
     }
 
     fn header(&self, name: &str) -> &str {

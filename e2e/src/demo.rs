@@ -52,6 +52,8 @@ pub async fn run() -> Result<()> {
         "\n▸ A faulty version: kubectl apply -f manifests/samples/reviews-v3-faulty.yaml (fails 20 % of its requests)"
     );
     release(&mesh, "manifests/samples/reviews-v3-faulty.yaml", "Failed").await?;
+    // What was under way when the weight went to 0 is counted within a second.
+    sleep(Duration::from_secs(2)).await;
     let before = load.report().await?;
     println!(
         "  {} requests answered, {} failed, {} of them by the faulty version",

@@ -141,7 +141,7 @@ impl App {
             );
         }
         let pad = " ".repeat(indent);
-        yaml.lines().map(|line| format!("{pad}{line}\n")).collect()
+        yaml.lines().fold(String::new(), |text, line| text + &pad + line + "\n")
     }
 }
 

@@ -1,6 +1,9 @@
 //! Where a captured connection was meant to go.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -17,10 +20,34 @@ pub fn original_dst(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(original.filter(|original| *original != local))
+    Ok(original.filter(|original| *original != local && can_be_meant(original.ip())))
+}
+
+/// Whether a connection to this address can honestly have been captured. What goes to loopback never is; but destinations are rewritten
+/// before the kernel drops such packets from the wire, so a neighbour with raw sockets could name 127.0.0.1 and have the proxy dial what
+/// the application keeps to itself.
+fn can_be_meant(ip: IpAddr) -> bool {
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 /// Without the v4-mapped form of a dual-stack listener, and without a scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_from_outside_can_mean_the_loopback_of_the_pod() {
+        for ip in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "224.0.0.1", "ff02::1"] {
+            let address = canonical(SocketAddr::new(ip.parse().unwrap(), 80));
+            assert!(!can_be_meant(address.ip()), "{ip}");
+        }
+        for ip in ["10.1.0.7", "fd00::7", "::ffff:10.1.0.7", "169.254.1.1", "fe80::1"] {
+            let address = canonical(SocketAddr::new(ip.parse().unwrap(), 80));
+            assert!(can_be_meant(address.ip()), "{ip}");
+        }
+    }
 }

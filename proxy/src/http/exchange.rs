@@ -143,6 +143,14 @@ fn refused(error: &hyper::Error) -> bool {
 }
 
 fn complete_http1(head: &mut Parts, address: SocketAddr) -> Result<(), &'static str> {
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.next().is_some() {
+            // They end here: the application would take a compressed body for a plain one.
+            return Err("a transfer coding other than chunked");
+        }
+    }
     let mut hosts = head.headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), None) => {}
@@ -155,12 +163,31 @@ fn complete_http1(head: &mut Parts, address: SocketAddr) -> Result<(), &'static 
             }
         }
     }
+    if head.method != Method::CONNECT
+        && let Some(host) = head.uri.authority().and_then(host_of)
+        && head.headers.get(header::HOST) != Some(&host)
+    {
+        // A target in absolute form names the host, and the header is to be ignored (RFC 9112 section 3.2.2).
+        head.headers.insert(header::HOST, host);
+    }
     // The proxy speaks for itself to the endpoint.
     head.version = http::Version::HTTP_11;
     Ok(())
 }
 
+/// Without user information, which does not belong into the header.
+fn host_of(authority: &Authority) -> Option<HeaderValue> {
+    let host = authority.as_str().rsplit('@').next()?;
+    HeaderValue::from_str(host).ok()
+}
+
 fn complete_http2(head: &mut Parts, address: SocketAddr) {
+    if let Some(host) = head.uri.authority().and_then(host_of)
+        && head.headers.get_all(header::HOST).iter().any(|header| header != host)
+    {
+        // Routes and the application must not be told of two hosts; the authority is the one that counts.
+        head.headers.remove(header::HOST);
+    }
     if head.method == Method::CONNECT || head.uri.authority().is_some() {
         return;
     }

@@ -30,6 +30,10 @@ pub fn strip(headers: &mut HeaderMap, upgrade: bool) {
             }
         }
     }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // It was not the length (RFC 9112 section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, header::TRANSFER_ENCODING] {
         headers.remove(name);
     }
@@ -88,6 +92,12 @@ mod tests {
     fn connection_cannot_take_away_what_gives_the_message_its_meaning() {
         let lines = [("connection", "host, content-length"), ("host", "a"), ("content-length", "3")];
         assert_eq!(stripped(&lines, true), ["content-length: 3", "host: a"]);
+    }
+
+    #[test]
+    fn a_length_that_is_overridden_is_not_forwarded() {
+        let lines = [("content-length", "3"), ("transfer-encoding", "chunked"), ("x", "1")];
+        assert_eq!(stripped(&lines, false), ["x: 1"]);
     }
 
     #[test]

@@ -208,6 +208,9 @@ async fn malformed_requests_get_400_and_the_connection_ends() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -216,6 +219,24 @@ async fn malformed_requests_get_400_and_the_connection_ends() {
         assert_eq!(status(&response), 400, "{request:?}: {response}");
     }
     assert_eq!(app.connections(), 0, "nothing of it reached the application");
+}
+
+#[tokio::test]
+async fn a_target_in_absolute_form_decides_the_host() {
+    let app = App::mirror().await;
+    let pair = pair(app.address);
+    let request = "GET http://u:p@one:80/x HTTP/1.1\r\nHost: two\r\nConnection: close\r\n\r\n";
+    let response = talk(pair.client.outbound, request).await;
+    assert!(response.contains("Host: one:80\r\n") && !response.contains("two"), "{response}");
+}
+
+#[tokio::test]
+async fn a_response_that_says_its_length_twice_is_forwarded_whole() {
+    let both = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n6\r\nwhole!\r\n0\r\n\r\n";
+    let app = App::answering(both).await;
+    let pair = pair(app.address);
+    let response = get(pair.client.outbound, "/", "").await;
+    assert!(!response.contains("content-length") && response.contains("whole!"), "{response}");
 }
 
 #[tokio::test]

@@ -88,6 +88,21 @@ async fn requests_of_http2_share_a_connection_and_keep_their_authority() {
 }
 
 #[tokio::test]
+async fn a_host_header_cannot_contradict_the_authority() {
+    let app = app(|request: Request<Incoming>| async move {
+        let text = format!("{:?} {:?}", request.uri().authority(), request.headers().get("host"));
+        Response::new(Full::from(text).boxed())
+    })
+    .await;
+    let pair = pair(app.address);
+    let mut client = client(pair.client.outbound).await;
+    let request = Request::get("http://one/").header("host", "two").body(Empty::new().boxed()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "Some(one) None");
+}
+
+#[tokio::test]
 async fn grpc_streams_both_ways_with_trailers_at_the_end() {
     let app = app(|request: Request<Incoming>| async move {
         assert_eq!(request.headers()["te"], "trailers");

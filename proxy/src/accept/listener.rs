@@ -52,6 +52,7 @@ fn bound(domain: Domain, address: SocketAddr) -> io::Result<TcpListener> {
     }
     // A restarted proxy must not wait for connections of its predecessor to be forgotten.
     socket.set_reuse_address(true)?;
+    tcp::keep_alive(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -164,5 +165,14 @@ mod tests {
         let socket = bind(0).unwrap();
         let port = socket.local_addr().unwrap().port();
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
+
+    #[test]
+    fn callers_that_vanish_are_noticed() {
+        let socket = bind(0).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let _caller = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let (accepted, _) = socket.accept().unwrap();
+        assert!(socket2::SockRef::from(&accepted).keepalive().unwrap());
     }
 }

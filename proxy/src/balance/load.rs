@@ -47,11 +47,25 @@ impl Default for Load {
 
 /// A request that waits for an endpoint, or whose answer still streams; ends on drop.
 #[derive(Debug)]
-pub struct InFlight(Arc<Load>);
+pub struct InFlight {
+    load: Arc<Load>,
+    /// Since when there is no word of it; `None`: there was.
+    waiting: Option<Instant>,
+}
+
+impl InFlight {
+    /// The endpoint answered, or failed, and that was observed.
+    pub fn heard(&mut self) {
+        self.waiting = None;
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.load.in_flight.fetch_sub(1, Relaxed);
+        if let Some(since) = self.waiting {
+            self.load.abandoned(since, Instant::now());
+        }
     }
 }
 
@@ -59,7 +73,7 @@ impl Load {
     /// A request begins.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight(self.clone())
+        InFlight { load: self.clone(), waiting: Some(Instant::now()) }
     }
 
     /// Requests that wait for it, or whose answers still stream.
@@ -85,6 +99,15 @@ impl Load {
     /// There was no answer: connecting failed, or the connection broke.
     pub fn fail(&self, now: Instant) {
         self.observe(FAILURE_COST, now);
+    }
+
+    /// A caller waited since `since` and gave up. The answer would have taken longer than that, so an endpoint that never answers does not
+    /// become the cheapest because nothing is observed of it.
+    fn abandoned(&self, since: Instant, now: Instant) {
+        let waited = now.saturating_duration_since(since);
+        if waited.as_secs_f64() * 1e6 > self.average_at(now).max(0.0) {
+            self.observe(waited, now);
+        }
     }
 
     /// What one more request would cost; only comparisons between endpoints mean something.
@@ -156,6 +179,25 @@ mod tests {
         assert!(new.cost(now) < known.cost(now));
         let _trial = new.begin();
         assert!(new.cost(now) > known.cost(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_callers_give_up_on_does_not_look_fast() {
+        let (silent, good) = (Arc::new(Load::default()), Arc::new(Load::default()));
+        silent.observe(5 * MS, Instant::now());
+        let waiting = silent.begin();
+        tokio::time::advance(60 * DECAY).await;
+        drop(waiting);
+        good.observe(5 * MS, Instant::now());
+        assert!(silent.cost(Instant::now()) > good.cost(Instant::now()));
+
+        let mut answered = good.begin();
+        answered.heard();
+        tokio::time::advance(MS).await;
+        let before = good.cost(Instant::now());
+        tokio::time::advance(DECAY).await;
+        drop(answered);
+        assert!(good.cost(Instant::now()) < before, "a long answer is not a slow one");
     }
 
     #[test]

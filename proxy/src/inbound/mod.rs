@@ -235,7 +235,6 @@ impl Incoming<'_> {
     async fn join(&self, mut client: Stream, mut upstream: Upstream, said: Bytes, tls: Tls) {
         let telemetry = &self.worker.mesh.telemetry;
         let _open = telemetry.open(Direction::Inbound, Transport::Opaque, tls);
-        client.keep_alive();
         if client.write_all(&said).await.is_err() {
             return upstream.stream.reset();
         }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper::{body::Incoming, service::service_fn};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Outgoing, opaque::tls, reachable};
 use crate::{
@@ -123,9 +123,10 @@ impl Session {
                 within(deadline, pause).await.map_err(|own| (own, tls))?;
             }
             let started = Instant::now();
-            let in_flight = endpoint.load.begin();
+            let mut in_flight = endpoint.load.begin();
             let outcome = within(deadline, call.attempt(&self.worker.pool, &self.worker.dialler, &endpoint)).await;
             let group = endpoint.group(&self.worker.mesh.telemetry.groups);
+            in_flight.heard();
             let now = Instant::now();
             let own = match outcome {
                 Ok(Ok((response, lease))) if !was_not_delivered(&endpoint, &response) => {
@@ -297,8 +298,8 @@ fn discard(response: Response<Incoming>, lease: Lease) {
     let body = Body::observed(response.into_body(), ending);
     tokio::spawn(async move {
         use http_body_util::BodyExt;
-        // What another proxy says for itself is a sentence.
-        let _ = http_body_util::Limited::new(body, 4096).collect().await;
+        // What another proxy says for itself is a sentence, and comes at once.
+        let _ = timeout(Duration::from_secs(1), http_body_util::Limited::new(body, 4096).collect()).await;
     });
 }
 

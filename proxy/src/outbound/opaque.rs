@@ -39,16 +39,18 @@ pub(super) async fn connect(outgoing: &Outgoing<'_>) -> Option<Upstream> {
             return None;
         };
         let endpoint = reachable(&worker.mesh, &endpoint);
-        let in_flight = endpoint.load.begin();
+        let mut in_flight = endpoint.load.begin();
         let began = Instant::now();
         match connect::endpoint(&worker.mesh.identity, telemetry, &endpoint, Alpn::Tcp).await {
             Ok(connection) => {
                 let now = Instant::now();
                 endpoint.load.observe(now - began, now);
+                in_flight.heard();
                 return Some(Upstream { stream: connection.stream, tls: tls(&endpoint), _in_flight: in_flight });
             }
             Err(error) => {
                 endpoint.load.fail(Instant::now());
+                in_flight.heard();
                 tracing::debug!(address = %outgoing.original, %error, "an endpoint was not reached");
                 failed.push(endpoint.address);
             }
@@ -82,7 +84,6 @@ fn choose(
 pub(super) async fn join(outgoing: &Outgoing<'_>, mut client: Stream, mut upstream: Upstream, said: Bytes) {
     let telemetry = &outgoing.worker.mesh.telemetry;
     let _open = telemetry.open(Direction::Outbound, Transport::Opaque, upstream.tls);
-    upstream.stream.keep_alive();
     if client.write_all(&said).await.is_err() {
         return upstream.stream.reset();
     }
@@ -107,7 +108,6 @@ pub(super) async fn pass_through(worker: &Worker, client: TcpStream, original: S
     };
     let _open = telemetry.open(Direction::Outbound, Transport::PassThrough, Tls::None);
     let (mut client, mut upstream) = (Stream::from(client), Stream::from(upstream));
-    upstream.keep_alive();
     let (copied, result) = copy::both_ways(&mut client, &mut upstream).await;
     telemetry.copied(Direction::Outbound, copied.forth, copied.back);
     if result.is_err() {

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::{
     net::TcpStream,
@@ -10,7 +11,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Prefixed, Stream};
+use super::{Prefixed, Stream, keep_alive};
 use crate::{
     balance::Endpoint,
     identity::{self, Alpn, Identity, SpiffeId},
@@ -64,6 +65,7 @@ pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Conn
     let connected = async {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
+        keep_alive(&SockRef::from(&tcp))?;
         Ok(tcp)
     };
     timeout(limit, connected)

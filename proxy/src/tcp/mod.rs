@@ -6,5 +6,5 @@ pub mod connect;
 pub mod copy;
 mod stream;
 
-pub(crate) use self::stream::reset;
 pub use self::stream::{Prefixed, Stream};
+pub(crate) use self::stream::{keep_alive, reset};

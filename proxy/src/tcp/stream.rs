@@ -56,14 +56,13 @@ impl Stream {
     pub fn reset(self) {
         reset(self.tcp());
     }
+}
 
-    /// Lets the kernel find out about peers that vanished while nothing is sent: opaque connections may rest for days.
-    pub fn keep_alive(&self) {
-        let probes =
-            socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
-        // Without it the connection still works.
-        let _ = SockRef::from(self.tcp()).set_tcp_keepalive(&probes);
-    }
+/// Lets the kernel find out about peers that vanished while nothing is sent: their connections would stay for ever, and so would requests
+/// that wait for their answers. Sockets that a listener accepts inherit it.
+pub(crate) fn keep_alive(socket: &socket2::Socket) -> io::Result<()> {
+    let probes = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// Makes the close of `tcp` abortive.

@@ -8,6 +8,8 @@ use http::StatusCode;
 pub enum Reason {
     /// The request breaks the rules of its protocol in a way that two servers may read differently.
     MalformedRequest,
+    /// The caller came in plain, and policy demands authentication since.
+    PlaintextRefused,
     /// The route's backend refers to something that does not exist.
     UnresolvedBackend,
     /// The chosen backend has no ready endpoint, or every weight is 0.
@@ -24,8 +26,9 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::MalformedRequest,
+        Self::PlaintextRefused,
         Self::UnresolvedBackend,
         Self::NoEndpoints,
         Self::ConnectFailure,
@@ -38,6 +41,7 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MalformedRequest => "malformed-request",
+            Self::PlaintextRefused => "plaintext-refused",
             Self::UnresolvedBackend => "unresolved-backend",
             Self::NoEndpoints => "no-endpoints",
             Self::ConnectFailure => "connect-failure",
@@ -51,6 +55,7 @@ impl Reason {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::MalformedRequest => StatusCode::BAD_REQUEST,
+            Self::PlaintextRefused => StatusCode::FORBIDDEN,
             // The Gateway API asks for 500 here.
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints | Self::ConnectFailure | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
@@ -64,6 +69,8 @@ impl Reason {
         match self {
             // INTERNAL
             Self::MalformedRequest => 13,
+            // UNAUTHENTICATED
+            Self::PlaintextRefused => 16,
             // DEADLINE_EXCEEDED
             Self::RequestTimeout => 4,
             // RESOURCE_EXHAUSTED

@@ -30,8 +30,9 @@ pub fn respond(reason: Reason, detail: &str, grpc: bool) -> Response<Body> {
         response
     };
     response.headers_mut().insert(MARK, mark);
-    if reason == Reason::MalformedRequest {
-        // Where its end is, and the next request begins, nobody knows. (Only HTTP/1 has such requests.)
+    if matches!(reason, Reason::MalformedRequest | Reason::PlaintextRefused) {
+        // Where a malformed request ends, and the next begins, nobody knows; and a caller that is refused has no use for its connection.
+        // (HTTP/2 has no such header, and the library leaves it out.)
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -5,7 +5,9 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use http::{Method, Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::policy::Plain;
 use crate::{
     accept::Worker,
     balance::Endpoint,
@@ -28,8 +30,15 @@ struct Session {
     requests: Arc<Requests>,
 }
 
-/// Serves requests until the connection ends, or the proxy is asked to.
-pub(super) async fn serve(worker: &Arc<Worker>, client: Stream, version: Version, tls: Tls, original: SocketAddr) {
+/// Serves requests until the connection ends, or `until` is cancelled; then what is in flight is still answered.
+pub(super) async fn serve(
+    worker: &Arc<Worker>,
+    client: Stream,
+    version: Version,
+    tls: Tls,
+    original: SocketAddr,
+    until: &CancellationToken,
+) {
     let telemetry = &worker.mesh.telemetry;
     let _open = telemetry.open(Direction::Inbound, version.transport(), tls);
     let name = original.port().to_string().into();
@@ -44,12 +53,18 @@ pub(super) async fn serve(worker: &Arc<Worker>, client: Stream, version: Version
         let session = session.clone();
         async move { Ok::<_, Infallible>(session.handle(request).await) }
     });
-    if let Err(error) = server::serve(client, version, &worker.draining, service).await {
+    if let Err(error) = server::serve(client, version, until, service).await {
         tracing::debug!(%error, port = original.port(), "a connection to the application broke");
     }
 }
 
 impl Session {
+    /// Whether a plain caller would not be let in any more: connections are kept for hours, and policy must not wait for their end.
+    fn policy_changed(&self) -> bool {
+        let port = self.application.address.port();
+        matches!(self.worker.mesh.workload.load().plain(port), Plain::Refuse)
+    }
+
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let began = Instant::now();
         let grpc = is_grpc(request.headers());
@@ -57,6 +72,9 @@ impl Session {
             self.requests.own(self.tls, reason, began.elapsed());
             respond(reason, detail, grpc)
         };
+        if self.tls == Tls::None && self.policy_changed() {
+            return own(Reason::PlaintextRefused, "mTLS is Strict here by now");
+        }
         let (call, caller) = match Call::new(request, self.version, self.application.address) {
             Ok(call) => call,
             Err(malformed) => return own(Reason::MalformedRequest, malformed),

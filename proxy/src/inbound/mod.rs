@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -56,6 +56,11 @@ pub async fn serve(worker: &Arc<Worker>, client: TcpStream, original: SocketAddr
 }
 
 impl Incoming<'_> {
+    /// With the policy of now: the client may have been silent for hours.
+    fn renewed(&self) -> Self {
+        Self { worker: self.worker, workload: self.worker.mesh.workload.load_full(), original: self.original }
+    }
+
     fn plain(&self) -> Plain<'_> {
         self.workload.plain(self.original.port())
     }
@@ -73,7 +78,7 @@ impl Incoming<'_> {
             _ => Some(SILENCE),
         };
         match detect::first(&client, &mut buffer, silence).await {
-            Ok(First::Spoke(kind)) => self.spoke(client, kind, buffer, None).await,
+            Ok(First::Spoke(kind)) => self.renewed().spoke(client, kind, buffer, None).await,
             Ok(First::Silence) => self.silence(client).await,
             Ok(First::Closed) | Err(_) => {}
         }
@@ -99,7 +104,7 @@ impl Incoming<'_> {
         match version {
             Some(version) if accepted => {
                 drop(upstream);
-                http::serve(self.worker, stream, version, Tls::None, self.original).await;
+                http::serve(self.worker, stream, version, Tls::None, self.original, &self.worker.draining).await;
             }
             _ => {
                 let upstream = match upstream {
@@ -131,7 +136,7 @@ impl Incoming<'_> {
                 let mut buffer = BytesMut::new();
                 match detect::first(&client, &mut buffer, None).await {
                     Ok(First::Spoke(kind)) => {
-                        self.spoke(client, kind, buffer, Some(upstream)).await;
+                        self.renewed().spoke(client, kind, buffer, Some(upstream)).await;
                     }
                     // It closed; the application may still want to say something.
                     Ok(_) => {
@@ -187,7 +192,15 @@ impl Incoming<'_> {
                 };
             }
         };
-        http::serve(self.worker, stream, version, Tls::Mutual, self.original).await;
+        // Proxies give a connection no new request by then. Who does is told to come again, with a certificate that is valid.
+        let until = self.worker.draining.child_token();
+        let serving = http::serve(self.worker, stream, version, Tls::Mutual, self.original, &until);
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => return,
+            () = sleep_until(connect::expiry(&peer)) => until.cancel(),
+        }
+        serving.await;
     }
 
     /// Whom a plain caller is joined with as bytes.

@@ -119,7 +119,7 @@ async fn handshake(
 }
 
 /// When a peer's certificate ends, on the clock that timers use.
-fn expiry(peer: &identity::Peer) -> Instant {
+pub fn expiry(peer: &identity::Peer) -> Instant {
     let left = peer.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default();
     Instant::now() + left
 }

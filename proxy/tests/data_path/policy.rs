@@ -1,7 +1,9 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use fairlead_proxy::{identity::Alpn, inbound::policy::compile};
 use fairlead_proxy_api::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
 
 use crate::support::*;
 
@@ -35,6 +37,37 @@ async fn permissive_serves_both() {
             ))
             .await;
     }
+}
+
+#[tokio::test]
+async fn a_plain_caller_that_kept_its_connection_is_refused_once_policy_is_strict() {
+    let app = App::answering(APP).await;
+    let server = server_of(&Authority::new(), app.address, v1::MtlsMode::Permissive);
+    let mut caller = connect(server.inbound).await;
+    caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut caller, "app").await.unwrap().starts_with("HTTP/1.1 200"));
+    server.workload.store(Arc::new(compile(workload(v1::MtlsMode::Strict)).unwrap()));
+    caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, caller.read_to_string(&mut answer)).await.expect("the connection ends").unwrap();
+    assert_eq!(status(&answer), 403);
+    assert!(answer.contains("fairlead-proxy: plaintext-refused"), "{answer}");
+}
+
+#[tokio::test]
+async fn no_connection_serves_requests_for_longer_than_its_certificate() {
+    let authority = Authority::new();
+    let app = App::answering(APP).await;
+    let server = server_of(&authority, app.address, v1::MtlsMode::Strict);
+    let caller = authority.identity_for("client", &[], Duration::from_secs(3));
+    let tls = caller.client_config(&identity_of("server"), Alpn::Http1).unwrap();
+    let stream = connect(server.inbound).await;
+    let mut stream = TlsConnector::from(tls).connect("ignored".try_into().unwrap(), stream).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await;
+    ended.expect("the proxy ends the connection").unwrap();
+    assert_eq!(status(&String::from_utf8(answer).unwrap()), 200);
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use fairlead_proxy::{
     accept::{Listen, MAX_CONNECTIONS, Mesh, Proxy, Settings},
     config::{Destinations, Metrics, OwnWorkload, stream::Store},
     identity::{Identity, Leaf, SpiffeId, TrustBundle, TrustDomain},
-    inbound::refusals::Refusals,
+    inbound::{Workload, refusals::Refusals},
     telemetry::Telemetry,
 };
 use fairlead_proxy_api::v1;
@@ -50,13 +51,18 @@ impl Authority {
 
     /// An identity from here that believes `others` as well.
     pub fn identity_that_trusts(&self, name: &str, others: &[&Authority]) -> Arc<Identity> {
+        self.identity_for(name, others, Duration::from_secs(3600))
+    }
+
+    /// One that lasts so long.
+    pub fn identity_for(&self, name: &str, others: &[&Authority], lifetime: Duration) -> Arc<Identity> {
         let id = identity_of(name);
         let now = SystemTime::now();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
         params.not_before = (now - Duration::from_secs(60)).into();
-        params.not_after = (now + Duration::from_secs(3600)).into();
+        params.not_after = (now + lifetime).into();
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -82,6 +88,8 @@ pub struct Sidecar {
     pub inbound: SocketAddr,
     pub telemetry: Arc<Telemetry>,
     pub proxy: Proxy,
+    /// Policy, to be changed while it runs.
+    pub workload: Arc<ArcSwap<Workload>>,
 }
 
 /// What a sidecar is told.
@@ -160,7 +168,8 @@ impl Pod {
             &Arc::new(mesh),
         )
         .unwrap();
-        Sidecar { outbound: addresses.0, inbound: addresses.1, telemetry, proxy }
+        let workload = store.workload.handle();
+        Sidecar { outbound: addresses.0, inbound: addresses.1, telemetry, proxy, workload }
     }
 }
 

@@ -21,6 +21,7 @@ struct State {
     version: u64,
     writes: usize,
     down: bool,
+    refused: Option<(String, u16)>,
     before_write: Option<Hook>,
 }
 
@@ -56,6 +57,11 @@ impl FakeApi {
         self.0.lock().down = down;
     }
 
+    /// PATCH of this object is answered so, until it is another one's turn.
+    pub(crate) fn refuse(&self, refused: Option<(&str, u16)>) {
+        self.0.lock().refused = refused.map(|(path, code)| (path.to_owned(), code));
+    }
+
     /// Runs once, before the next POST, PUT or PATCH takes effect.
     pub(crate) fn before_next_write(&self, hook: impl FnOnce(&Self) + Send + 'static) {
         self.0.lock().before_write = Some(Box::new(hook));
@@ -83,6 +89,10 @@ impl FakeApi {
         // Only listings have a page size.
         if let Some(query) = head.uri.query().filter(|query| query.contains("limit=")) {
             return success(&self.list(&path, query));
+        }
+        let refused = self.0.lock().refused.clone().filter(|(refused, _)| *refused == path);
+        if let Some((_, code)) = refused.filter(|_| head.method == Method::PATCH) {
+            return failure(code, "exceeded quota: count/deployments.apps");
         }
         let present = self.get(&path);
         let stored = |path: &str, object: Value| {

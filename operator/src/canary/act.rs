@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::hold::{HELD, REFUSED};
+use super::observe::quote;
 use super::plan::Action;
 use super::{FIELD_MANAGER, clone};
 
@@ -35,8 +36,8 @@ pub(super) fn canaries(client: &Client, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Canary>(&()))
 }
 
-/// Persists a status, unless the Canary changed since it was read.
-pub(super) async fn persist(client: &Client, canary: &Value, status: &CanaryStatus) -> kube::Result<()> {
+/// Persists a status, unless the Canary changed since it was read. Answers the Canary as it is then.
+pub(super) async fn persist(client: &Client, canary: &Value, status: &CanaryStatus) -> kube::Result<Value> {
     let metadata = &canary["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
     let namespace = metadata["namespace"].as_str().unwrap_or_default();
@@ -46,8 +47,8 @@ pub(super) async fn persist(client: &Client, canary: &Value, status: &CanaryStat
         "metadata": {"name": name, "namespace": namespace, "resourceVersion": metadata["resourceVersion"]},
         "status": status,
     });
-    canaries(client, namespace).patch_status(name, &applying(), &Patch::Apply(body)).await?;
-    Ok(())
+    let written = canaries(client, namespace).patch_status(name, &applying(), &Patch::Apply(body)).await?;
+    serde_json::to_value(written).map_err(kube::Error::SerdeError)
 }
 
 /// Does one thing. What is gone already, or was never there, is no error.
@@ -136,6 +137,14 @@ pub(super) async fn release(client: &Client, deployment: &Value, unpause: bool) 
 /// The object was there no longer.
 pub(super) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// What the API server, a quota or a webhook has against an object, in their own words: what the same request meets again.
+pub(super) fn refusal(error: &kube::Error) -> Option<String> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Some(quote(&status.message)),
+        _ => None,
+    }
 }
 
 /// Someone else wrote first.

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::act::{self, Subjects};
 use super::observe::{self, CloneDeployment, Deployment, Observed, Subject};
-use super::plan::{Note, plan};
+use super::plan::{Action, Note, clone_refused, plan};
 use super::{Evidence, Programmed, clone, generation, groups};
 
 /// Canaries that are worked on at once.
@@ -172,7 +172,7 @@ impl Releases {
         let canary = self.get(&act::canaries(&self.client, namespace), name).await?;
         // One that another controller's finalizer still keeps decides nothing any more.
         let canary = canary.filter(|canary| !canary["metadata"]["deletionTimestamp"].is_string());
-        let Some(canary) = canary else {
+        let Some(mut canary) = canary else {
             self.release_orphans(namespace, name, None).await?;
             return Ok(Again::Never);
         };
@@ -218,7 +218,7 @@ impl Releases {
         };
         let plan = plan(&observed);
         if plan.status != observed.canary.status {
-            act::persist(&self.client, &canary, &plan.status).await?;
+            canary = act::persist(&self.client, &canary, &plan.status).await?;
         }
         for note in &plan.notes {
             self.tell(note, &reference).await;
@@ -227,7 +227,17 @@ impl Releases {
             Subjects { canary: &canary, deployment: deployment.as_ref(), revision: &revision, clone: clone.as_ref() };
         for action in &plan.actions {
             tracing::debug!(namespace, canary = name, ?action, "release");
-            act::perform(&self.client, action, &subjects).await?;
+            let result = act::perform(&self.client, action, &subjects).await;
+            if let Err(error) = &result
+                && *action == Action::ApplyClone
+                && let Some(refusal) = act::refusal(error)
+            {
+                let status = clone_refused(&plan.status, &refusal, observed.now);
+                if status != plan.status {
+                    act::persist(&self.client, &canary, &status).await?;
+                }
+            }
+            result?;
         }
         Ok(Again::In(plan.again))
     }

@@ -207,7 +207,7 @@ pub fn trouble(pods: &[Value], revision: &str) -> Option<String> {
 }
 
 /// One line of bounded length.
-fn quote(message: &str) -> String {
+pub(super) fn quote(message: &str) -> String {
     message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTATION).collect()
 }
 

@@ -21,6 +21,9 @@ use super::observe::{Deployment, Observed};
 /// short enough that one that hangs does not keep a bad version running.
 pub const ACKNOWLEDGE_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
+/// The reason of the condition `Accepted` while the API server does not take the clone.
+const CLONE_REFUSED: &str = "CloneRefused";
+
 /// How many releases the status remembers.
 const REMEMBERED: usize = 10;
 
@@ -97,6 +100,16 @@ pub fn plan(observed: &Observed) -> Plan {
     Plan { status: planner.status, notes: planner.notes, actions: planner.actions, again: planner.again }
 }
 
+/// What becomes of a status when the API server does not take the clone. [`plan`] keeps saying so until the clone is as it should be.
+pub fn clone_refused(status: &CanaryStatus, refusal: &str, now: Timestamp) -> CanaryStatus {
+    let mut status = status.clone();
+    let message = format!("The API server does not take the new version's Deployment, which is tried again: {refusal}");
+    let fact = Fact::fails(CLONE_REFUSED, message);
+    let generation = status.observed_generation;
+    set_condition(&mut status.conditions, ConditionType::Accepted, &fact, generation, &Time(now));
+    status
+}
+
 /// Whether a transition was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moved {
@@ -166,6 +179,18 @@ impl Planner<'_> {
         None
     }
 
+    /// What [`clone_refused`] wrote, while it is true.
+    fn refusal(&self) -> Option<String> {
+        let releasing = matches!(self.status.phase, Some(Phase::Progressing | Phase::Holding | Phase::Suspended));
+        let wanted = self.observed.deployment.as_ref().filter(|_| releasing)?;
+        let clone = self.observed.clone.as_ref();
+        if clone.is_some_and(|clone| clone.revision == wanted.revision && clone.replicas == wanted.replicas) {
+            return None;
+        }
+        let known = self.status.conditions.iter().find(|known| known.reason == CLONE_REFUSED)?;
+        Some(known.message.clone())
+    }
+
     fn conditions(&mut self) {
         let now = Time(self.observed.now);
         let generation = Some(self.observed.canary.generation);
@@ -174,6 +199,9 @@ impl Planner<'_> {
             (ConditionType::Accepted, Fact::holds("Accepted", "Changes of the Deployment are released step by step")),
             (ConditionType::ResolvedRefs, Fact::holds("ResolvedRefs", "The Deployment exists")),
         ];
+        if let Some(refusal) = self.refusal() {
+            facts[0].1 = Fact::fails(CLONE_REFUSED, refusal);
+        }
         if let Some(objection) = objection {
             for (condition, fact) in &mut facts {
                 if *condition == objection.condition {
@@ -379,7 +407,10 @@ impl Planner<'_> {
         if fits && rollout.is_some_and(|rollout| rollout.done) {
             return self.enter(0);
         }
-        let progress = rollout.map_or("its Deployment is being made", |rollout| &rollout.progress).to_owned();
+        let progress = match rollout {
+            Some(rollout) => rollout.progress.clone(),
+            None => self.refusal().unwrap_or_else(|| "its Deployment is being made".to_owned()),
+        };
         self.verdict(VerdictResult::Inconclusive, &format!("the new version is starting: {progress}"));
         self.again = SOON;
         Moved::No

@@ -364,6 +364,51 @@ async fn a_canary_made_again_for_another_deployment_releases_the_first() {
 }
 
 #[tokio::test]
+async fn what_the_api_server_has_against_a_clone_is_said_until_it_takes_it() {
+    let accepted = |cluster: &Cluster| {
+        let condition = cluster.status()["conditions"][0].clone();
+        assert_eq!(condition["type"], "Accepted");
+        (condition["reason"].as_str().unwrap().to_owned(), condition["message"].as_str().unwrap().to_owned())
+    };
+    let cluster = Cluster::new();
+    cluster.settle().await;
+    cluster.apply("v2");
+    cluster.api.refuse(Some((CLONE, 403)));
+    for _ in 0..5 {
+        let _refused = cluster.reconcile().await;
+    }
+    let writes = cluster.api.writes();
+    let error = cluster.reconcile().await.unwrap_err().to_string();
+    assert!(error.contains("exceeded quota"), "{error}");
+    assert_eq!(cluster.api.writes(), writes, "it is not written again and again");
+    let (reason, message) = accepted(&cluster);
+    assert_eq!(reason, "CloneRefused");
+    assert!(message.ends_with("exceeded quota: count/deployments.apps"), "{message}");
+    let verdict = cluster.status()["verdict"]["reason"].clone();
+    assert_eq!(verdict, format!("the new version is starting: {message}"));
+    assert_eq!(cluster.status()["phase"], "Progressing", "nothing is proved against it");
+
+    cluster.api.refuse(None);
+    cluster.settle().await;
+    assert!(cluster.api.get(CLONE).is_some());
+    assert_eq!(accepted(&cluster).0, "Accepted");
+}
+
+#[tokio::test]
+async fn a_clone_that_is_in_the_way_or_unanswered_for_is_no_refusal() {
+    for code in [409, 429, 500] {
+        let cluster = Cluster::new();
+        cluster.settle().await;
+        cluster.apply("v2");
+        cluster.api.refuse(Some((CLONE, code)));
+        for _ in 0..5 {
+            let _failed = cluster.reconcile().await;
+        }
+        assert_eq!(cluster.status()["conditions"][0]["reason"], "Accepted", "{code}");
+    }
+}
+
+#[tokio::test]
 async fn the_younger_of_two_canaries_stands_back() {
     let cluster = Cluster::new();
     let mut older = cluster.api.get(CANARY).unwrap();

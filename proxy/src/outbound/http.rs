@@ -19,7 +19,7 @@ use crate::{
     },
     route::{Destination, Handle, RequestHead, Route, Service, Target},
     tcp::Stream,
-    telemetry::{Direction, Requests, Tls},
+    telemetry::{Direction, Requests, Tls, groups::Group},
 };
 
 /// Attempts for one request, as long as nothing of it was sent. With the pauses of [`BACKOFF`] the last one begins 175 ms after the first:
@@ -32,6 +32,9 @@ const WINDOW: Duration = Duration::from_secs(3);
 
 /// The pause before an endpoint that just failed is tried again, doubled each time; others are tried at once.
 const BACKOFF: Duration = Duration::from_millis(25);
+
+/// A caller who goes away after this long did so for want of an answer; one who goes earlier may have had other reasons.
+const GIVING_UP: Duration = Duration::from_secs(1);
 
 /// Requests that one endpoint may have in flight from this proxy: the default of `limits.requests`. Beyond it something is stuck, and
 /// waiting would only spread it.
@@ -124,13 +127,20 @@ impl Session {
             }
             let started = Instant::now();
             let mut in_flight = endpoint.load.begin();
-            let outcome = within(deadline, call.attempt(&self.worker.pool, &self.worker.dialler, &endpoint)).await;
             let group = endpoint.group(&self.worker.mesh.telemetry.groups);
+            let mut patience = Patience { group, since: started };
+            let outcome = within(deadline, call.attempt(&self.worker.pool, &self.worker.dialler, &endpoint)).await;
             in_flight.heard();
+            patience.group = None;
             let now = Instant::now();
             let own = match outcome {
-                Ok(Ok((response, lease))) if !was_not_delivered(&endpoint, &response) => {
-                    endpoint.load.observe(now - started, now);
+                Ok(Ok((response, lease))) if !says(&endpoint, &response, Reason::ConnectFailure) => {
+                    if says(&endpoint, &response, Reason::UpstreamReset) {
+                        // An application that breaks connections does so fast; that must not attract more of them.
+                        endpoint.load.fail(now);
+                    } else {
+                        endpoint.load.observe(now - started, now);
+                    }
                     self.requests.answered(tls, response.status(), now - began);
                     let verdict = group.map(|group| verdict(group, &response, now - started, grpc));
                     let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict };
@@ -286,10 +296,27 @@ fn reason(failure: &Failure) -> Reason {
     }
 }
 
-/// Whether an authenticated proxy says that its application was not reached: then the request was not done. Nobody else is believed.
-fn was_not_delivered(endpoint: &Endpoint, response: &Response<Incoming>) -> bool {
-    endpoint.identity.is_some()
-        && response.headers().get(MARK).is_some_and(|mark| mark == Reason::ConnectFailure.as_str())
+/// Whether an authenticated proxy answers for its application, and why; with [`Reason::ConnectFailure`] the request was not done. Nobody else
+/// is believed.
+fn says(endpoint: &Endpoint, response: &Response<Incoming>, reason: Reason) -> bool {
+    endpoint.identity.is_some() && response.headers().get(MARK).is_some_and(|mark| mark == reason.as_str())
+}
+
+/// Counts an attempt against its release if the caller goes away before there was an answer: a version that hangs is judged by nothing
+/// else where callers are less patient than the route.
+struct Patience<'a> {
+    group: Option<&'a Arc<Group>>,
+    since: Instant,
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if let Some(group) = self.group
+            && self.since.elapsed() >= GIVING_UP
+        {
+            group.count(true, None);
+        }
+    }
 }
 
 /// Lets a short answer that nobody wants go by, so that its connection can be used again.
@@ -303,12 +330,7 @@ fn discard(response: Response<Incoming>, lease: Lease) {
     });
 }
 
-fn verdict(
-    group: &Arc<crate::telemetry::groups::Group>,
-    response: &Response<Incoming>,
-    latency: Duration,
-    grpc: bool,
-) -> Verdict {
+fn verdict(group: &Arc<Group>, response: &Response<Incoming>, latency: Duration, grpc: bool) -> Verdict {
     let in_headers = status_of(response.headers());
     Verdict {
         group: group.clone(),

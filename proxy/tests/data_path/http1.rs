@@ -421,6 +421,58 @@ async fn a_release_counts_what_each_side_answered() {
 }
 
 #[tokio::test]
+async fn a_release_that_hangs_is_counted_when_its_callers_give_up() {
+    let silent = App::start(|mut stream| async move {
+        read_head(&mut stream).await;
+        std::future::pending().await
+    })
+    .await;
+    let canary = v1::Endpoint { group: "canary".into(), ..endpoint(silent.address, "") };
+    let client = client_of(&Authority::new(), service(vec![vec![canary]]));
+    for patience in [50, 1200] {
+        let mut caller = connect(client.outbound).await;
+        caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(patience)).await;
+    }
+    let counted = async {
+        loop {
+            let counts = client.telemetry.groups.changed(&mut Reported::default());
+            if let [canary] = counts.as_slice() {
+                return (canary.requests, canary.failures);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(SOON, counted).await.unwrap(), (1, 1), "who left at once is no evidence");
+}
+
+#[tokio::test]
+async fn an_application_that_breaks_connections_does_not_attract_requests_by_being_fast() {
+    let authority = Authority::new();
+    let broken = App::start(|mut stream| async move {
+        read_head(&mut stream).await;
+    })
+    .await;
+    let slow = App::start(|mut stream| async move {
+        while read_head(&mut stream).await.is_some() {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            stream.write_all(HELLO.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let servers = [broken.address, slow.address].map(|app| server_of(&authority, app, v1::MtlsMode::Strict));
+    let endpoints = servers.iter().map(|server| endpoint(server.inbound, "server")).collect();
+    let client = client_of(&authority, service(vec![endpoints]));
+    let mut answered = 0;
+    for _ in 0..20 {
+        // Not idempotent, so nobody tries again.
+        let post = "POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        answered += usize::from(status(&talk(client.outbound, post).await) == 200);
+    }
+    assert!(answered >= 18, "{answered} of 20");
+}
+
+#[tokio::test]
 async fn a_pod_that_calls_itself_is_not_met_by_a_handshake() {
     let app = App::answering(HELLO).await;
     let authority = Authority::new();

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Open, OriginalDestination,
+    callers::Callers,
     worker::{Accepted, Counted, Handle, Socket},
 };
 use crate::{
@@ -65,6 +66,7 @@ pub(super) struct Listener {
     /// The worker that runs this; takes the connection if nobody has fewer, which spares waking another thread.
     pub(super) here: usize,
     pub(super) open: Arc<Open>,
+    pub(super) callers: Arc<Callers>,
     pub(super) max_connections: usize,
     pub(super) telemetry: Arc<Telemetry>,
 }
@@ -86,7 +88,7 @@ impl Listener {
                 () = until.cancelled() => return,
             };
             match accepted {
-                Ok((connection, _)) => self.hand_over(connection, &refused),
+                Ok((connection, caller)) => self.hand_over(connection, caller.ip(), &refused),
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, direction = self.direction.as_str(), "cannot accept connections for now");
@@ -96,15 +98,21 @@ impl Listener {
         }
     }
 
-    fn hand_over(&self, connection: TcpStream, refused: &AtomicU64) {
-        if self.open.of(self.direction).load(Relaxed) >= self.max_connections {
+    fn hand_over(&self, connection: TcpStream, caller: IpAddr, refused: &AtomicU64) {
+        let room = self.open.of(self.direction).load(Relaxed) < self.max_connections;
+        // All of the application's connections come from the pod itself.
+        let limit = match self.direction {
+            Direction::Inbound => self.max_connections.div_ceil(2),
+            Direction::Outbound => self.max_connections,
+        };
+        let Some(place) = room.then(|| self.callers.admit(caller, limit)).flatten() else {
             // The first and every thousandth: enough to be seen, too few to fill a disk.
             if refused.fetch_add(1, Relaxed).is_multiple_of(1000) {
-                tracing::warn!(limit = self.max_connections, "too many connections: resetting new ones");
+                tracing::warn!(%caller, limit = self.max_connections, "too many connections: resetting new ones");
             }
             self.telemetry.refused(self.direction, Refusal::Limit);
             return tcp::reset(&connection);
-        }
+        };
         if connection.set_nodelay(true).is_err() {
             // The peer is gone already.
             return;
@@ -123,7 +131,7 @@ impl Listener {
                 }
             }
         };
-        let counted = Counted::new(self.open.clone(), self.direction, worker);
+        let counted = Counted::new(self.open.clone(), self.direction, worker, place);
         // Fails only when the worker has ended, and then so does the proxy.
         let _ = worker.sender.send(Accepted {
             direction: self.direction,

@@ -3,6 +3,7 @@
 //! [`Proxy::start`] is what `main` calls: it starts the workers, gives each listener to one of them, and hands every accepted connection to
 //! the worker with the fewest. What a worker does with it begins in [`crate::outbound::serve`] and [`crate::inbound::serve`].
 
+mod callers;
 pub mod detect;
 mod hello;
 mod listener;
@@ -93,7 +94,8 @@ pub struct Settings {
     /// Threads for traffic; see [`default_workers`].
     pub workers: usize,
     /// Connections that may be open at once in each direction, so that callers cannot take away what the application needs; those beyond
-    /// are reset. [`MAX_CONNECTIONS`] unless there is a reason.
+    /// are reset. One address from outside may hold half of them, so that it alone cannot shut out all others. [`MAX_CONNECTIONS`] unless
+    /// there is a reason.
     pub max_connections: usize,
 }
 
@@ -162,6 +164,7 @@ impl Proxy {
                         workers: handles.clone(),
                         here: index,
                         open: open.clone(),
+                        callers: Arc::default(),
                         max_connections: settings.max_connections,
                         telemetry: mesh.telemetry.clone(),
                     };

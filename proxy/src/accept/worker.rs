@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Mesh, Open, OriginalDestination, listener::Listener};
+use super::{Mesh, Open, OriginalDestination, callers::Place, listener::Listener};
 use crate::{
     balance::pool::{Dialler, Pool},
     inbound, outbound, tcp,
@@ -61,18 +61,19 @@ pub(super) enum Socket {
     Elsewhere(StdStream),
 }
 
-/// Counts a connection as open, for the proxy and for its worker.
+/// Counts a connection as open, for the proxy, for its worker and for its caller.
 pub(super) struct Counted {
     open: Arc<Open>,
     direction: Direction,
     worker: Arc<AtomicUsize>,
+    _place: Place,
 }
 
 impl Counted {
-    pub(super) fn new(open: Arc<Open>, direction: Direction, worker: &Handle) -> Self {
+    pub(super) fn new(open: Arc<Open>, direction: Direction, worker: &Handle, place: Place) -> Self {
         open.of(direction).fetch_add(1, Relaxed);
         worker.load.fetch_add(1, Relaxed);
-        Self { open, direction, worker: worker.load.clone() }
+        Self { open, direction, worker: worker.load.clone(), _place: place }
     }
 }
 

@@ -424,7 +424,7 @@ async fn a_release_counts_what_each_side_answered() {
 async fn a_release_that_hangs_is_counted_when_its_callers_give_up() {
     let silent = App::start(|mut stream| async move {
         read_head(&mut stream).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let canary = v1::Endpoint { group: "canary".into(), ..endpoint(silent.address, "") };

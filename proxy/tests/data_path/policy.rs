@@ -195,17 +195,19 @@ async fn connections_beyond_the_limit_are_reset_and_cost_the_other_direction_not
         ..Pod::new(Authority::new().identity("server"))
     }
     .start();
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut client = connect(sidecar.inbound).await;
-        client.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
-        read_until(&mut client, "app").await.unwrap();
-        held.push(client);
-    }
-    // The reset may arrive before the connection is even used.
-    if let Ok(mut one_more) = tokio::net::TcpStream::connect(sidecar.inbound).await {
-        assert!(one_more.read(&mut [0]).await.is_err(), "reset");
-    }
-    sidecar.counted(r#"fairlead_proxy_connections_refused_total{direction="inbound",reason="limit"} 1"#).await;
+    let from = async |caller: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{caller}:0").parse().unwrap()).unwrap();
+        // The reset may arrive before the connection is even used.
+        let mut client = socket.connect(sidecar.inbound).await.ok()?;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.ok()?;
+        read_until(&mut client, "app").await?;
+        Some(client)
+    };
+    let _first = from("127.0.0.1").await.expect("there is room");
+    assert!(from("127.0.0.1").await.is_none(), "one caller gets half");
+    let _second = from("127.0.0.2").await.expect("others get the rest");
+    assert!(from("127.0.0.3").await.is_none(), "nobody gets more");
+    sidecar.counted(r#"fairlead_proxy_connections_refused_total{direction="inbound",reason="limit"} 2"#).await;
     assert_eq!(status(&get(sidecar.outbound, "/", "").await), 200);
 }

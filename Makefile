@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 E2E = cargo run --quiet --locked --package fairlead-e2e --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e cluster load down bench images tools
+.PHONY: help demo test e2e manifests cluster load down bench images tools
 
 help:
 	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
@@ -17,6 +17,7 @@ help:
 	@echo 'make load IMAGE=app.tar   bring your own image onto its nodes'
 	@echo 'make images               build the images of this checkout and bring them onto its nodes'
 	@echo 'make down                 end the cluster; PURGE=1 removes its data in .cluster as well'
+	@echo 'make manifests            print the definitions of crds/ into manifests/'
 	@echo 'make bench                measure and print speed and size'
 
 demo test cluster bench images: tools
@@ -24,6 +25,10 @@ demo test cluster bench images: tools
 
 e2e: tools
 	@$(E2E) mesh $(TEST)
+
+manifests: tools
+	cargo run --quiet --locked --package fairlead-crds > manifests/crds.yaml.new && mv manifests/crds.yaml.new manifests/crds.yaml
+	UPDATE_MANIFESTS=1 cargo test --quiet --locked --package fairlead-operator --test manifests
 
 load: tools
 	@test -n '$(IMAGE)' || { echo 'say which archive to load: make load IMAGE=app.tar' >&2; exit 2; }

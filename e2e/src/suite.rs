@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
 use crate::cluster::Places;
+use crate::kit::{Mesh, OPERATOR_NAMESPACE};
 use crate::progress::Step;
 use crate::{cluster, images, prerequisites};
 
@@ -27,15 +28,28 @@ pub async fn run(keep: bool) -> Result<()> {
         cluster::up().await?;
     }
     let mut result = on_cluster("").await;
-    if result.is_ok() {
-        let words = ["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", "removal"];
-        result = step("taking the mesh away", &words).await;
+    for (what, test) in [("two replicas of the operator", "replicas"), ("taking the mesh away", "removal")] {
+        if result.is_ok() {
+            result = step(what, &["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", test]).await;
+        }
+    }
+    if result.is_err() {
+        last_words().await;
     }
     if own && !keep {
         cluster::down(true).await?;
         nothing_left().await?;
     }
     result
+}
+
+/// What the operator said last, for whoever reads a failed run of which the cluster is gone.
+async fn last_words() {
+    let Ok(mesh) = Mesh::connect().await else { return };
+    let words = ["logs", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator", "--tail=40"];
+    if let Ok(output) = mesh.kubectl().run(&words).await {
+        eprintln!("the operator's last lines:\n{}{}", output.stdout, output.stderr);
+    }
 }
 
 /// `make e2e`: the tests on a running cluster alone; `filter` picks those whose name contains it.

@@ -14,6 +14,18 @@ async fn without_the_operator_applications_run_on_and_nothing_is_left() -> Resul
     mesh.apply(&App::echo("client").yaml(ns.name())).await?;
     mesh.rolled_out(ns.name(), "echo").await?;
     mesh.rolled_out(ns.name(), "client").await?;
+    // One that rests: nothing of it may keep the definitions from being deleted.
+    mesh.apply(&format!(
+        "apiVersion: fairlead.dev/v1alpha1\nkind: Canary\nmetadata: {{name: echo, namespace: {}}}\nspec: {{workloadRef: {{kind: Deployment, name: echo}}}}\n",
+        ns.name()
+    ))
+    .await?;
+    eventually("the Canary to know its Deployment", || async {
+        let canary = mesh.get("Canary", ns.name(), "echo").await?.context("no Canary")?;
+        ensure!(canary["status"]["phase"] == "Initialized", "status: {:#}", canary["status"]);
+        Ok(())
+    })
+    .await?;
     let call = [BINARY, "call", "http://echo:9080/"];
     eventually("a first answer", || async { mesh.exec(ns.name(), "app=client", CONTAINER, &call).await?.ok() }).await?;
     let load = Load::of("http://echo:9080/").rate(100).seconds(300).start(&mesh, ns.name()).await?;
@@ -64,6 +76,11 @@ async fn without_the_operator_applications_run_on_and_nothing_is_left() -> Resul
             .collect();
         ensure!(left.is_empty(), "{kind} left behind: {left:?}");
     }
+    // What running pods mount stays until it is asked to go, as the README says.
+    let part = "app.kubernetes.io/part-of=fairlead";
+    mesh.kubectl().run(&["delete", "configmap", "--all-namespaces", "-l", part]).await?.ok()?;
+    let left = mesh.list("ConfigMap", "", part).await?;
+    ensure!(left.is_empty(), "{} ConfigMaps are left", left.len());
     // And pods start as if the mesh had never been.
     mesh.kubectl().run(&["rollout", "restart", "-n", ns.name(), "deployment/echo"]).await?.ok()?;
     mesh.rolled_out(ns.name(), "echo").await?;

@@ -219,6 +219,7 @@ pub fn kind(name: &str) -> Result<(ApiResource, bool)> {
         "StatefulSet" => ("apps", "v1", "statefulsets", true),
         "ReplicaSet" => ("apps", "v1", "replicasets", true),
         "Job" => ("batch", "v1", "jobs", true),
+        "PodDisruptionBudget" => ("policy", "v1", "poddisruptionbudgets", true),
         "Lease" => ("coordination.k8s.io", "v1", "leases", true),
         "TrafficPolicy" => ("fairlead.dev", "v1alpha1", "trafficpolicies", true),
         "PeerAuth" => ("fairlead.dev", "v1alpha1", "peerauths", true),

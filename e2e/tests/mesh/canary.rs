@@ -100,6 +100,12 @@ async fn weight(mesh: &Mesh, namespace: &str) -> Result<i64> {
 #[tokio::test]
 async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     let shop = Shop::open("promote").await?;
+    shop.mesh
+        .apply(&format!(
+            "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {{name: reviews, namespace: {}}}\nspec: {{maxUnavailable: 1, selector: {{matchLabels: {{app: reviews}}}}}}\n",
+            shop.ns.name()
+        ))
+        .await?;
     // Nothing but the version changes: v3 asks ratings, which nobody serves here, so v1's code runs under another name.
     shop.release(
         &App::reviews("reviews", "v1").replicas(2).arg("--ratings-url=http://client:9080").label("release", "second"),
@@ -115,6 +121,14 @@ async fn a_good_version_is_promoted_without_a_failed_request() -> Result<()> {
     let clones = shop.mesh.list("Pod", shop.ns.name(), "fairlead.dev/clone-of=reviews").await?;
     let clones: Vec<String> = clones.iter().map(|pod| text(&pod["metadata"]["name"])).collect();
     ensure!(!clones.is_empty(), "a weight, but no pods of the canary");
+    // The budget covers both versions and still lets a pod be evicted.
+    let budget = eventually("the budget to count the canary's pods", || async {
+        let budget = shop.mesh.get("PodDisruptionBudget", shop.ns.name(), "reviews").await?.context("no budget")?;
+        ensure!(budget["status"]["currentHealthy"].as_i64() > Some(2), "status: {:#}", budget["status"]);
+        Ok(budget)
+    })
+    .await?;
+    ensure!(budget["status"]["disruptionsAllowed"] == 1, "the canary blocks evictions: {:#}", budget["status"]);
     for _ in 0..20 {
         let words = format!("http://reviews.{}:9080/reviews/0", shop.ns.name());
         let answer = Answer::parse(&call(&shop.mesh, shop.outside.name(), &[&words]).await?.ok()?)?;
@@ -204,8 +218,12 @@ async fn a_release_goes_on_when_the_operator_is_killed_in_the_middle() -> Result
         ])
         .await?
         .ok()?;
+    // An autoscaler writes the scale in the middle of a release, which must neither end it nor be lost.
+    shop.mesh.kubectl().run(&["scale", "-n", shop.ns.name(), "deployment/reviews", "--replicas=3"]).await?.ok()?;
     shop.ends_as("Succeeded").await?;
     shop.clone_is_gone().await?;
+    let deployment = shop.mesh.get("Deployment", shop.ns.name(), "reviews").await?.context("no Deployment")?;
+    ensure!(deployment["status"]["readyReplicas"] == 3, "the scale was lost: {:#}", deployment["status"]);
     let report = shop.load.report().await?;
     ensure!(report.failed == 0, "requests failed while the operator was away: {report:?}");
     Ok(())

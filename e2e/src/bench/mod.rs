@@ -92,7 +92,7 @@ pub async fn run() -> Result<()> {
     let step = Step::begin("a policy's way to all of its proxies, 60 times");
     figures.extend(configuration::measure(&mesh, ns.name()).await?);
     step.done();
-    let step = Step::begin("requests lost at 500 a second (about 4 min)");
+    let step = Step::begin("requests lost at 500 a second (about 80 s)");
     figures.extend(lossless::measure(&mesh, ns.name()).await?);
     step.done();
 

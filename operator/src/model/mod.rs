@@ -3,15 +3,17 @@
 //! [`crate::index`] computes these values from what it watches, [`crate::config`] sends them. Values compare by content, so "has
 //! anything changed for this proxy" is `==`.
 
+mod matches;
+mod route;
 mod service;
 mod workload;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-pub use service::{
-    Backend, Endpoint, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service, StringMatch, Target,
-};
+pub use matches::{HeaderMatch, Match, PathMatch, StringMatch};
+pub use route::{Backend, Route, Target};
+pub use service::{Endpoint, EndpointSet, Protocol, Service};
 pub use workload::{HandoverPort, MtlsMode, Workload};
 
 /// The name of a namespaced object.

@@ -187,7 +187,7 @@ impl Session {
                 return Ok(Choice::of(Arc::new(endpoint)));
             }
         };
-        let head = RequestHead { method: &call.head.method, uri: &call.head.uri, headers: &call.head.headers };
+        let head = RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers);
         let Some(route) = service.route(&head) else {
             return Err(Own::new(Reason::UnresolvedBackend, format!("no route of {} matches", service.name)));
         };

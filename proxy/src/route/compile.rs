@@ -118,7 +118,10 @@ fn match_of(message: v1::Match) -> Result<Match, String> {
     let methods = message
         .methods
         .into_iter()
-        .map(|method| method.parse().map_err(|_| format!("{method:?} is not a method")))
+        .map(|method| match method.parse::<http::Method>() {
+            Ok(_) => Ok(method),
+            Err(_) => Err(format!("{method:?} is not a method")),
+        })
         .collect::<Result<_, _>>()?;
     Ok(Match { path, headers, methods })
 }

@@ -1,18 +1,9 @@
 //! Whether a request is one that a route speaks of.
 
-use http::{HeaderMap, Method, Uri, header};
+use http::{HeaderName, header};
 use regex::bytes::Regex;
 
-/// The parts of a request that routes look at.
-#[derive(Debug)]
-pub struct RequestHead<'a> {
-    /// As the caller wrote it.
-    pub method: &'a Method,
-    /// As the caller wrote it; only the path is looked at, without the query.
-    pub uri: &'a Uri,
-    /// As the caller wrote them.
-    pub headers: &'a HeaderMap,
-}
+use super::RequestHead;
 
 /// All that is set must hold.
 #[derive(Debug, Default)]
@@ -22,7 +13,7 @@ pub struct Match {
     /// All of them.
     pub headers: Vec<HeaderMatch>,
     /// Any of them; none: every method.
-    pub methods: Vec<Method>,
+    pub methods: Vec<String>,
 }
 
 /// What the path, without its query, must be.
@@ -40,7 +31,7 @@ pub enum PathMatch {
 #[derive(Debug)]
 pub struct HeaderMatch {
     /// `host` also stands for the `:authority` of HTTP/2.
-    pub name: http::HeaderName,
+    pub name: HeaderName,
     /// Compared with the value; several lines of one name count as one value joined by commas, as RFC 9110 section 5.3 reads them.
     pub value: ValueMatch,
     /// Holds where the value does not match, so also where the header is absent.
@@ -63,8 +54,8 @@ pub enum ValueMatch {
 impl Match {
     /// Whether all that is set holds.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
-        (self.methods.is_empty() || self.methods.contains(head.method))
-            && self.path.as_ref().is_none_or(|path| path.matches(head.uri.path()))
+        (self.methods.is_empty() || self.methods.iter().any(|method| method == head.method()))
+            && self.path.as_ref().is_none_or(|path| path.matches(head.path()))
             && self.headers.iter().all(|header| header.matches(head))
     }
 }
@@ -83,18 +74,18 @@ impl PathMatch {
 
 impl HeaderMatch {
     fn matches(&self, head: &RequestHead<'_>) -> bool {
-        let mut lines = head.headers.get_all(&self.name).iter();
+        let mut lines = head.header(&self.name);
         let holds = match (lines.next(), lines.next()) {
             (None, _) if self.name == header::HOST => {
-                head.uri.authority().is_some_and(|authority| self.value.matches(authority.as_str().as_bytes()))
+                head.authority().is_some_and(|authority| self.value.matches(authority.as_bytes()))
             }
             (None, _) => false,
-            (Some(one), None) => self.value.matches(one.as_bytes()),
+            (Some(one), None) => self.value.matches(one),
             (Some(first), Some(second)) => {
-                let mut joined = first.as_bytes().to_vec();
+                let mut joined = first.to_vec();
                 for line in std::iter::once(second).chain(lines) {
                     joined.push(b',');
-                    joined.extend_from_slice(line.as_bytes());
+                    joined.extend_from_slice(line);
                 }
                 self.value.matches(&joined)
             }
@@ -116,6 +107,8 @@ impl ValueMatch {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, Method};
+
     use super::*;
 
     fn regex(pattern: &str) -> Regex {
@@ -125,9 +118,9 @@ mod tests {
     fn holds(entry: &Match, method: &Method, uri: &str, headers: &[(&str, &str)]) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+            map.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        entry.matches(&RequestHead { method, uri: &uri.parse().unwrap(), headers: &map })
+        entry.matches(&RequestHead::new(method, &uri.parse().unwrap(), &map))
     }
 
     fn path(path: PathMatch) -> Match {
@@ -136,7 +129,7 @@ mod tests {
 
     fn header(name: &str, value: ValueMatch, not: bool) -> Match {
         Match {
-            headers: vec![HeaderMatch { name: http::HeaderName::try_from(name).unwrap(), value, not }],
+            headers: vec![HeaderMatch { name: HeaderName::try_from(name).unwrap(), value, not }],
             ..Match::default()
         }
     }
@@ -172,7 +165,7 @@ mod tests {
                 value: ValueMatch::Exact(b"jason".to_vec()),
                 not: false,
             }],
-            methods: vec![Method::GET],
+            methods: vec!["GET".into()],
         };
         let jason = [("end-user", "jason")];
         assert!(holds(&entry, &Method::GET, "/reviews/1", &jason));

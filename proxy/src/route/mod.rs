@@ -5,6 +5,7 @@
 //! performs I/O, and randomness is an argument.
 
 mod compile;
+mod head;
 mod matcher;
 mod split;
 
@@ -14,7 +15,8 @@ use arc_swap::ArcSwap;
 
 pub use self::{
     compile::{compile, endpoint},
-    matcher::{HeaderMatch, Match, PathMatch, RequestHead, ValueMatch},
+    head::RequestHead,
+    matcher::{HeaderMatch, Match, PathMatch, ValueMatch},
     split::{Split, Target},
 };
 use crate::balance::Endpoint;

@@ -1,5 +1,7 @@
 //! The model in the words of the wire contract, and back.
 
+mod route;
+
 use std::net::{IpAddr, SocketAddr};
 
 use aws_lc_rs::digest;
@@ -7,8 +9,8 @@ use fairlead_proxy_api::v1;
 use prost::Message as _;
 
 use crate::model::{
-    Backend, Body, Destination, Endpoint, EndpointSet, HeaderMatch, Match, MtlsMode, ObjectName, PathMatch, Protocol,
-    Resource, ResourceName, Route, Service, StringMatch, Target, Workload, canonical,
+    Body, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Protocol, Resource, ResourceName, Service,
+    Workload, canonical,
 };
 
 /// The name that a proxy of the pod `own` means. The error is a sentence about what is wrong with it.
@@ -130,55 +132,9 @@ fn service(s: &Service) -> v1::Service {
         name: s.name.clone(),
         port: s.port.into(),
         protocol: protocol(s.protocol),
-        routes: s.routes.iter().map(route).collect(),
+        routes: s.routes.iter().map(route::route).collect(),
         endpoint_sets: s.endpoint_sets.iter().map(endpoint_set).collect(),
-        opaque_backends: s.opaque_backends.iter().map(backend).collect(),
-    }
-}
-
-fn route(r: &Route) -> v1::Route {
-    v1::Route {
-        name: r.name.clone(),
-        matches: r.matches.iter().map(request_match).collect(),
-        backends: r.backends.iter().map(backend).collect(),
-        request_timeout_ms: r.request_timeout_ms,
-    }
-}
-
-fn request_match(m: &Match) -> v1::Match {
-    v1::Match {
-        path: m.path.as_ref().map(|path| v1::PathMatch {
-            kind: Some(match path.clone() {
-                PathMatch::Exact(path) => v1::path_match::Kind::Exact(path),
-                PathMatch::Prefix(path) => v1::path_match::Kind::Prefix(path),
-                PathMatch::Regex(path) => v1::path_match::Kind::Regex(path),
-            }),
-        }),
-        headers: m.headers.iter().map(header_match).collect(),
-        methods: m.methods.clone(),
-    }
-}
-
-fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
-    v1::HeaderMatch {
-        name: h.name.clone(),
-        not: h.not,
-        kind: Some(match h.value.clone() {
-            StringMatch::Exact(value) => v1::header_match::Kind::Exact(value),
-            StringMatch::Prefix(value) => v1::header_match::Kind::Prefix(value),
-            StringMatch::Regex(value) => v1::header_match::Kind::Regex(value),
-            StringMatch::Present => v1::header_match::Kind::Present(true),
-        }),
-    }
-}
-
-fn backend(b: &Backend) -> v1::Backend {
-    v1::Backend {
-        weight: b.weight,
-        target: Some(match &b.target {
-            Target::EndpointSet(set) => v1::backend::Target::EndpointSet(*set),
-            Target::Unresolved(why) => v1::backend::Target::Unresolved(why.clone()),
-        }),
+        opaque_backends: s.opaque_backends.iter().map(route::backend).collect(),
     }
 }
 
@@ -199,6 +155,7 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Backend, Target};
 
     fn resource(weight: u32) -> Resource {
         let backend = Backend { weight, target: Target::Unresolved("gone".into()) };

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use fairlead_crds::{HeaderMatchType, PathMatchType, RouteMatch, TrafficPolicySpec};
+use fairlead_crds::TrafficPolicySpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use regex::RegexBuilder;
 
-use crate::model::{HeaderMatch, Match, ObjectName, PathMatch, StringMatch};
+mod matches;
+mod routes;
 
-/// The compiled size of one expression, bytes. Proxies compile what passed here, so the limit is a proxy's memory; expressions that
-/// people write need some kilobytes.
-const MAX_REGEX_SIZE: usize = 256 * 1024;
+pub(super) use routes::{Reference, RouteRule};
 
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,23 +34,6 @@ pub(super) struct Rules {
     pub target: String,
     pub subsets: BTreeMap<String, BTreeMap<String, String>>,
     pub routes: Vec<RouteRule>,
-}
-
-/// A route whose references are still names.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct RouteRule {
-    pub name: String,
-    pub matches: Vec<Match>,
-    /// Weights and where they lead; none: the Service itself.
-    pub backends: Vec<(u32, Reference)>,
-    pub request_timeout_ms: u64,
-}
-
-/// Where a share of requests is to go.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Reference {
-    Subset(String),
-    Service(ObjectName, u16),
 }
 
 impl TrafficPolicy {
@@ -95,87 +76,9 @@ impl TrafficPolicy {
 }
 
 fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Rules, String> {
-    let mut routes = Vec::with_capacity(spec.routes.len());
-    for route in spec.routes {
-        let mut matches = Vec::with_capacity(route.matches.len());
-        for (i, m) in route.matches.into_iter().enumerate() {
-            let rule = request_match(m).map_err(|why| format!("route {}, matches[{i}]: {why}", route.name))?;
-            matches.push(rule);
-        }
-        let mut backends = Vec::with_capacity(route.backends.len());
-        for (i, backend) in route.backends.into_iter().enumerate() {
-            let at = || format!("route {}, backends[{i}]", route.name);
-            let weight = u32::try_from(backend.weight)
-                .map_err(|_| format!("{}: weight {} is negative", at(), backend.weight))?;
-            let reference = match (backend.subset, backend.service) {
-                (Some(subset), None) => Reference::Subset(subset),
-                (None, Some(service)) => {
-                    let port =
-                        u16::try_from(service.port).map_err(|_| format!("{}: {} is no port", at(), service.port))?;
-                    let namespace = service.namespace.unwrap_or_else(|| namespace.to_owned());
-                    Reference::Service(ObjectName::new(namespace, service.name), port)
-                }
-                _ => return Err(format!("{}: needs either subset or service", at())),
-            };
-            backends.push((weight, reference));
-        }
-        let timeout = route.timeouts.and_then(|t| t.request).unwrap_or_default();
-        routes.push(RouteRule {
-            name: route.name,
-            matches,
-            backends,
-            request_timeout_ms: u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX),
-        });
-    }
+    let routes = spec.routes.into_iter().map(|route| routes::parse(namespace, route)).collect::<Result<_, _>>()?;
     let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
     Ok(Rules { generation, target: spec.target_ref.name, subsets, routes })
-}
-
-fn request_match(m: RouteMatch) -> Result<Match, String> {
-    let path = m
-        .path
-        .map(|path| {
-            Ok::<_, String>(match path.type_ {
-                PathMatchType::Exact => PathMatch::Exact(path.value),
-                PathMatchType::PathPrefix => PathMatch::Prefix(path.value),
-                PathMatchType::RegularExpression => PathMatch::Regex(expression("path.value", path.value)?),
-            })
-        })
-        .transpose()?;
-    let mut headers = Vec::with_capacity(m.headers.len());
-    for header in m.headers {
-        let name = header.name.to_ascii_lowercase();
-        let at = format!("header {name}");
-        let value = || {
-            let value = header.value.clone();
-            value.ok_or_else(|| format!("{at}: type {:?} needs a value", header.type_))
-        };
-        let value = match header.type_ {
-            HeaderMatchType::Exact => StringMatch::Exact(value()?),
-            HeaderMatchType::Prefix => StringMatch::Prefix(value()?),
-            HeaderMatchType::RegularExpression => StringMatch::Regex(expression(&at, value()?)?),
-            HeaderMatchType::Present => StringMatch::Present,
-        };
-        headers.push(HeaderMatch { name, value, not: header.not });
-    }
-    let methods = m.methods.into_iter().map(|m| m.as_str().to_owned()).collect();
-    Ok(Match { path, headers, methods })
-}
-
-/// Checks an expression as proxies will compile it: of the whole value. By itself as well, so that `a)(b` is no way out of that, and
-/// mistakes are told in the user's own words.
-fn expression(at: &str, expression: String) -> Result<String, String> {
-    let compile = |text: &str| RegexBuilder::new(text).size_limit(MAX_REGEX_SIZE).build();
-    match compile(&expression).and_then(|_| compile(&format!("^(?:{expression})$"))) {
-        Ok(_) => Ok(expression),
-        // The crate draws a picture over several lines; its last line is the sentence.
-        Err(error) => {
-            let text = error.to_string();
-            let sentence = text.lines().last().unwrap_or_default();
-            let sentence = sentence.trim_start_matches("error: ");
-            Err(format!("{at}: {expression:?} is no regular expression that can be used: {sentence}"))
-        }
-    }
 }
 
 #[cfg(test)]

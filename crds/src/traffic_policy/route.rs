@@ -1,0 +1,69 @@
+//! Routes: which requests, where they go, and what happens to them on the way.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::matches::RouteMatch;
+use super::timeouts::Timeouts;
+use crate::schema::DNS_LABEL;
+
+/// Requests that match something, and where they go.
+#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// For logs, metrics and conditions.
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub name: String,
+    /// The route applies where any one of these matches. None: it applies to every request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub matches: Vec<RouteMatch>,
+    /// Where requests go, by weight. None: to the Service as it is. Where all weights are 0 requests get 503.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub backends: Vec<Backend>,
+    /// How long a request may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+}
+
+/// Somewhere that requests go.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.subset) != has(self.service)")
+    .message("backends: an entry needs either subset or service, not both"))]
+pub struct Backend {
+    /// A subset of this policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub subset: Option<String>,
+    /// Another Service, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceRef>,
+    /// Its share, relative to the sum over the route's backends. 0: none.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: i32,
+}
+
+/// Equal shares where nothing is said, as in the Gateway API.
+const fn one() -> i32 {
+    1
+}
+
+/// A port of a Service.
+#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// Of the Service.
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub name: String,
+    /// Absent: the policy's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub namespace: Option<String>,
+    /// A port of the Service, by number.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i32,
+}

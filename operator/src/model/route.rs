@@ -1,0 +1,34 @@
+//! Routes: which requests, and where they go.
+
+use super::Match;
+
+/// Requests of a kind and where they go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// For people: in logs, metrics and `/config`.
+    pub name: String,
+    /// Any of these; none: every request.
+    pub matches: Vec<Match>,
+    /// Chosen by weight.
+    pub backends: Vec<Backend>,
+    /// From the first byte of the request to the last of the response head, milliseconds; 0: none.
+    pub request_timeout_ms: u64,
+}
+
+/// A share of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Relative to its siblings, whose sum fits 32 bits; 0: never chosen.
+    pub weight: u32,
+    /// Where the share goes.
+    pub target: Target,
+}
+
+/// Where a share of requests goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Index into [`Service::endpoint_sets`].
+    EndpointSet(u32),
+    /// Nowhere, for the reason given: its share gets 500.
+    Unresolved(String),
+}

@@ -1,0 +1,38 @@
+//! What routes look at of a request.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::Authority};
+
+/// The parts of a request that routes look at, as the caller wrote them. Matchers ask through its methods alone.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> RequestHead<'a> {
+    /// Of a request that was parsed.
+    pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
+        Self { method, uri, headers }
+    }
+
+    /// Case counts.
+    pub fn method(&self) -> &'a str {
+        self.method.as_str()
+    }
+
+    /// Without the query.
+    pub fn path(&self) -> &'a str {
+        self.uri.path()
+    }
+
+    /// The authority of the target, which HTTP/2 sends instead of a `Host` header.
+    pub fn authority(&self) -> Option<&'a str> {
+        self.uri.authority().map(Authority::as_str)
+    }
+
+    /// The lines of one header, in their order.
+    pub fn header(&self, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+}

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::durations::{self, What};
 use crate::kit::{Load, Mesh, eventually, repository, text};
 use crate::progress::Step;
 use crate::{cluster, images};
@@ -19,6 +20,7 @@ const RELEASE: Duration = Duration::from_secs(180);
 /// and is rolled back, one that is promoted. Leaves it all running.
 pub async fn run() -> Result<()> {
     let begin = Instant::now();
+    let timed = durations::Run::begin(What::Demo)?;
     cluster::up().await?;
     images::build_and_load(&images::IMAGES).await?;
     let mesh = Mesh::connect().await?;
@@ -67,6 +69,7 @@ pub async fn run() -> Result<()> {
     let after = load.report().await?;
     println!("  {} requests answered, {} failed since", after.ok - before.ok, after.failed - before.failed);
 
+    timed.succeeded()?;
     mesh.kubectl().run(&["delete", "pod", "load", "-n", NAMESPACE, "--wait=false"]).await?.ok()?;
     let kubectl = cluster::kubeconfig()?.parent().map(|folder| folder.join("bin/kubectl")).unwrap_or_default();
     println!(

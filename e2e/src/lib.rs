@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cluster;
 pub mod command;
 pub mod demo;
+pub mod durations;
 pub mod images;
 pub mod kit;
 pub mod prerequisites;

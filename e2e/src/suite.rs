@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
 use crate::cluster::Places;
+use crate::durations::{self, What};
 use crate::kit::{Mesh, OPERATOR_NAMESPACE, processes};
 use crate::progress::Step;
 use crate::{cluster, images, prerequisites};
@@ -15,6 +16,7 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Runs the whole suite. The cluster it starts is taken down again, also when a test failed, unless `keep` is set.
 pub async fn run(keep: bool) -> Result<()> {
+    let timed = durations::Run::begin(What::Test)?;
     // The proxy's own tests write real capture rules, so they need some of what the cluster does.
     prerequisites::cluster().await?;
     prerequisites::packages(&prerequisites::CAPTURE_PACKAGES).await?;
@@ -45,7 +47,7 @@ pub async fn run(keep: bool) -> Result<()> {
         cluster::down(true).await?;
         nothing_left().await?;
     }
-    result
+    result.and_then(|()| timed.succeeded())
 }
 
 /// What the operator said last, for whoever reads a failed run of which the cluster is gone.

@@ -18,7 +18,7 @@ use crate::cluster::Places;
 use crate::kit::apps::App;
 use crate::kit::{Mesh, TempNamespace};
 use crate::progress::Step;
-use crate::{cluster, images};
+use crate::{cluster, durations, images};
 
 /// One figure.
 #[derive(Debug, Clone, Serialize)]
@@ -101,7 +101,7 @@ pub async fn run() -> Result<()> {
     let file = folder.join("results.json");
     std::fs::write(&file, serde_json::to_vec_pretty(&figures)?)
         .with_context(|| format!("{} cannot be written", file.display()))?;
-    println!("{}", table(&figures));
+    println!("{}\n{}", table(&figures), durations::table()?);
     Ok(())
 }
 

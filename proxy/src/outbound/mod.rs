@@ -3,6 +3,8 @@
 //! [`serve`] is called for each: it finds out what the address leads to, then what is spoken, and hands over to [`http`] or to
 //! [`opaque`].
 
+mod attempts;
+mod choose;
 mod http;
 mod opaque;
 

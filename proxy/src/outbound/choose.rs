@@ -1,0 +1,79 @@
+//! Where one attempt goes: route, part of the Service, endpoint.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::http::{Own, Session};
+use crate::{
+    balance::{self, Endpoint},
+    http::{Reason, exchange::Call},
+    route::{Destination, EndpointSet, RequestHead, Route, Service, Target},
+};
+
+/// Requests that one endpoint may have in flight from this proxy: the default of `limits.requests`. Beyond it something is stuck, and
+/// waiting would only spread it.
+const MAX_IN_FLIGHT: u32 = 1024;
+
+impl Session {
+    /// Where the next attempt goes. `set`: the part of the Service that an earlier attempt went to; as long as it exists no other part
+    /// answers in its place.
+    pub(super) fn choose<'a>(
+        &self,
+        destination: &'a Destination,
+        call: &Call,
+        set: Option<&str>,
+        failed: &[SocketAddr],
+    ) -> Result<Choice<'a>, Own> {
+        let service = match destination {
+            Destination::Service(service) => service,
+            Destination::Pod(endpoint) => return Ok(Choice::of(endpoint.clone())),
+            Destination::PassThrough => {
+                let endpoint = Endpoint::new(self.original, None, "", "", Arc::default());
+                return Ok(Choice::of(Arc::new(endpoint)));
+            }
+        };
+        let head = RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers);
+        let Some(route) = service.route(&head) else {
+            return Err(Own::new(Reason::UnresolvedBackend, format!("no route of {} matches", service.name)));
+        };
+        let chosen = match set.and_then(|name| service.sets.iter().find(|set| set.name == name)) {
+            Some(set) => set,
+            None => set_of(service, route, balance::random())?,
+        };
+        let endpoint = balance::pick(&chosen.endpoints, failed, balance::random(), Instant::now())
+            .ok_or_else(|| Own::new(Reason::NoEndpoints, format!("{} has no ready endpoint", chosen.name)))?;
+        if endpoint.load.in_flight() >= MAX_IN_FLIGHT {
+            return Err(Own::new(
+                Reason::Overload,
+                format!("{} has {MAX_IN_FLIGHT} requests in flight at each endpoint", chosen.name),
+            ));
+        }
+        Ok(Choice { endpoint: endpoint.clone(), set: Some(&chosen.name), timeout: route.timeout })
+    }
+}
+
+/// An endpoint, and what the route says of the request.
+pub(super) struct Choice<'a> {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// The part of the Service that it was chosen from.
+    pub(super) set: Option<&'a str>,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Choice<'_> {
+    fn of(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint, set: None, timeout: None }
+    }
+}
+
+fn set_of<'a>(service: &'a Service, route: &Route, random: u64) -> Result<&'a EndpointSet, Own> {
+    let unresolved = |why: &str| Own::new(Reason::UnresolvedBackend, why);
+    match route.split.choose(random) {
+        None => Err(Own::new(Reason::NoEndpoints, format!("all backends of {} have weight 0", service.name))),
+        Some(Target::Unresolved(why)) => Err(unresolved(why)),
+        Some(Target::Set(index)) => {
+            service.sets.get(*index).ok_or_else(|| unresolved("the backend's endpoint set is missing"))
+        }
+    }
+}

@@ -9,6 +9,9 @@ const LABEL_VALUE: &str = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
 /// Names of Services, Deployments, subsets: a DNS label.
 pub(crate) const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
+/// Names of headers and cookies: a token of RFC 9110.
+pub(crate) const TOKEN: &str = "^[A-Za-z0-9!#$%&'*+\\-.^_\\x60|~]+$";
+
 /// Labels that must all be there.
 pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

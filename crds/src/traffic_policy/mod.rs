@@ -13,7 +13,10 @@ mod matches;
 mod route;
 mod timeouts;
 
-pub use matches::{HeaderMatch, HeaderMatchType, HttpMethod, PathMatch, PathMatchType, RouteMatch};
+pub use matches::{
+    CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, QueryParamMatch, RouteMatch,
+    SourceMatch, ValueMatchType,
+};
 pub use route::{Backend, Route, ServiceRef};
 pub use timeouts::Timeouts;
 

@@ -33,6 +33,8 @@ pub struct Route {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.subset) != has(self.service)")
     .message("backends: an entry needs either subset or service, not both"))]
+#[x_kube(validation = Rule::new("!has(self.fallback) || (has(self.subset) && self.fallback != self.subset)")
+    .message("backends.fallback: goes with subset, and names another one"))]
 pub struct Backend {
     /// A subset of this policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,6 +43,11 @@ pub struct Backend {
     /// Another Service, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceRef>,
+    /// The subset that stands in while this one has no ready endpoints: the base environment for one that does not run this Service.
+    /// Absent: such requests get 503, because nobody asked for another version's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
+    pub fallback: Option<String>,
     /// Its share, relative to the sum over the route's backends. 0: none.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1_000_000))]

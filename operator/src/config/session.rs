@@ -18,7 +18,7 @@ use super::encode::{name_from_wire, resource_to_wire};
 use super::metrics::Metrics;
 use super::registry::{Registry, StreamId};
 use crate::index::{Index, Update};
-use crate::model::{Body, Destination, ObjectName, ResourceName, SourceRef};
+use crate::model::{Body, Caller, Destination, ObjectName, ResourceName, SourceRef};
 
 /// Resources that one proxy may subscribe to. A pod that talks to more addresses than this at once is a scanner; at some kilobytes
 /// each they would cost the operator more than all other pods.
@@ -44,6 +44,8 @@ pub(super) struct Session {
     changes: FuturesUnordered<Change>,
     /// Names of subscriptions with something to send, each once.
     queue: VecDeque<ResourceName>,
+    /// Who is told; `None`: not looked up yet.
+    caller: Option<Caller>,
     groups: HashSet<String>,
     early: HashMap<String, v1::GroupCounts>,
     over_limit: bool,
@@ -85,6 +87,7 @@ impl Session {
             subscriptions: HashMap::new(),
             changes: FuturesUnordered::new(),
             queue: VecDeque::new(),
+            caller: None,
             groups: HashSet::new(),
             early: HashMap::new(),
             over_limit: false,
@@ -187,7 +190,14 @@ impl Session {
             let update = subscription.receiver.borrow_and_update().clone();
             subscription.watching = watch(&self.changes, name.clone(), &subscription.receiver);
             let sources = &update.resource.sources;
-            let Some(message) = resource_to_wire(&name, &update.resource) else {
+            if let Body::Workload(workload) = &update.resource.body {
+                self.is(&workload.caller);
+            }
+            let caller = self.caller.get_or_insert_with(|| caller(&self.index, &self.pod));
+            let Some(message) = resource_to_wire(&name, &update.resource, caller) else {
+                continue;
+            };
+            let Some(subscription) = self.subscriptions.get_mut(&name) else {
                 continue;
             };
             let known = subscription.sent.as_mut();
@@ -221,6 +231,20 @@ impl Session {
             return Some(message);
         }
         None
+    }
+
+    /// Takes note of who is told. Routes may be meant for other labels than those that the pod had so far, so all are looked at again.
+    fn is(&mut self, caller: &Caller) {
+        let known = self.caller.replace(caller.clone());
+        if known.is_none_or(|known| known == *caller) {
+            return;
+        }
+        for (name, subscription) in &mut self.subscriptions {
+            if !matches!(name, ResourceName::Workload(_)) && !std::mem::replace(&mut subscription.queued, true) {
+                subscription.watching.abort();
+                self.queue.push_back(name.clone());
+            }
+        }
     }
 
     fn acknowledge(&mut self, name: &ResourceName, version: &str) {
@@ -277,6 +301,14 @@ impl Session {
                 self.registry.count(self.stream, [&report]);
             }
         }
+    }
+}
+
+/// Who the pod is; nobody, as long as it is not known.
+fn caller(index: &Index, pod: &ObjectName) -> Caller {
+    match index.get(&ResourceName::Workload(pod.clone())).body {
+        Body::Workload(workload) => workload.caller,
+        Body::NoWorkload | Body::Destination(_) => Caller::default(),
     }
 }
 

@@ -81,7 +81,7 @@ fn unresolved(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Vec<S
     };
     let mut sentences = BTreeSet::new();
     for route in &rules.routes {
-        for (_, reference) in &route.backends {
+        for reference in route.backends.iter().flat_map(|b| std::iter::once(&b.reference).chain(&b.fallback)) {
             if let Err(why) = state.resolve(&target, port, rules, reference) {
                 sentences.insert(format!("route {}: {why}", route.name));
             }

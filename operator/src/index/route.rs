@@ -7,7 +7,7 @@ use super::compile::{Candidate, Compiler};
 use super::service::ServicePort;
 use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
-use super::traffic_policy::{Reference, RouteRule};
+use super::traffic_policy::{BackendRule, Reference, RouteRule};
 use crate::model::{Backend, Endpoint, EndpointSet, ObjectName, Route, Service, SourceKind, Target};
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
@@ -33,16 +33,11 @@ impl<'a> Compiler<'a> {
     pub(super) fn service(&mut self, name: &ObjectName, port: &'a ServicePort, ipv4: bool) -> Service {
         let mut sets = Sets::default();
         let mut routes = Vec::new();
-        // What is no HTTP matches no conditions: it follows the first route that has none.
-        let mut opaque = None;
         if let Some((policy, rules)) = self.state.policy_on(name) {
             self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
             for rule in &rules.routes {
                 let resolved = self.resolve_all(name, port, rules, rule);
                 let backends = self.backends(&mut sets, &resolved, ipv4);
-                if rule.matches.is_empty() && opaque.is_none() {
-                    opaque = Some(backends.clone());
-                }
                 routes.push(Route {
                     name: rule.name.clone(),
                     matches: rule.matches.clone(),
@@ -53,8 +48,8 @@ impl<'a> Compiler<'a> {
         }
         if routes.last().is_none_or(|r| !r.matches.is_empty()) {
             let own = Wanted { service: name.clone(), port, subset: None };
-            let backends = self.backends(&mut sets, &[(1, Ok(own))], ipv4);
-            opaque.get_or_insert_with(|| backends.clone());
+            let whole = [Share { weight: 1, wanted: Ok(own), fallback: None }];
+            let backends = self.backends(&mut sets, &whole, ipv4);
             routes.push(Route { name: DEFAULT_ROUTE.to_owned(), matches: Vec::new(), backends, request_timeout_ms: 0 });
         }
         Service {
@@ -64,7 +59,6 @@ impl<'a> Compiler<'a> {
             protocol: port.protocol,
             routes,
             endpoint_sets: sets.done,
-            opaque_backends: opaque.unwrap_or_default(),
         }
     }
 
@@ -74,32 +68,37 @@ impl<'a> Compiler<'a> {
         port: &'a ServicePort,
         rules: &'a super::traffic_policy::Rules,
         rule: &'a RouteRule,
-    ) -> Vec<(u32, Result<Wanted<'a>, String>)> {
+    ) -> Vec<Share<'a>> {
         if rule.backends.is_empty() {
             let own = Wanted { service: name.clone(), port, subset: None };
-            return vec![(1, Ok(own))];
+            return vec![Share { weight: 1, wanted: Ok(own), fallback: None }];
         }
-        let references = rule.backends.iter().map(|(weight, reference)| {
+        let mut resolve = |reference: &'a Reference| {
             if let Reference::Service(service, _) = reference {
                 self.depend(Dependency::Service(service.clone()));
             }
-            (*weight, self.state.resolve(name, port, rules, reference))
+            self.state.resolve(name, port, rules, reference)
+        };
+        let shares = rule.backends.iter().map(|BackendRule { weight, reference, fallback }| Share {
+            weight: *weight,
+            wanted: resolve(reference),
+            fallback: fallback.as_ref().map(&mut resolve),
         });
-        references.collect()
+        shares.collect()
     }
 
     /// Backends by weight, divided where one of their Deployments is being released.
-    fn backends(
-        &mut self,
-        sets: &mut Sets<'a>,
-        resolved: &[(u32, Result<Wanted<'a>, String>)],
-        ipv4: bool,
-    ) -> Vec<Backend> {
-        let parts: Vec<(u32, Result<Part, &String>)> = resolved
+    fn backends(&mut self, sets: &mut Sets<'a>, shares: &[Share<'a>], ipv4: bool) -> Vec<Backend> {
+        let parts: Vec<(u32, Result<Part, &String>)> = shares
             .iter()
-            .map(|(weight, wanted)| {
-                let part = wanted.as_ref().map(|w| self.part(sets, w, ipv4));
-                (*weight, part)
+            .map(|share| {
+                let mut part = share.wanted.as_ref().map(|w| self.part(sets, w, ipv4));
+                if let (Ok(empty), Some(fallback)) = (&part, &share.fallback)
+                    && empty.endpoints == 0
+                {
+                    part = fallback.as_ref().map(|w| self.part(sets, w, ipv4));
+                }
+                (share.weight, part)
             })
             .collect();
         let undivided: Vec<Undivided> = parts
@@ -193,6 +192,14 @@ impl<'a> Compiler<'a> {
         sets.parts.insert(name, part.clone());
         part
     }
+}
+
+/// A share of a route, its references resolved.
+struct Share<'a> {
+    weight: u32,
+    wanted: Result<Wanted<'a>, String>,
+    /// In its place while it has no endpoints.
+    fallback: Option<Result<Wanted<'a>, String>>,
 }
 
 /// What a reference leads to.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::compile::Compiler;
 use super::pod::Pod;
 use super::state::Dependency;
-use crate::model::{self, Endpoint, HandoverPort, ObjectName, Protocol, Workload};
+use crate::model::{self, Caller, Endpoint, HandoverPort, ObjectName, Protocol, Workload};
 
 impl Compiler<'_> {
     /// `None`: there is no such pod.
@@ -23,6 +23,11 @@ impl Compiler<'_> {
         Some(Workload {
             uid: pod.uid.clone(),
             identity: model::identity(trust_domain, &name.namespace, &pod.service_account),
+            caller: Caller {
+                namespace: name.namespace.clone(),
+                service_account: pod.service_account.clone(),
+                labels: pod.labels.clone(),
+            },
             mtls: mtls.mode,
             port_mtls: mtls.ports.into_iter().collect(),
             port_protocols: self.port_protocols(name),

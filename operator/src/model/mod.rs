@@ -11,7 +11,7 @@ mod workload;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-pub use matches::{HeaderMatch, Match, PathMatch, StringMatch};
+pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
 pub use route::{Backend, Route, Target};
 pub use service::{Endpoint, EndpointSet, Protocol, Service};
 pub use workload::{HandoverPort, MtlsMode, Workload};

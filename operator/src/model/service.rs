@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Backend, Route};
+use super::Route;
 
 /// How requests to a port of a Service are treated.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +19,6 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// What backends refer to by index.
     pub endpoint_sets: Vec<EndpointSet>,
-    /// Where connections go that are not HTTP: no route can match them.
-    pub opaque_backends: Vec<Backend>,
 }
 
 /// What the bytes of a port are.

@@ -1,6 +1,6 @@
 //! How a proxy treats what arrives at its own pod.
 
-use super::{Endpoint, Protocol};
+use super::{Caller, Endpoint, Protocol};
 
 /// How a proxy treats what arrives at its own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +9,8 @@ pub struct Workload {
     pub uid: String,
     /// The SPIFFE ID under which the pod runs.
     pub identity: String,
+    /// The same and its labels, as matches on the source of its own requests look at them.
+    pub caller: Caller,
     /// Of ports without a mode of their own.
     pub mtls: MtlsMode,
     /// Ports with a mode of their own, ascending.

@@ -7,11 +7,12 @@ pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Whether a message with these headers is gRPC's.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    const TYPE: &[u8] = b"application/grpc";
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        // "application/grpc+proto" is, "application/grpc-web" is not.
-        value.as_bytes().strip_prefix(TYPE).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-    })
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()))
+}
+
+/// Whether a content type is gRPC's: `application/grpc+proto` is, `application/grpc-web` is not.
+pub fn is_grpc_type(value: &[u8]) -> bool {
+    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// The status that headers or trailers carry.

@@ -14,7 +14,7 @@ pub mod server;
 pub mod upgrade;
 
 pub use self::{
-    grpc::{failed_status, is_grpc, status_of},
+    grpc::{failed_status, is_grpc, is_grpc_type, status_of},
     reason::Reason,
     respond::{MARK, respond},
 };

@@ -11,7 +11,8 @@ use fairlead_proxy_api::v1;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    Destination, EndpointSet, HeaderMatch, Match, PathMatch, Protocol, Route, Service, Split, Target, ValueMatch,
+    Destination, EndpointSet, GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, Protocol, Route, Service, Split,
+    Target, ValueMatch,
 };
 use crate::balance::{Endpoint, Load};
 
@@ -123,12 +124,20 @@ fn match_of(message: v1::Match) -> Result<Match, String> {
             Err(_) => Err(format!("{method:?} is not a method")),
         })
         .collect::<Result<_, _>>()?;
-    Ok(Match { path, headers, methods })
+    let query_params = message.query_params.into_iter().map(named_of).collect::<Result<_, _>>()?;
+    let cookies = message.cookies.into_iter().map(named_of).collect::<Result<_, _>>()?;
+    let grpc = message.grpc.map(|grpc| GrpcMatch { service: grpc.service, method: grpc.method });
+    Ok(Match { path, headers, query_params, cookies, methods, grpc })
 }
 
 fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
-    use v1::header_match::Kind;
     let name = message.name.parse().map_err(|_| format!("{:?} is not a header name", message.name))?;
+    let NamedMatch { value, not, .. } = named_of(message)?;
+    Ok(HeaderMatch { name, value, not })
+}
+
+fn named_of(message: v1::HeaderMatch) -> Result<NamedMatch, String> {
+    use v1::header_match::Kind;
     let (value, not) = match message.kind {
         Some(Kind::Exact(exact)) => (ValueMatch::Exact(exact.into_bytes()), message.not),
         Some(Kind::Prefix(prefix)) => (ValueMatch::Prefix(prefix.into_bytes()), message.not),
@@ -136,10 +145,10 @@ fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
         // "present: false" asks for absence.
         Some(Kind::Present(present)) => (ValueMatch::Present, message.not == present),
         None => {
-            return Err(format!("the match of header {:?} has no kind that this proxy knows", message.name));
+            return Err(format!("the match of {:?} has no kind that this proxy knows", message.name));
         }
     };
-    Ok(HeaderMatch { name, value, not })
+    Ok(NamedMatch { name: message.name, value, not })
 }
 
 fn regex(pattern: &str) -> Result<Regex, String> {

@@ -26,6 +26,11 @@ impl<'a> RequestHead<'a> {
         self.uri.path()
     }
 
+    /// Without the question mark.
+    pub fn query(&self) -> Option<&'a str> {
+        self.uri.query()
+    }
+
     /// The authority of the target, which HTTP/2 sends instead of a `Host` header.
     pub fn authority(&self) -> Option<&'a str> {
         self.uri.authority().map(Authority::as_str)

@@ -3,7 +3,8 @@
 use http::{HeaderName, header};
 use regex::bytes::Regex;
 
-use super::RequestHead;
+use super::{RequestHead, params};
+use crate::http::is_grpc_type;
 
 /// All that is set must hold.
 #[derive(Debug, Default)]
@@ -12,8 +13,14 @@ pub struct Match {
     pub path: Option<PathMatch>,
     /// All of them.
     pub headers: Vec<HeaderMatch>,
+    /// All of them.
+    pub query_params: Vec<NamedMatch>,
+    /// All of them.
+    pub cookies: Vec<NamedMatch>,
     /// Any of them; none: every method.
     pub methods: Vec<String>,
+    /// `None`: gRPC or not.
+    pub grpc: Option<GrpcMatch>,
 }
 
 /// What the path, without its query, must be.
@@ -38,6 +45,26 @@ pub struct HeaderMatch {
     pub not: bool,
 }
 
+/// What a parameter of the query or a cookie must be.
+#[derive(Debug)]
+pub struct NamedMatch {
+    /// Case counts.
+    pub name: String,
+    /// Compared with the first of this name; a parameter's value is decoded.
+    pub value: ValueMatch,
+    /// Holds where the value does not match, so also where there is none.
+    pub not: bool,
+}
+
+/// A call of gRPC.
+#[derive(Debug)]
+pub struct GrpcMatch {
+    /// Empty: every service.
+    pub service: String,
+    /// Empty: every method.
+    pub method: String,
+}
+
 /// What a value must be.
 #[derive(Debug)]
 pub enum ValueMatch {
@@ -57,6 +84,15 @@ impl Match {
         (self.methods.is_empty() || self.methods.iter().any(|method| method == head.method()))
             && self.path.as_ref().is_none_or(|path| path.matches(head.path()))
             && self.headers.iter().all(|header| header.matches(head))
+            && self.grpc.as_ref().is_none_or(|grpc| grpc.matches(head))
+            && self.query_params.iter().all(|param| {
+                let value = head.query().and_then(|query| params::query_param(query, &param.name));
+                param.holds(value.as_deref())
+            })
+            && self
+                .cookies
+                .iter()
+                .all(|cookie| cookie.holds(params::cookie(head.header(&header::COOKIE), &cookie.name)))
     }
 }
 
@@ -91,6 +127,25 @@ impl HeaderMatch {
             }
         };
         holds != self.not
+    }
+}
+
+impl NamedMatch {
+    fn holds(&self, value: Option<&[u8]>) -> bool {
+        value.is_some_and(|value| self.value.matches(value)) != self.not
+    }
+}
+
+impl GrpcMatch {
+    /// Calls of gRPC are known by their content type; the path is `/package.Service/Method`.
+    fn matches(&self, head: &RequestHead<'_>) -> bool {
+        let mut types = head.header(&header::CONTENT_TYPE);
+        let Some((service, method)) = head.path().strip_prefix('/').and_then(|path| path.split_once('/')) else {
+            return false;
+        };
+        types.next().is_some_and(is_grpc_type)
+            && (self.service.is_empty() || self.service == service)
+            && (self.method.is_empty() || self.method == method)
     }
 }
 
@@ -166,6 +221,7 @@ mod tests {
                 not: false,
             }],
             methods: vec!["GET".into()],
+            ..Match::default()
         };
         let jason = [("end-user", "jason")];
         assert!(holds(&entry, &Method::GET, "/reviews/1", &jason));
@@ -199,5 +255,53 @@ mod tests {
         assert!(holds(&entry, &Method::GET, "http://reviews:9080/", &[]));
         assert!(holds(&entry, &Method::GET, "/", &[("host", "reviews:9080")]));
         assert!(!holds(&entry, &Method::GET, "http://ratings:9080/", &[]));
+    }
+    fn named(name: &str, value: ValueMatch, not: bool) -> Vec<NamedMatch> {
+        vec![NamedMatch { name: name.into(), value, not }]
+    }
+
+    #[test]
+    fn parameters_of_the_query_are_compared_decoded() {
+        let exact = || ValueMatch::Exact(b"a b".to_vec());
+        let entry = Match { query_params: named("beta", exact(), false), ..Match::default() };
+        assert!(holds(&entry, &Method::GET, "/?x=1&beta=a%20b", &[]));
+        assert!(!holds(&entry, &Method::GET, "/?beta=ab", &[]));
+        assert!(!holds(&entry, &Method::GET, "/", &[]));
+        let not = Match { query_params: named("beta", exact(), true), ..Match::default() };
+        assert!(holds(&not, &Method::GET, "/", &[]));
+        assert!(!holds(&not, &Method::GET, "/?beta=a+b", &[]));
+        let present = Match { query_params: named("beta", ValueMatch::Present, false), ..Match::default() };
+        assert!(holds(&present, &Method::GET, "/?beta", &[]));
+        assert!(!holds(&present, &Method::GET, "/?alpha", &[]));
+    }
+
+    #[test]
+    fn cookies_are_told_apart() {
+        let entry = Match { cookies: named("group", ValueMatch::Regex(regex("b[0-9]")), false), ..Match::default() };
+        assert!(holds(&entry, &Method::GET, "/", &[("cookie", "a=1; group=b2")]));
+        assert!(holds(&entry, &Method::GET, "/", &[("cookie", "a=1"), ("cookie", "group=b2")]));
+        assert!(!holds(&entry, &Method::GET, "/", &[("cookie", "a=group=b2")]));
+        assert!(!holds(&entry, &Method::GET, "/", &[]));
+    }
+
+    #[test]
+    fn calls_of_grpc_are_those_with_its_content_type() {
+        let entry = |service: &str, method: &str| Match {
+            grpc: Some(GrpcMatch { service: service.into(), method: method.into() }),
+            ..Match::default()
+        };
+        let grpc = [("content-type", "application/grpc+proto")];
+        let get = "/bookinfo.Reviews/Get";
+        for (service, method, expected) in [
+            ("bookinfo.Reviews", "Get", true),
+            ("bookinfo.Reviews", "", true),
+            ("", "Get", true),
+            ("bookinfo.Reviews", "Set", false),
+            ("Reviews", "Get", false),
+        ] {
+            assert_eq!(holds(&entry(service, method), &Method::POST, get, &grpc), expected, "{service} {method}");
+        }
+        assert!(!holds(&entry("bookinfo.Reviews", "Get"), &Method::POST, get, &[]));
+        assert!(!holds(&entry("", "Get"), &Method::POST, "/Get", &grpc));
     }
 }

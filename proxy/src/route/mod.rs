@@ -7,6 +7,7 @@
 mod compile;
 mod head;
 mod matcher;
+mod params;
 mod split;
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +17,7 @@ use arc_swap::ArcSwap;
 pub use self::{
     compile::{compile, endpoint},
     head::RequestHead,
-    matcher::{HeaderMatch, Match, PathMatch, ValueMatch},
+    matcher::{GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, ValueMatch},
     split::{Split, Target},
 };
 use crate::balance::Endpoint;

@@ -5,5 +5,6 @@
 mod http1;
 mod http2;
 mod policy;
+mod rules;
 mod support;
 mod tcp;

@@ -9,7 +9,7 @@ use fairlead_proxy_api::v1;
 use prost::Message as _;
 
 use crate::model::{
-    Body, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Protocol, Resource, ResourceName, Service,
+    Body, Caller, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Protocol, Resource, ResourceName, Service,
     Workload, canonical,
 };
 
@@ -45,12 +45,13 @@ pub(super) fn name_to_wire(name: &ResourceName) -> v1::ResourceName {
 /// A resource as it is sent. Its version is a digest of its body, so that every replica gives equal bodies equal versions, and a
 /// proxy that reconnects elsewhere is sent nothing that it has.
 ///
-/// `None` for the workload of a pod that is gone, which has no form on the wire.
-pub(super) fn resource_to_wire(name: &ResourceName, resource: &Resource) -> Option<v1::Resource> {
+/// `caller` is who is told: routes for others are none of its business. `None` for the workload of a pod that is gone, which has no form
+/// on the wire.
+pub(super) fn resource_to_wire(name: &ResourceName, resource: &Resource, caller: &Caller) -> Option<v1::Resource> {
     let body = match &resource.body {
         Body::NoWorkload => return None,
         Body::Workload(w) => v1::resource::Body::Workload(workload(w)),
-        Body::Destination(d) => v1::resource::Body::Destination(destination(d)),
+        Body::Destination(d) => v1::resource::Body::Destination(destination(d, caller)),
     };
     let mut message = v1::Resource { name: None, version: String::new(), body: Some(body) };
     message.version = version(&message.encode_to_vec());
@@ -117,24 +118,26 @@ fn protocol(protocol: Protocol) -> i32 {
     protocol.into()
 }
 
-fn destination(d: &Destination) -> v1::Destination {
+fn destination(d: &Destination, caller: &Caller) -> v1::Destination {
     let kind = match d {
         Destination::PassThrough => v1::destination::Kind::PassThrough(v1::PassThrough {}),
-        Destination::Service(s) => v1::destination::Kind::Service(service(s)),
+        Destination::Service(s) => v1::destination::Kind::Service(service(s, caller)),
         Destination::Pod(e) => v1::destination::Kind::Pod(endpoint(e)),
     };
     v1::Destination { kind: Some(kind) }
 }
 
-fn service(s: &Service) -> v1::Service {
+fn service(s: &Service, caller: &Caller) -> v1::Service {
+    let routes = route::routes(&s.routes, caller);
     v1::Service {
         namespace: s.namespace.clone(),
         name: s.name.clone(),
         port: s.port.into(),
         protocol: protocol(s.protocol),
-        routes: s.routes.iter().map(route::route).collect(),
+        // What is no HTTP meets no conditions on requests: it follows the first route that has none, which is the last.
+        opaque_backends: routes.last().map(|route| route.backends.clone()).unwrap_or_default(),
+        routes,
         endpoint_sets: s.endpoint_sets.iter().map(endpoint_set).collect(),
-        opaque_backends: s.opaque_backends.iter().map(route::backend).collect(),
     }
 }
 
@@ -155,19 +158,23 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, Target};
+    use crate::model::{Backend, Route, Target};
 
     fn resource(weight: u32) -> Resource {
-        let backend = Backend { weight, target: Target::Unresolved("gone".into()) };
+        let route = Route {
+            name: "r".into(),
+            matches: vec![],
+            backends: vec![Backend { weight, target: Target::Unresolved("gone".into()) }],
+            request_timeout_ms: 0,
+        };
         Resource {
             body: Body::Destination(Destination::Service(Service {
                 namespace: "n".into(),
                 name: "s".into(),
                 port: 80,
                 protocol: Protocol::Http2,
-                routes: vec![],
+                routes: vec![route],
                 endpoint_sets: vec![],
-                opaque_backends: vec![backend],
             })),
             sources: vec![],
         }
@@ -176,7 +183,7 @@ mod tests {
     #[test]
     fn equal_bodies_have_equal_versions_and_others_have_others() {
         let at = |address: &str| ResourceName::Destination(address.parse().unwrap());
-        let version = |name, weight| resource_to_wire(&name, &resource(weight)).unwrap().version;
+        let version = |name, weight| resource_to_wire(&name, &resource(weight), &Caller::default()).unwrap().version;
         assert_eq!(version(at("1.1.1.1:80"), 1), version(at("[fd00::1]:80"), 1));
         assert_ne!(version(at("1.1.1.1:80"), 1), version(at("1.1.1.1:80"), 2));
     }

@@ -2,12 +2,29 @@
 
 use fairlead_proxy_api::v1;
 
-use crate::model::{Backend, HeaderMatch, Match, PathMatch, Route, StringMatch, Target};
+use crate::model::{Backend, Caller, HeaderMatch, Match, PathMatch, Route, StringMatch, Target};
 
-pub(super) fn route(r: &Route) -> v1::Route {
+/// The routes that `caller` can meet, up to the first that takes every request of its.
+pub(super) fn routes(routes: &[Route], caller: &Caller) -> Vec<v1::Route> {
+    let mut sent = Vec::with_capacity(routes.len());
+    for route in routes {
+        let mut matches = route.matches.iter().filter(|m| m.source.as_ref().is_none_or(|source| source.holds(caller)));
+        if route.matches.is_empty() || matches.clone().any(Match::asks_nothing_of_the_request) {
+            sent.push(encode(route, Vec::new()));
+            break;
+        }
+        let matches: Vec<v1::Match> = matches.by_ref().map(request_match).collect();
+        if !matches.is_empty() {
+            sent.push(encode(route, matches));
+        }
+    }
+    sent
+}
+
+fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
     v1::Route {
         name: r.name.clone(),
-        matches: r.matches.iter().map(request_match).collect(),
+        matches,
         backends: r.backends.iter().map(backend).collect(),
         request_timeout_ms: r.request_timeout_ms,
     }
@@ -24,6 +41,9 @@ fn request_match(m: &Match) -> v1::Match {
         }),
         headers: m.headers.iter().map(header_match).collect(),
         methods: m.methods.clone(),
+        query_params: m.query_params.iter().map(header_match).collect(),
+        cookies: m.cookies.iter().map(header_match).collect(),
+        grpc: m.grpc.as_ref().map(|grpc| v1::GrpcMatch { service: grpc.service.clone(), method: grpc.method.clone() }),
     }
 }
 
@@ -40,12 +60,49 @@ fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
     }
 }
 
-pub(super) fn backend(b: &Backend) -> v1::Backend {
+fn backend(b: &Backend) -> v1::Backend {
     v1::Backend {
         weight: b.weight,
         target: Some(match &b.target {
             Target::EndpointSet(set) => v1::backend::Target::EndpointSet(*set),
             Target::Unresolved(why) => v1::backend::Target::Unresolved(why.clone()),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SourceMatch;
+
+    fn from(namespace: &str) -> Match {
+        let source = SourceMatch { namespaces: vec![namespace.into()], ..SourceMatch::default() };
+        Match { source: Some(source), ..Match::default() }
+    }
+
+    fn get(source: Match) -> Match {
+        Match { methods: vec!["GET".into()], ..source }
+    }
+
+    fn route(name: &str, matches: Vec<Match>) -> Route {
+        Route { name: name.into(), matches, backends: vec![], request_timeout_ms: 0 }
+    }
+
+    /// Names of what callers of a namespace are sent, with the number of conditions.
+    fn sent(routes: &[Route], namespace: &str) -> Vec<(String, usize)> {
+        let caller = Caller { namespace: namespace.into(), ..Caller::default() };
+        super::routes(routes, &caller).into_iter().map(|route| (route.name, route.matches.len())).collect()
+    }
+
+    #[test]
+    fn a_caller_is_told_of_the_routes_that_it_can_meet() {
+        let routes = [
+            route("reads", vec![get(from("web")), get(from("shop"))]),
+            route("web", vec![from("web")]),
+            route("default", vec![]),
+        ];
+        assert_eq!(sent(&routes, "web"), [("reads".into(), 1), ("web".into(), 0)]);
+        assert_eq!(sent(&routes, "shop"), [("reads".into(), 1), ("default".into(), 0)]);
+        assert_eq!(sent(&routes, "other"), [("default".into(), 0)]);
     }
 }

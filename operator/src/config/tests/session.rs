@@ -226,3 +226,32 @@ async fn nonsense_ends_the_conversation_with_a_sentence() {
     assert!(world.session.receive(message(nameless)).is_err());
     assert_eq!(world.session.receive(v1::ProxyMessage::default()), Ok(()), "of a newer proxy");
 }
+
+/// The names of the routes that a proxy is sent.
+fn routes(resource: v1::Resource) -> Vec<String> {
+    match resource.body {
+        Some(v1::resource::Body::Destination(v1::Destination {
+            kind: Some(v1::destination::Kind::Service(service)),
+        })) => service.routes.into_iter().map(|route| route.name).collect(),
+        other => panic!("no Service: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_caller_is_sent_the_routes_meant_for_it_and_others_when_its_labels_change() {
+    let mut world = world();
+    let source = json!({"namespaces": [NS], "labels": {"env": "staging"}});
+    world.index.apply(web_policy(1, json!([{"name": "staging", "matches": [{"source": source}]}])));
+    let workload = v1::ResourceName { kind: Some(v1::resource_name::Kind::Workload(v1::OwnWorkload {})) };
+    let subscribe_workload = v1::Subscribe { name: Some(workload), have_version: String::new() };
+    world.session.receive(subscribe(WEB, "")).unwrap();
+    world.session.receive(message(v1::proxy_message::Kind::Subscribe(subscribe_workload))).unwrap();
+    assert_eq!(routes(world.session.next().unwrap()), ["default"]);
+    assert!(world.session.next().is_some(), "the workload");
+    assert!(world.session.next().is_none());
+
+    world.index.apply(pod("web-1-a", "10.0.0.1").label("env", "staging").build());
+    // The workload itself reads as before, and is not sent.
+    assert_eq!(routes(world.change().await.unwrap()), ["staging"]);
+    assert!(world.session.next().is_none());
+}

@@ -54,7 +54,7 @@ fn a_canary_gets_its_weight_and_both_sides_are_counted() {
     }
     let name = ResourceName::Destination("10.96.0.1:80".parse().unwrap());
     assert_eq!(sources(&index, &name), ["Canary shop/release 1795176000"]);
-    assert_eq!(service.opaque_backends.len(), 2, "opaque connections are divided as well");
+    assert_eq!(service.routes.last().unwrap().backends.len(), 2, "opaque connections are divided as well");
 }
 
 #[test]

@@ -16,7 +16,6 @@ fn a_cluster_address_leads_to_the_services_ready_pods() {
     assert_eq!(endpoints[0].identity, "spiffe://cluster.local/ns/shop/sa/web");
     assert_eq!(endpoints[0].zone, "a");
     assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
-    assert_eq!(service.opaque_backends, service.routes[0].backends);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::build::*;
 use crate::index::{Index, Problem, Report};
-use crate::model::ResourceName;
+use crate::model::{GrpcMatch, HeaderMatch, Match, ObjectName, ResourceName, SourceMatch, StringMatch};
 
 fn versions(index: &Index) {
     web(index);
@@ -100,7 +100,7 @@ async fn a_missing_service_is_followed_until_it_comes() {
 }
 
 #[test]
-fn a_route_without_conditions_is_the_last_and_governs_opaque_connections() {
+fn a_route_without_conditions_is_the_last() {
     let index = index();
     versions(&index);
     let mut spec = testers(json!([{"subset": "v1", "weight": 9}, {"subset": "v2", "weight": 1}]));
@@ -108,7 +108,6 @@ fn a_route_without_conditions_is_the_last_and_governs_opaque_connections() {
     index.apply(policy("p", 1, spec));
     let service = service_at(&index, "10.96.0.1:80");
     assert_eq!(service.routes.len(), 1);
-    assert_eq!(service.opaque_backends, service.routes[0].backends);
 }
 
 #[test]
@@ -153,4 +152,58 @@ fn an_object_that_cannot_be_read_disturbs_nothing() {
     index.apply(policy("p", 2, json!({"targetRef": {"kind": "Moon", "name": "web"}})));
     assert_eq!(index.get(&address()), before);
     assert!(matches!(report(&index, "p").problem, Some(Problem::Invalid(_))));
+}
+
+#[test]
+fn a_subset_without_pods_falls_back_where_the_route_says_so() {
+    let index = index();
+    versions(&index);
+    index.apply(policy("p", 1, testers(json!([{"subset": "v3", "fallback": "v1", "weight": 3}, {"subset": "v2"}]))));
+    let lines = || backends(&service_at(&index, "10.96.0.1:80"), "testers");
+    assert_eq!(lines(), ["shop/web:80/v1 3", "shop/web:80/v2 1"]);
+    // The moment that its environment runs it, it is the one that is asked.
+    index.apply(pod("web-1-b", "10.0.0.2").label("version", "v3").build());
+    assert_eq!(lines(), ["shop/web:80/v3 3", "shop/web:80/v2 1"]);
+}
+
+#[test]
+fn a_fallback_that_leads_nowhere_is_named() {
+    let index = index();
+    versions(&index);
+    index.apply(policy("p", 1, testers(json!([{"subset": "v3", "fallback": "v9"}]))));
+    let lines = backends(&service_at(&index, "10.96.0.1:80"), "testers");
+    assert!(lines[0].starts_with("unresolved 1: subset v9 is not defined"), "{lines:?}");
+    assert_eq!(report(&index, "p").unresolved.len(), 1);
+}
+
+#[test]
+fn every_kind_of_match_is_read() {
+    let index = index();
+    versions(&index);
+    let mut spec = testers(json!([{"subset": "v1"}]));
+    spec["routes"][0]["matches"] = json!([{
+        "queryParams": [{"name": "Beta", "value": "1"}],
+        "cookies": [{"name": "Group", "type": "Prefix", "value": "b", "not": true}],
+        "grpc": {"service": "bookinfo.Reviews"},
+        "source": {"namespaces": ["web"], "serviceAccounts": ["web/front"], "labels": {"env": "staging"}},
+    }]);
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    let expected = Match {
+        // Case counts in both, unlike in names of headers.
+        query_params: vec![named("Beta", StringMatch::Exact("1".into()), false)],
+        cookies: vec![named("Group", StringMatch::Prefix("b".into()), true)],
+        grpc: Some(GrpcMatch { service: "bookinfo.Reviews".into(), method: String::new() }),
+        source: Some(SourceMatch {
+            namespaces: vec!["web".into()],
+            service_accounts: vec![ObjectName::new("web", "front")],
+            labels: [("env".into(), "staging".into())].into(),
+        }),
+        ..Match::default()
+    };
+    assert_eq!(service.routes[0].matches, [expected]);
+}
+
+fn named(name: &str, value: StringMatch, not: bool) -> HeaderMatch {
+    HeaderMatch { name: name.into(), value, not }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 mod matches;
 mod routes;
 
-pub(super) use routes::{Reference, RouteRule};
+pub(super) use routes::{BackendRule, Reference, RouteRule};
 
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,9 +10,18 @@ use crate::model::{Match, ObjectName};
 pub(in crate::index) struct RouteRule {
     pub name: String,
     pub matches: Vec<Match>,
-    /// Weights and where they lead; none: the Service itself.
-    pub backends: Vec<(u32, Reference)>,
+    /// None: the Service itself.
+    pub backends: Vec<BackendRule>,
     pub request_timeout_ms: u64,
+}
+
+/// A share of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::index) struct BackendRule {
+    pub weight: u32,
+    pub reference: Reference,
+    /// Where the share goes while `reference` has no endpoints.
+    pub fallback: Option<Reference>,
 }
 
 /// Where a share of requests is to go.
@@ -43,7 +52,8 @@ pub(super) fn parse(namespace: &str, route: Route) -> Result<RouteRule, String> 
             }
             _ => return Err(format!("{}: needs either subset or service", at())),
         };
-        backends.push((weight, reference));
+        let fallback = backend.fallback.map(Reference::Subset);
+        backends.push(BackendRule { weight, reference, fallback });
     }
     let timeout = route.timeouts.and_then(|t| t.request).unwrap_or_default();
     Ok(RouteRule {

@@ -10,14 +10,18 @@ use serde::{Deserialize, Serialize};
 use crate::schema::{self, DNS_LABEL};
 
 mod matches;
+mod protocol;
 mod route;
+mod target;
 mod timeouts;
 
 pub use matches::{
     CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, QueryParamMatch, RouteMatch,
     SourceMatch, ValueMatchType,
 };
+pub use protocol::PolicyProtocol;
 pub use route::{Backend, Route, ServiceRef};
+pub use target::{TargetKind, TargetRef};
 pub use timeouts::Timeouts;
 
 /// How traffic to a Service behaves: its parts (subsets), which requests go to which of them, and how long they may take.
@@ -32,7 +36,12 @@ pub use timeouts::Timeouts;
     shortname = "tp",
     category = "fairlead",
     doc = "How traffic to a Service behaves: its parts (subsets), which requests go to which of them, and how long they may take.",
-    printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRef.name", description = "The Service."),
+    printcolumn(
+        name = "Target",
+        type_ = "string",
+        json_path = ".spec.targetRef.name",
+        description = "The Service or namespace."
+    ),
     printcolumn(
         name = "Accepted",
         type_ = "string",
@@ -51,9 +60,13 @@ pub use timeouts::Timeouts;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.targetRef.kind == 'Service' || ((!has(self.routes) || size(self.routes) == 0) && (!has(self.subsets) || size(self.subsets) == 0))")
+    .message("targetRef: routes and subsets are of one Service; a policy for a Namespace has none"))]
 pub struct TrafficPolicySpec {
-    /// The Service whose traffic this is about, in the policy's own namespace. Where two policies name one Service the older
-    /// one holds; the other says Accepted=False, Conflicted.
+    /// The Service whose traffic this is about. Up to six policies hold for one caller and port: those of the caller's namespace
+    /// for the port and for the Service, those of the Service's namespace for the port and for the Service, then the defaults of
+    /// either for the namespace. Each field comes from the first of them that sets it. Where two policies of one namespace name
+    /// the same the older one holds, then the first by name; the other says Accepted=False, Conflicted.
     pub target_ref: TargetRef,
 
     /// Parts of the Service's endpoints, by the labels of their pods. Routes send requests to them by name.
@@ -71,24 +84,10 @@ pub struct TrafficPolicySpec {
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name == a.name))")
         .message("routes: two routes have the same name; give each its own"))]
     pub routes: Vec<Route>,
-}
 
-/// What a policy is about.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetRef {
-    /// Service.
-    pub kind: TargetKind,
-    /// Of the Service.
-    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
-    pub name: String,
-}
-
-/// What kinds of object a policy can be about.
-#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub enum TargetKind {
-    /// A Service of the core group.
-    Service,
+    /// What the port's bytes are, whatever its appProtocol says. Absent: what appProtocol says, or what the first bytes tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<PolicyProtocol>,
 }
 
 /// A part of a Service's endpoints.

@@ -351,7 +351,7 @@ mod tests {
     }
 
     fn at(port: u16) -> ResourceName {
-        ResourceName::Destination(([10, 0, 0, 1], port).into())
+        ResourceName::Destination { caller: "shop".into(), address: ([10, 0, 0, 1], port).into() }
     }
 
     fn proxy(registry: &Registry, name: &str) -> StreamId {

@@ -1,8 +1,9 @@
 //! Joins the tables to resources. [`State::compile`] is the one entry; every look into a table leaves a [`Dependency`] behind, and
 //! every object that took part a [`SourceRef`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::pod::Pod;
 use super::service::{Service, ServicePort};
@@ -16,6 +17,8 @@ use crate::model::{
 /// A resource in the making.
 pub(super) struct Compiler<'a> {
     pub state: &'a State,
+    /// The namespace of the callers, if policies of its own hold for them.
+    pub caller: Option<&'a str>,
     pub dependencies: HashSet<Dependency>,
     pub sources: BTreeMap<Source, i64>,
 }
@@ -35,31 +38,41 @@ pub(super) struct Resolved<'a> {
     pub subset: Option<(&'a str, &'a BTreeMap<String, String>)>,
 }
 
+/// A resource, and what must change for it to be computed again.
+#[derive(Clone)]
+pub(super) struct Compiled {
+    pub resource: Arc<Resource>,
+    pub dependencies: HashSet<Dependency>,
+}
+
+/// Addresses that were computed already, as they are for callers without policies of their own: what is the same for callers of a hundred
+/// namespaces is computed, and kept, once.
+pub(super) type Shared = HashMap<SocketAddr, Compiled>;
+
 impl State {
-    /// Computes a resource, and what must change for it to be computed again.
-    pub(super) fn compile(&self, name: &ResourceName) -> (Resource, HashSet<Dependency>) {
-        let mut compiler = Compiler { state: self, dependencies: HashSet::new(), sources: BTreeMap::new() };
-        let body = match name {
-            ResourceName::Workload(pod) => compiler.workload(pod).map_or(Body::NoWorkload, Body::Workload),
-            ResourceName::Destination(address) => Body::Destination(compiler.destination(*address)),
+    /// Computes a resource.
+    pub(super) fn compile(&self, name: &ResourceName, shared: &mut Shared) -> Compiled {
+        let (caller, address) = match name {
+            ResourceName::Workload(pod) => {
+                return self.compiled(None, |c| c.workload(pod).map_or(Body::NoWorkload, Body::Workload));
+            }
+            ResourceName::Destination { caller, address } => (caller, *address),
         };
-        let sources =
-            compiler.sources.into_iter().map(|(source, generation)| SourceRef { source, generation }).collect();
-        (Resource { body, sources }, compiler.dependencies)
+        let compute = |scope| self.compiled(scope, |c| Body::Destination(c.destination(address)));
+        let mut compiled = match self.scope(caller) {
+            None => shared.entry(address).or_insert_with(|| compute(None)).clone(),
+            scope => compute(scope),
+        };
+        compiled.dependencies.insert(Dependency::Consumer(caller.clone()));
+        compiled
     }
 
-    /// The policy that holds for a Service: the oldest that can be used.
-    pub(super) fn policy_on(&self, service: &ObjectName) -> Option<(&ObjectName, &Rules)> {
-        self.service_policies
-            .get(service)?
-            .iter()
-            .filter_map(|name| {
-                let policy = self.policies.get(name)?;
-                Some((policy.created, name, policy.in_force.as_ref()?))
-            })
-            .filter(|(_, _, rules)| rules.target == service.name)
-            .min_by_key(|(created, name, _)| (*created, *name))
-            .map(|(_, name, rules)| (name, rules))
+    fn compiled<'a>(&'a self, caller: Option<&'a str>, body: impl FnOnce(&mut Compiler<'a>) -> Body) -> Compiled {
+        let mut compiler = Compiler { state: self, caller, dependencies: HashSet::new(), sources: BTreeMap::new() };
+        let body = body(&mut compiler);
+        let sources = compiler.sources.into_iter().map(|(source, generation)| SourceRef { source, generation });
+        let resource = Arc::new(Resource { body, sources: sources.collect() });
+        Compiled { resource, dependencies: compiler.dependencies }
     }
 
     /// Where a reference leads, or why nowhere: a sentence for the caller's 500 and for the policy's status. `own` is the port of

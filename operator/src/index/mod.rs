@@ -14,6 +14,7 @@ mod peer_auth;
 mod pod;
 mod report;
 mod route;
+mod scope;
 mod service;
 mod split;
 mod state;
@@ -38,6 +39,7 @@ pub use report::{Problem, Report};
 pub use subscriptions::{Full, Update};
 
 use crate::model::{ObjectName, Resource, ResourceName};
+use compile::Shared;
 use state::State;
 
 /// What the index has to know of the mesh as a whole.
@@ -103,11 +105,11 @@ impl Index {
     /// Computes what the changes since the last call affect, and tells those who listen.
     pub fn flush(&self) {
         let mut state = self.state.lock();
+        let mut shared = Shared::new();
         for (name, seen) in state.subscriptions.take_dirty() {
             if state.subscriptions.is_wanted(&name) {
-                let (resource, dependencies) = state.compile(&name);
-                let subscriptions = &mut state.subscriptions;
-                subscriptions.publish(&name, resource, dependencies, seen);
+                let compiled = state.compile(&name, &mut shared);
+                state.subscriptions.publish(&name, compiled, seen);
             }
         }
         if std::mem::take(&mut state.reports_changed) {
@@ -124,27 +126,26 @@ impl Index {
     /// The newest state of a resource, and each later one. What nobody listens to any more is forgotten.
     pub fn subscribe(&self, name: ResourceName) -> Result<channel::Receiver<Arc<Update>>, Full> {
         let mut state = self.state.lock();
-        match state.subscriptions.join(&name) {
-            // What is marked is old; the newcomer need not see it, the others get it a little sooner.
-            Some(receiver) if !state.subscriptions.is_dirty(&name) => Ok(receiver),
-            Some(mut receiver) => {
-                let (resource, dependencies) = state.compile(&name);
-                let seen = tokio::time::Instant::now();
-                let subscriptions = &mut state.subscriptions;
-                subscriptions.publish(&name, resource, dependencies, seen);
-                receiver.mark_unchanged();
-                Ok(receiver)
-            }
-            None => {
-                let (resource, dependencies) = state.compile(&name);
-                state.subscriptions.begin(name, resource, dependencies)
-            }
+        let joined = state.subscriptions.join(&name);
+        // What is marked is old; the newcomer need not see it, the others get it a little sooner.
+        if let Some(receiver) = &joined
+            && !state.subscriptions.is_dirty(&name)
+        {
+            return Ok(receiver.clone());
         }
+        let mut shared = state.shared_with(&name);
+        let compiled = state.compile(&name, &mut shared);
+        let Some(mut receiver) = joined else {
+            return state.subscriptions.begin(name, compiled);
+        };
+        state.subscriptions.publish(&name, compiled, tokio::time::Instant::now());
+        receiver.mark_unchanged();
+        Ok(receiver)
     }
 
     /// The present state of a resource, for those who ask once.
     pub fn get(&self, name: &ResourceName) -> Resource {
-        self.state.lock().compile(name).0
+        self.state.lock().compile(name, &mut Shared::new()).resource.as_ref().clone()
     }
 
     /// Forgets resources that nobody listens to; called now and then.

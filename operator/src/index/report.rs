@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::peer_auth::PeerAuth;
+use super::scope::Target;
 use super::state::State;
 use super::traffic_policy::TrafficPolicy;
 use crate::model::{ObjectName, Source, SourceKind};
@@ -53,8 +54,7 @@ fn traffic_policy(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> R
     let problem = if let Some(why) = &policy.invalid {
         Some(Problem::Invalid(why.clone()))
     } else {
-        let target = policy.target.as_deref().unwrap_or_default();
-        let winner = state.policy_on(&ObjectName::new(&name.namespace, target));
+        let winner = policy.named.as_ref().and_then(|attachment| state.holder(attachment));
         winner.filter(|(winner, _)| *winner != name).map(|(winner, _)| Problem::Conflicted(winner.clone()))
     };
     Report {
@@ -63,26 +63,34 @@ fn traffic_policy(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> R
         generation: policy.generation,
         problem,
         kept: kept.map(|r| r.generation),
-        unresolved: unresolved(state, name, policy),
+        unresolved: unresolved(state, policy),
         conditions: policy.conditions.clone(),
     }
 }
 
-fn unresolved(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> Vec<String> {
+fn unresolved(state: &State, policy: &TrafficPolicy) -> Vec<String> {
     let Some(rules) = &policy.in_force else {
         return Vec::new();
     };
-    let target = ObjectName::new(&name.namespace, &rules.target);
-    let Some(service) = state.services.get(&target) else {
+    let Target::Service { service: target, section } = &rules.attachment.target else {
+        // Any namespace may get Services later.
+        return Vec::new();
+    };
+    let Some(service) = state.services.get(target) else {
         return vec![format!("Service {target} does not exist: create it or correct spec.targetRef")];
     };
-    let Some(port) = service.ports.first() else {
-        return vec![format!("Service {target} has no TCP port")];
+    let Some(port) = service.ports.iter().find(|p| section.as_ref().is_none_or(|name| *name == p.name)) else {
+        return vec![match section {
+            Some(section) => {
+                format!("Service {target} has no TCP port of the name {section}: correct spec.targetRef.sectionName")
+            }
+            None => format!("Service {target} has no TCP port"),
+        }];
     };
     let mut sentences = BTreeSet::new();
     for route in &rules.routes {
         for reference in route.backends.iter().flat_map(|b| std::iter::once(&b.reference).chain(&b.fallback)) {
-            if let Err(why) = state.resolve(&target, port, rules, reference) {
+            if let Err(why) = state.resolve(target, port, rules, reference) {
                 sentences.insert(format!("route {}: {why}", route.name));
             }
         }

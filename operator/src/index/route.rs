@@ -33,8 +33,12 @@ impl<'a> Compiler<'a> {
     pub(super) fn service(&mut self, name: &ObjectName, port: &'a ServicePort, ipv4: bool) -> Service {
         let mut sets = Sets::default();
         let mut routes = Vec::new();
-        if let Some((policy, rules)) = self.state.policy_on(name) {
+        self.depend(Dependency::Defaults(name.namespace.clone()));
+        let policies = self.state.policies_on(name, &port.name, self.caller);
+        for (policy, rules) in policies.iter() {
             self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
+        }
+        if let Some(rules) = policies.routes() {
             for rule in &rules.routes {
                 let resolved = self.resolve_all(name, port, rules, rule);
                 let backends = self.backends(&mut sets, &resolved, ipv4);
@@ -56,7 +60,7 @@ impl<'a> Compiler<'a> {
             namespace: name.namespace.clone(),
             name: name.name.clone(),
             port: port.port,
-            protocol: port.protocol,
+            protocol: policies.protocol(port),
             routes,
             endpoint_sets: sets.done,
         }

@@ -10,6 +10,7 @@ use super::Settings;
 use super::canary::Canary;
 use super::peer_auth::PeerAuth;
 use super::pod::Pod;
+use super::scope::{Attachment, Consumers, Target};
 use super::service::{Service, Slice};
 use super::subscriptions::Subscriptions;
 use super::traffic_policy::TrafficPolicy;
@@ -20,8 +21,12 @@ use crate::model::ObjectName;
 pub(super) enum Dependency {
     /// What an address belongs to.
     Address(IpAddr),
-    /// The ports of a Service and the policies on it, or its absence.
+    /// The ports of a Service and the policies on it of its own namespace, or its absence.
     Service(ObjectName),
+    /// The policies of a namespace that are defaults for its own Services.
+    Defaults(String),
+    /// The policies of a namespace for the Services of others.
+    Consumer(String),
     /// The endpoints of a Service and their pods.
     Endpoints(ObjectName),
     /// A pod, or its absence, and the Services that it serves.
@@ -49,8 +54,9 @@ pub struct State {
     /// The pods of a Deployment.
     pub(super) deployment_pods: HashMap<ObjectName, BTreeSet<ObjectName>>,
     pub(super) policies: HashMap<ObjectName, TrafficPolicy>,
-    /// The policies on a Service.
-    pub(super) service_policies: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    /// The policies with one attachment.
+    pub(super) attached: HashMap<Attachment, BTreeSet<ObjectName>>,
+    pub(super) consumers: Consumers,
     /// By namespace, then name.
     pub(super) peer_auths: HashMap<String, BTreeMap<String, PeerAuth>>,
     /// By namespace, then name.
@@ -73,7 +79,8 @@ impl State {
             pod_ips: HashMap::new(),
             deployment_pods: HashMap::new(),
             policies: HashMap::new(),
-            service_policies: HashMap::new(),
+            attached: HashMap::new(),
+            consumers: HashMap::new(),
             peer_auths: HashMap::new(),
             canaries: HashMap::new(),
             subscriptions: Subscriptions::default(),
@@ -184,15 +191,16 @@ impl State {
         }
         let old = self.policies.remove(name);
         self.reports_changed = true;
-        for target in old.iter().flat_map(TrafficPolicy::targets) {
-            let service = ObjectName::new(&name.namespace, target);
-            remove_from(&mut self.service_policies, &service, name);
-            self.touch(&Dependency::Service(service));
-        }
-        for target in new.iter().flat_map(TrafficPolicy::targets) {
-            let service = ObjectName::new(&name.namespace, target);
-            insert_into(&mut self.service_policies, &service, name);
-            self.touch(&Dependency::Service(service));
+        for (policy, attached) in [(&old, false), (&new, true)] {
+            for attachment in policy.iter().flat_map(TrafficPolicy::attachments) {
+                self.attach(name, attachment, attached);
+                let dependency = match &attachment.target {
+                    _ if attachment.is_consumers() => Dependency::Consumer(attachment.from.clone()),
+                    Target::Service { service, .. } => Dependency::Service(service.clone()),
+                    Target::Namespace(namespace) => Dependency::Defaults(namespace.clone()),
+                };
+                self.touch(&dependency);
+            }
         }
         if let Some(new) = new {
             self.policies.insert(name.clone(), new);

@@ -1,11 +1,13 @@
 //! Who listens to which resource, and which resources have to be computed again.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::compile::Compiled;
 use super::state::Dependency;
 use crate::model::{Resource, ResourceName};
 
@@ -17,7 +19,7 @@ const MAX_RESOURCES: usize = 100_000;
 #[derive(Debug)]
 pub struct Update {
     /// The resource.
-    pub resource: Resource,
+    pub resource: Arc<Resource>,
     /// When the first change that led to it was seen; for a resource that nobody listened to before: when it was asked for.
     pub seen: Instant,
 }
@@ -81,12 +83,25 @@ impl Subscriptions {
         self.entries.get(name).map(|entry| entry.sender.subscribe())
     }
 
+    /// What those are told of an address who `share` it, if any listens already.
+    pub(super) fn of_address(&self, address: SocketAddr, share: impl Fn(&str) -> bool) -> Option<Compiled> {
+        let names = self.dependents.get(&Dependency::Address(address.ip()))?;
+        let mut shared = names.iter().filter(|name| match name {
+            ResourceName::Destination { caller, address: same } => *same == address && share(caller),
+            ResourceName::Workload(_) => false,
+        });
+        let entry = shared.find(|name| !self.dirty.contains_key(name)).and_then(|name| self.entries.get(name))?;
+        let resource = entry.sender.borrow().resource.clone();
+        let mut dependencies = entry.dependencies.clone();
+        dependencies.retain(|d| !matches!(d, Dependency::Consumer(_)));
+        Some(Compiled { resource, dependencies })
+    }
+
     /// Begins to keep a resource up to date.
     pub(super) fn begin(
         &mut self,
         name: ResourceName,
-        resource: Resource,
-        dependencies: HashSet<Dependency>,
+        compiled: Compiled,
     ) -> Result<watch::Receiver<Arc<Update>>, Full> {
         if self.entries.len() >= MAX_RESOURCES {
             self.sweep();
@@ -95,6 +110,7 @@ impl Subscriptions {
             }
         }
         let seen = Instant::now();
+        let Compiled { resource, dependencies } = compiled;
         let (sender, receiver) = watch::channel(Arc::new(Update { resource, seen }));
         self.link(&name, &dependencies);
         let entry = Entry { sender, dependencies };
@@ -103,13 +119,8 @@ impl Subscriptions {
     }
 
     /// Puts the newest state of a resource in place, and tells its listeners if it differs.
-    pub(super) fn publish(
-        &mut self,
-        name: &ResourceName,
-        resource: Resource,
-        dependencies: HashSet<Dependency>,
-        seen: Instant,
-    ) {
+    pub(super) fn publish(&mut self, name: &ResourceName, compiled: Compiled, seen: Instant) {
+        let Compiled { resource, dependencies } = compiled;
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };

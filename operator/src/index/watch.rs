@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::index::tests::build::*;
-    use crate::model::{Destination, ResourceName};
+    use crate::model::Destination;
 
     #[test]
     fn a_listing_that_is_complete_removes_what_it_lacks_and_not_before() {
@@ -187,8 +187,7 @@ mod tests {
         let driven = Arc::clone(&index);
         let driver = tokio::spawn(async move { drive(&driven, all, std::future::pending()).await });
 
-        let address = "10.0.0.1:80".parse().unwrap();
-        let mut listener = index.subscribe(ResourceName::Destination(address)).unwrap();
+        let mut listener = index.subscribe(at("10.0.0.1:80")).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!index.is_ready(), "one kind is not listed yet");
         events.send(Event::InitDone).unwrap();

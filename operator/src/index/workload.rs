@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::compile::Compiler;
 use super::pod::Pod;
 use super::state::Dependency;
-use crate::model::{self, Caller, Endpoint, HandoverPort, ObjectName, Protocol, Workload};
+use crate::model::{self, Caller, Endpoint, HandoverPort, ObjectName, Protocol, SourceKind, Workload};
 
 impl Compiler<'_> {
     /// `None`: there is no such pod.
@@ -37,14 +37,21 @@ impl Compiler<'_> {
 
     /// What Services say of the pod's ports. Where two contradict each other it is told from the bytes.
     fn port_protocols(&mut self, pod: &ObjectName) -> Vec<(u16, Protocol)> {
+        self.depend(Dependency::Defaults(pod.namespace.clone()));
         let mut protocols = BTreeMap::new();
         for name in self.state.services_of(pod) {
             let ports = self.pod_ports(&name, pod);
             let service = self.state.services.get(&name);
             for port in service.iter().flat_map(|s| &s.ports) {
+                // A consumer's policy is for what its callers send, not for what others do.
+                let policies = self.state.policies_on(&name, &port.name, None);
+                let protocol = policies.protocol(port);
+                for (policy, rules) in policies.iter().filter(|(_, rules)| rules.protocol.is_some()) {
+                    self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
+                }
                 for (_, number) in ports.iter().filter(|(n, _)| *n == port.name) {
-                    let known = protocols.entry(*number).or_insert(port.protocol);
-                    if *known != port.protocol {
+                    let known = protocols.entry(*number).or_insert(protocol);
+                    if *known != protocol {
                         *known = Protocol::Detect;
                     }
                 }

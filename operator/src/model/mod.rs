@@ -88,8 +88,13 @@ pub struct SourceRef {
 pub enum ResourceName {
     /// How the pod of this name is to be treated by its own proxy.
     Workload(ObjectName),
-    /// What lies behind an address. The same for every caller.
-    Destination(SocketAddr),
+    /// What lies behind an address.
+    Destination {
+        /// The namespace of those who are told: it may have policies of its own.
+        caller: String,
+        /// The address.
+        address: SocketAddr,
+    },
 }
 
 /// A resource and what it was made of.

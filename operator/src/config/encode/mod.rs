@@ -25,7 +25,10 @@ pub(super) fn name_from_wire(own: &ObjectName, name: Option<v1::ResourceName>) -
             }
             .map_err(|_| "an address has 4 or 16 bytes")?;
             let port = u16::try_from(address.port).map_err(|_| "a port is at most 65535")?;
-            Ok(ResourceName::Destination(SocketAddr::new(canonical(ip), port)))
+            Ok(ResourceName::Destination {
+                caller: own.namespace.clone(),
+                address: SocketAddr::new(canonical(ip), port),
+            })
         }
         None => Err("a resource has a name of a known kind"),
     }
@@ -35,7 +38,7 @@ pub(super) fn name_from_wire(own: &ObjectName, name: Option<v1::ResourceName>) -
 pub(super) fn name_to_wire(name: &ResourceName) -> v1::ResourceName {
     let kind = match name {
         ResourceName::Workload(_) => v1::resource_name::Kind::Workload(v1::OwnWorkload {}),
-        ResourceName::Destination(address) => {
+        ResourceName::Destination { address, .. } => {
             v1::resource_name::Kind::Destination(v1::Address { ip: bytes(address.ip()), port: address.port().into() })
         }
     };
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn equal_bodies_have_equal_versions_and_others_have_others() {
-        let at = |address: &str| ResourceName::Destination(address.parse().unwrap());
+        let at = |address: &str| ResourceName::Destination { caller: "n".into(), address: address.parse().unwrap() };
         let version = |name, weight| resource_to_wire(&name, &resource(weight), &Caller::default()).unwrap().version;
         assert_eq!(version(at("1.1.1.1:80"), 1), version(at("[fd00::1]:80"), 1));
         assert_ne!(version(at("1.1.1.1:80"), 1), version(at("1.1.1.1:80"), 2));
@@ -191,11 +194,8 @@ mod tests {
     #[test]
     fn names_survive_the_wire_and_nonsense_does_not() {
         let own = ObjectName::new("n", "p");
-        for name in [
-            ResourceName::Workload(own.clone()),
-            ResourceName::Destination("10.0.0.1:80".parse().unwrap()),
-            ResourceName::Destination("[fd00::1]:443".parse().unwrap()),
-        ] {
+        let at = |address: &str| ResourceName::Destination { caller: "n".into(), address: address.parse().unwrap() };
+        for name in [ResourceName::Workload(own.clone()), at("10.0.0.1:80"), at("[fd00::1]:443")] {
             assert_eq!(name_from_wire(&own, Some(name_to_wire(&name))), Ok(name));
         }
         let address = |ip: &[u8], port| {
@@ -207,6 +207,6 @@ mod tests {
         assert!(address(&[1, 2, 3, 4], 65_536).is_err());
         assert!(name_from_wire(&own, None).is_err());
         let mapped = address(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1], 80);
-        assert_eq!(mapped, Ok(ResourceName::Destination("10.0.0.1:80".parse().unwrap())));
+        assert_eq!(mapped, Ok(at("10.0.0.1:80")));
     }
 }

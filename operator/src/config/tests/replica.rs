@@ -15,7 +15,7 @@ use tonic::{Code, Request};
 use crate::ca::PeerIdentity;
 use crate::config::{Connect, Registry, ReplicaService, share};
 use crate::leader::Leadership;
-use crate::model::{ObjectName, ResourceName, Source, SourceKind, SourceRef};
+use crate::model::{ObjectName, Source, SourceKind, SourceRef};
 
 const OPERATOR: &str = "spiffe://cluster.local/ns/fairlead-system/sa/fairlead-operator";
 
@@ -60,7 +60,7 @@ async fn the_leader_hears_of_an_acknowledgement_at_another_replica() {
     let (leaders, channel) = leader(Some(OPERATOR)).await;
     let own = Arc::new(Registry::default());
     let stream = own.begin(ObjectName::new("shop", "web-1-a"), "i".into());
-    let name = ResourceName::Destination("10.96.0.1:80".parse().unwrap());
+    let name = crate::index::tests::build::at("10.96.0.1:80");
     own.sent(stream, &name, &[source()]);
 
     let (_is_leader, is_leader) = watch::channel(false);

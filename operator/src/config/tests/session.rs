@@ -13,7 +13,7 @@ use crate::config::registry::Registry;
 use crate::config::session::Session;
 use crate::index::Index;
 use crate::index::tests::build::*;
-use crate::model::{ObjectName, ResourceName, Source, SourceKind, SourceRef};
+use crate::model::{ObjectName, Source, SourceKind, SourceRef};
 
 struct World {
     index: Arc<Index>,
@@ -31,7 +31,7 @@ fn world() -> World {
 }
 
 fn at(address: &str) -> v1::ResourceName {
-    name_to_wire(&ResourceName::Destination(address.parse().unwrap()))
+    name_to_wire(&crate::index::tests::build::at(address))
 }
 
 fn message(kind: v1::proxy_message::Kind) -> v1::ProxyMessage {

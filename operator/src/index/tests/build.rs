@@ -120,7 +120,14 @@ pub(crate) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> 
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "reads as the literals that they are")]
-fn guard<K>(kind: &str, namespace: &str, name: &str, generation: i64, spec: Value, status: Value) -> DeserializeGuard<K>
+pub(crate) fn guard<K>(
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    generation: i64,
+    spec: Value,
+    status: Value,
+) -> DeserializeGuard<K>
 where
     K: serde::de::DeserializeOwned + kube::Resource,
 {
@@ -147,9 +154,13 @@ pub(crate) fn name(name: &str) -> ObjectName {
     ObjectName::new(NS, name)
 }
 
+/// An address, as pods of [`NS`] ask for it.
+pub(crate) fn at(address: &str) -> ResourceName {
+    ResourceName::Destination { caller: NS.into(), address: address.parse().unwrap() }
+}
+
 pub(crate) fn destination(index: &Index, address: &str) -> Destination {
-    let name = ResourceName::Destination(address.parse().unwrap());
-    match index.get(&name).body {
+    match index.get(&at(address)).body {
         Body::Destination(destination) => destination,
         other => panic!("{address} is {other:?}"),
     }

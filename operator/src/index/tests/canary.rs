@@ -52,7 +52,7 @@ fn a_canary_gets_its_weight_and_both_sides_are_counted() {
     for stable in set(&service, "shop/web:80") {
         assert_eq!(stable.group, "shop/release/new/1/1795176000/stable");
     }
-    let name = ResourceName::Destination("10.96.0.1:80".parse().unwrap());
+    let name = at("10.96.0.1:80");
     assert_eq!(sources(&index, &name), ["Canary shop/release 1795176000"]);
     assert_eq!(service.routes.last().unwrap().backends.len(), 2, "opaque connections are divided as well");
 }

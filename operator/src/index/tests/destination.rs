@@ -121,9 +121,7 @@ fn where_authentication_is_disabled_peers_send_plain_and_say_why() {
     web(&index);
     let spec = json!({"mtls": {"mode": "Strict", "ports": [{"port": 9080, "mode": "Disabled"}]}});
     index.apply(peer_auth(NS, "all", spec));
-    let address = "10.96.0.1:80".parse().unwrap();
     let service = service_at(&index, "10.96.0.1:80");
     assert_eq!(set(&service, "shop/web:80")[0].identity, "");
-    let name = crate::model::ResourceName::Destination(address);
-    assert_eq!(sources(&index, &name), ["PeerAuth shop/all 1"]);
+    assert_eq!(sources(&index, &at("10.96.0.1:80")), ["PeerAuth shop/all 1"]);
 }

@@ -4,5 +4,6 @@ pub(crate) mod build;
 mod canary;
 mod destination;
 mod policy;
+mod scope;
 mod subscription;
 mod workload;

@@ -35,7 +35,7 @@ fn report(index: &Index, policy: &str) -> Report {
 }
 
 fn address() -> ResourceName {
-    ResourceName::Destination("10.96.0.1:80".parse().unwrap())
+    at("10.96.0.1:80")
 }
 
 #[test]

@@ -10,10 +10,6 @@ use super::build::*;
 use crate::index::{Index, Kind};
 use crate::model::{ObjectName, ResourceName};
 
-fn at(address: &str) -> ResourceName {
-    ResourceName::Destination(address.parse().unwrap())
-}
-
 /// Whether the listener is told of the change.
 fn told<K: Kind>(index: &Index, name: ResourceName, change: K) -> bool {
     let listener = index.subscribe(name).unwrap();
@@ -74,7 +70,7 @@ async fn a_newcomer_sees_the_newest_state_before_the_flush() {
     let first = index.subscribe(at("10.96.0.1:80")).unwrap();
     index.delete::<Service>(&name("web"));
     let second = index.subscribe(at("10.96.0.1:80")).unwrap();
-    assert_eq!(second.borrow().resource, index.get(&at("10.96.0.1:80")));
+    assert_eq!(*second.borrow().resource, index.get(&at("10.96.0.1:80")));
     assert!(!second.has_changed().unwrap());
     assert!(first.has_changed().unwrap());
 }

@@ -87,3 +87,28 @@ fn services_state_the_protocols_of_the_pods_ports() {
     assert!(workload(&index, "web-1-a").port_protocols.is_empty(), "two Services contradict each other");
     assert_eq!(workload(&index, "web-1-b").port_protocols, [(9080, Protocol::Http2)]);
 }
+
+#[test]
+fn a_producers_protocol_is_the_pods_and_a_consumers_is_not() {
+    let index = index();
+    web(&index);
+    let tcp = |name: &str, target| policy(name, 1, json!({"targetRef": target, "protocol": "TCP"}));
+    index.apply(guard::<fairlead_crds::TrafficPolicy>(
+        "TrafficPolicy",
+        "front",
+        "theirs",
+        1,
+        json!({"targetRef": {"kind": "Service", "name": "web", "namespace": NS}, "protocol": "TCP"}),
+        serde_json::Value::Null,
+    ));
+    assert!(workload(&index, "web-1-a").port_protocols.is_empty());
+    index.apply(tcp("defaults", json!({"kind": "Namespace", "name": NS})));
+    assert_eq!(workload(&index, "web-1-a").port_protocols, [(9080, Protocol::Opaque)]);
+    assert_eq!(service_at(&index, "10.96.0.1:80").protocol, Protocol::Opaque);
+    let http = json!({"targetRef": {"kind": "Service", "name": "web"}, "protocol": "HTTP"});
+    index.apply(policy("web", 1, http));
+    assert_eq!(workload(&index, "web-1-a").port_protocols, [(9080, Protocol::Http1)]);
+    assert_eq!(service_at(&index, "10.96.0.1:80").protocol, Protocol::Http1);
+    let name = ResourceName::Workload(name("web-1-a"));
+    assert_eq!(sources(&index, &name), ["TrafficPolicy shop/defaults 1", "TrafficPolicy shop/web 1"]);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fairlead_crds::TrafficPolicySpec;
+use fairlead_crds::{PolicyProtocol, TargetKind, TargetRef, TrafficPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 
@@ -11,14 +11,17 @@ mod routes;
 
 pub(super) use routes::{BackendRule, Reference, RouteRule};
 
+use super::scope::{Attachment, Target};
+use crate::model::{ObjectName, Protocol};
+
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TrafficPolicy {
     pub uid: String,
     pub generation: i64,
     pub created: Option<Timestamp>,
-    /// The Service that the newest generation names; `None` if it cannot even be read.
-    pub target: Option<String>,
+    /// What the newest generation is attached to; `None` if it cannot even be read.
+    pub named: Option<Attachment>,
     /// Why the newest generation cannot be used.
     pub invalid: Option<String>,
     /// The newest generation that could be used: a mistake in a later one does not disturb it.
@@ -31,9 +34,11 @@ pub(super) struct TrafficPolicy {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rules {
     pub generation: i64,
-    pub target: String,
+    pub attachment: Attachment,
     pub subsets: BTreeMap<String, BTreeMap<String, String>>,
     pub routes: Vec<RouteRule>,
+    /// What the bytes are, whatever the Service says.
+    pub protocol: Option<Protocol>,
 }
 
 impl TrafficPolicy {
@@ -47,7 +52,7 @@ impl TrafficPolicy {
         let generation = metadata.generation.unwrap_or_default();
         let uid = metadata.uid.unwrap_or_default();
         let namespace = metadata.namespace.unwrap_or_default();
-        let target = spec.as_ref().ok().map(|s| s.target_ref.name.clone());
+        let named = spec.as_ref().ok().map(|s| attachment(&namespace, &s.target_ref));
         let (in_force, invalid) = match spec.and_then(|s| rules(&namespace, generation, s)) {
             Ok(rules) => (Some(rules), None),
             Err(why) => {
@@ -60,25 +65,44 @@ impl TrafficPolicy {
             uid,
             generation,
             created: metadata.creation_timestamp.map(|t| t.0),
-            target,
+            named,
             invalid,
             in_force,
             conditions,
         }
     }
 
-    /// The Services that it has to do with: the one that it names, and the one that its rules in force are about.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &str> {
-        let in_force = self.in_force.iter().map(|r| r.target.as_str());
-        let named = self.target.iter().map(String::as_str);
-        in_force.chain(named)
+    /// What it has to do with: what it names, and what its rules in force are about.
+    pub(super) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.in_force.iter().map(|r| &r.attachment).chain(&self.named)
     }
 }
 
+fn attachment(namespace: &str, target: &TargetRef) -> Attachment {
+    let from = namespace.to_owned();
+    let target = match target.kind {
+        TargetKind::Service => Target::Service {
+            service: ObjectName::new(target.namespace.as_deref().unwrap_or(namespace), &target.name),
+            section: target.section_name.clone(),
+        },
+        TargetKind::Namespace => Target::Namespace(target.name.clone()),
+    };
+    Attachment { from, target }
+}
+
 fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Rules, String> {
-    let routes = spec.routes.into_iter().map(|route| routes::parse(namespace, route)).collect::<Result<_, _>>()?;
+    let routes: Vec<_> =
+        spec.routes.into_iter().map(|route| routes::parse(namespace, route)).collect::<Result<_, _>>()?;
+    let attachment = attachment(namespace, &spec.target_ref);
+    if matches!(attachment.target, Target::Namespace(_)) && !(routes.is_empty() && spec.subsets.is_empty()) {
+        return Err("targetRef: routes and subsets are of one Service, so a policy for a Namespace has none".into());
+    }
+    let protocol = spec.protocol.map(|protocol| match protocol {
+        PolicyProtocol::Http => Protocol::Http1,
+        PolicyProtocol::Tcp => Protocol::Opaque,
+    });
     let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
-    Ok(Rules { generation, target: spec.target_ref.name, subsets, routes })
+    Ok(Rules { generation, attachment, subsets, routes, protocol })
 }
 
 #[cfg(test)]

@@ -156,8 +156,7 @@ impl<'a> Compiler<'a> {
                 }
                 let address = SocketAddr::new(e.ip, port);
                 let Some(reference) = &e.pod else {
-                    let endpoint =
-                        Endpoint { address, identity: String::new(), zone: e.zone.clone(), group: String::new() };
+                    let endpoint = self.by_hand(address, e.zone.clone());
                     found.insert(address, Candidate { endpoint, pod: None });
                     continue;
                 };
@@ -175,6 +174,18 @@ impl<'a> Compiler<'a> {
             }
         }
         found.into_values().collect()
+    }
+
+    /// An endpoint that somebody wrote into a slice. If it is the address of a pod, that pod's proxy is met like any other, whatever
+    /// namespace it is in; but it takes part in no subset and no release of this Service, which name pods of their own namespace.
+    fn by_hand(&mut self, address: SocketAddr, zone: String) -> Endpoint {
+        self.depend(Dependency::Address(address.ip()));
+        let state = self.state;
+        let pod = state.pod_ips.get(&address.ip()).and_then(|name| Some((name, state.pods.get(name)?)));
+        match pod {
+            Some((name, pod)) => self.endpoint(&name.namespace, pod, address, zone),
+            None => Endpoint { address, identity: String::new(), zone, group: String::new() },
+        }
     }
 
     /// A pod's port as callers reach it.

@@ -103,6 +103,89 @@ fn an_endpoint_without_a_pod_is_reached_in_plain() {
     assert_eq!(endpoints[0].identity, "");
 }
 
+#[tokio::test]
+async fn an_endpoint_by_hand_that_is_a_pod_is_met_by_its_proxy() {
+    let index = index();
+    index.apply(service("alias", &["10.96.0.9"]));
+    let mut by_hand = slice("alias", &[("x", "10.0.0.7"), ("y", "192.168.7.7")]);
+    for endpoint in &mut by_hand.endpoints {
+        endpoint.target_ref = None;
+    }
+    index.apply(by_hand);
+    let identities = || {
+        let service = service_at(&index, "10.96.0.9:80");
+        let endpoints = set(&service, "shop/alias:80").iter();
+        endpoints.map(|e| (e.address.to_string(), e.identity.clone())).collect::<Vec<_>>()
+    };
+    let outside = || ("192.168.7.7:9080".to_owned(), String::new());
+    let listener = index.subscribe(at("10.96.0.9:80")).unwrap();
+    assert_eq!(identities(), [("10.0.0.7:9080".to_owned(), String::new()), outside()]);
+    // Nothing of the slice changes when the pod comes.
+    let mut pod = pod("db-1-a", "10.0.0.7");
+    pod.0["metadata"]["namespace"] = json!("data");
+    index.apply(pod.build());
+    index.flush();
+    assert!(listener.has_changed().unwrap());
+    let db = "spiffe://cluster.local/ns/data/sa/db".to_owned();
+    assert_eq!(identities(), [("10.0.0.7:9080".to_owned(), db), outside()]);
+}
+
+#[test]
+fn a_pod_of_another_namespace_is_in_no_subset_and_no_release() {
+    let index = index();
+    index.apply(service("web", &["10.96.0.1"]));
+    let mut by_hand = slice("web", &[("x", "10.0.0.7")]);
+    by_hand.endpoints[0].target_ref = None;
+    index.apply(by_hand);
+    let mut pod = pod("web-1-a", "10.0.0.7").label("version", "v1").label("fairlead.dev/clone-of", "web");
+    pod.0["metadata"]["namespace"] = json!("other");
+    index.apply(pod.build());
+    index.apply(canary("web", 50.0));
+    let spec = json!({
+        "targetRef": {"kind": "Service", "name": "web"},
+        "subsets": [{"name": "v1", "labels": {"version": "v1"}}],
+        "routes": [{"name": "v1", "matches": [{"path": {"value": "/v1"}}], "backends": [{"subset": "v1"}]}],
+    });
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    assert!(set(&service, "shop/web:80/v1").is_empty());
+    assert_eq!(addresses(set(&service, "shop/web:80")), ["10.0.0.7:9080"]);
+    assert_eq!(set(&service, "shop/web:80")[0].group, "");
+}
+
+#[test]
+fn a_headless_service_leads_to_its_pods_one_by_one_and_its_routes_to_none() {
+    let index = index();
+    let mut headless = service("db", &["None"]);
+    headless.spec.as_mut().unwrap().cluster_ip = Some("None".into());
+    index.apply(headless);
+    index.apply(slice("db", &[("db-1-a", "10.0.0.7")]));
+    // As a StatefulSet makes them, db-0.db resolves to this address.
+    index.apply(pod("db-1-a", "10.0.0.7").build());
+    let spec = json!({
+        "targetRef": {"kind": "Service", "name": "db"},
+        "routes": [{"name": "all", "backends": [{"service": {"name": "other", "port": 80}}]}],
+    });
+    index.apply(policy("p", 1, spec));
+    let Destination::Pod(endpoint) = destination(&index, "10.0.0.7:9080") else {
+        panic!("not the pod");
+    };
+    assert_eq!(endpoint.address.to_string(), "10.0.0.7:9080");
+    assert_eq!(endpoint.identity, "spiffe://cluster.local/ns/shop/sa/db");
+    assert_eq!(sources(&index, &at("10.0.0.7:9080")), [""; 0]);
+}
+
+#[test]
+fn an_external_name_is_an_address_like_any_other() {
+    let index = index();
+    let external = json!({
+        "metadata": {"namespace": NS, "name": "out"},
+        "spec": {"type": "ExternalName", "externalName": "example.org", "clusterIP": "", "ports": [{"port": 80}]},
+    });
+    index.apply(serde_json::from_value::<k8s_openapi::api::core::v1::Service>(external).unwrap());
+    assert_eq!(destination(&index, "93.184.215.14:80"), Destination::PassThrough);
+}
+
 #[test]
 fn an_address_given_to_a_new_pod_stays_with_it_when_the_old_one_goes() {
     let index = index();

@@ -32,8 +32,8 @@ pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, Port
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
     Backend, CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, PolicyProtocol,
-    QueryParamMatch, Route, RouteMatch, ServiceRef, SourceMatch, Subset, TargetKind, TargetRef, Timeouts,
-    TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
+    QueryParamMatch, RateLimit, RateLimitKey, RateLimitScope, Route, RouteMatch, ServiceRef, SourceMatch, Subset,
+    TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
 };
 
 /// The group of the three kinds, and the prefix of every label and annotation.

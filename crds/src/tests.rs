@@ -143,6 +143,10 @@ fn the_kinds_round_trip() {
                 ],
                 "timeouts": {"request": "5s"},
             }],
+            "rateLimits": [{
+                "name": "per-caller", "requests": 100, "per": "1s", "burst": 50, "scope": "Endpoint",
+                "key": [{"identity": true}, {"identity": false, "header": "x-tenant"}],
+            }],
             "protocol": "HTTP",
         },
     });

@@ -25,7 +25,7 @@ use fairlead_proxy::{
         certify::{Certifier, Issued},
         renew,
     },
-    inbound::refusals::Refusals,
+    inbound::{limits::Limiter, refusals::Refusals},
     telemetry::Telemetry,
 };
 use fairlead_proxy_api::v1;
@@ -224,6 +224,7 @@ impl Control {
             own_addresses: self.args.pod_ips.clone(),
             own_ports: vec![admin::PORT, OUTBOUND_PORT, INBOUND_PORT, health::PORT],
             refusals: Refusals::default(),
+            limiter: Limiter::default(),
         };
         let settings = Settings {
             outbound,

@@ -11,6 +11,7 @@ use crate::schema::{self, DNS_LABEL};
 
 mod matches;
 mod protocol;
+mod rate_limit;
 mod route;
 mod target;
 mod timeouts;
@@ -20,6 +21,7 @@ pub use matches::{
     SourceMatch, ValueMatchType,
 };
 pub use protocol::PolicyProtocol;
+pub use rate_limit::{RateLimit, RateLimitKey, RateLimitScope};
 pub use route::{Backend, Route, ServiceRef};
 pub use target::{TargetKind, TargetRef};
 pub use timeouts::Timeouts;
@@ -84,6 +86,15 @@ pub struct TrafficPolicySpec {
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name == a.name))")
         .message("routes: two routes have the same name; give each its own"))]
     pub routes: Vec<Route>,
+
+    /// How many requests each pod takes; every limit that a request meets must have room for it. They hold where the pods are, so a
+    /// policy for another namespace's Service has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub rate_limits: Vec<RateLimit>,
 
     /// What the port's bytes are, whatever its appProtocol says. Absent: what appProtocol says, or what the first bytes tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]

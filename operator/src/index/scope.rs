@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use super::compile::Shared;
 use super::service::ServicePort;
 use super::state::State;
-use super::traffic_policy::Rules;
+use super::traffic_policy::{RateLimitRule, Rules};
 use crate::model::{ObjectName, Protocol, ResourceName};
 
 /// What a policy is attached to.
@@ -82,7 +82,15 @@ impl<'a> Policies<'a> {
 
     /// What a port's bytes are: what a policy says, or what the Service says.
     pub(super) fn protocol(&self, port: &ServicePort) -> Protocol {
-        self.first(|rules| rules.protocol).unwrap_or(port.protocol)
+        let stated = self.first(|rules| rules.protocol).unwrap_or(port.protocol);
+        // Who is limited must not get round it by looking like something else for a while.
+        let limited = stated == Protocol::Detect && self.rate_limits().is_some();
+        if limited { Protocol::Http1 } else { stated }
+    }
+
+    /// How many requests the pods take.
+    pub(super) fn rate_limits(&self) -> Option<&'a [RateLimitRule]> {
+        self.first(|rules| (!rules.rate_limits.is_empty()).then_some(rules.rate_limits.as_slice()))
     }
 }
 

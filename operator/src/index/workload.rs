@@ -6,7 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use super::compile::Compiler;
 use super::pod::Pod;
 use super::state::Dependency;
-use crate::model::{self, Caller, Endpoint, HandoverPort, ObjectName, Protocol, SourceKind, Workload};
+use crate::model::{self, Caller, Endpoint, HandoverPort, ObjectName, Protocol, RateLimit, SourceKind, Workload};
+
+/// Of one pod: each is asked at each request. Eight Services with eight limits each.
+const MAX_RATE_LIMITS: usize = 64;
 
 impl Compiler<'_> {
     /// `None`: there is no such pod.
@@ -19,6 +22,7 @@ impl Compiler<'_> {
             self.cite(source);
         }
         let handover = pod.clone_of.as_ref().map(|deployment| self.handover(name, pod, deployment));
+        let (port_protocols, rate_limits) = self.ports(name);
         let trust_domain = &self.state.settings.trust_domain;
         Some(Workload {
             uid: pod.uid.clone(),
@@ -30,15 +34,18 @@ impl Compiler<'_> {
             },
             mtls: mtls.mode,
             port_mtls: mtls.ports.into_iter().collect(),
-            port_protocols: self.port_protocols(name),
+            port_protocols,
+            rate_limits,
             handover,
         })
     }
 
-    /// What Services say of the pod's ports. Where two contradict each other it is told from the bytes.
-    fn port_protocols(&mut self, pod: &ObjectName) -> Vec<(u16, Protocol)> {
+    /// What Services and the policies on them say of the pod's ports. Where two contradict each other, the protocol is told from the
+    /// bytes; limits of all hold, as a pod cannot tell which Service its caller meant.
+    fn ports(&mut self, pod: &ObjectName) -> (Vec<(u16, Protocol)>, Vec<RateLimit>) {
         self.depend(Dependency::Defaults(pod.namespace.clone()));
         let mut protocols = BTreeMap::new();
+        let mut limits = BTreeMap::new();
         for name in self.state.services_of(pod) {
             let ports = self.pod_ports(&name, pod);
             let service = self.state.services.get(&name);
@@ -46,10 +53,15 @@ impl Compiler<'_> {
                 // A consumer's policy is for what its callers send, not for what others do.
                 let policies = self.state.policies_on(&name, &port.name, None);
                 let protocol = policies.protocol(port);
-                for (policy, rules) in policies.iter().filter(|(_, rules)| rules.protocol.is_some()) {
+                for (policy, rules) in policies.iter().filter(|(_, rules)| rules.concerns_pods()) {
                     self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
                 }
+                let rules = policies.rate_limits();
                 for (_, number) in ports.iter().filter(|(n, _)| *n == port.name) {
+                    for rule in rules.into_iter().flatten() {
+                        let limit = rule.of_port(&name, *number);
+                        limits.insert((*number, limit.name.clone()), limit);
+                    }
                     let known = protocols.entry(*number).or_insert(protocol);
                     if *known != protocol {
                         *known = Protocol::Detect;
@@ -59,7 +71,7 @@ impl Compiler<'_> {
             self.depend(Dependency::Service(name));
         }
         protocols.retain(|_, protocol| *protocol != Protocol::Detect);
-        protocols.into_iter().collect()
+        (protocols.into_iter().collect(), limits.into_values().take(MAX_RATE_LIMITS).collect())
     }
 
     /// The port names of a Service and the numbers that they have on this pod.

@@ -4,6 +4,7 @@
 //! anything changed for this proxy" is `==`.
 
 mod matches;
+mod rate_limit;
 mod route;
 mod service;
 mod workload;
@@ -12,6 +13,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
+pub use rate_limit::{RateLimit, RateLimitKey};
 pub use route::{Backend, Route, Target};
 pub use service::{Endpoint, EndpointSet, Protocol, Service};
 pub use workload::{HandoverPort, MtlsMode, Workload};

@@ -1,6 +1,6 @@
 //! How a proxy treats what arrives at its own pod.
 
-use super::{Caller, Endpoint, Protocol};
+use super::{Caller, Endpoint, Protocol, RateLimit};
 
 /// How a proxy treats what arrives at its own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Workload {
     pub port_mtls: Vec<(u16, MtlsMode)>,
     /// Ports whose protocol a Service states, ascending.
     pub port_protocols: Vec<(u16, Protocol)>,
+    /// How many requests the application gets, by port.
+    pub rate_limits: Vec<RateLimit>,
     /// Set on the pods of a canary: where callers that come without a sidecar are handed to. Ascending by port.
     pub handover: Option<Vec<HandoverPort>>,
 }

@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     config::Destinations,
     identity::Identity,
-    inbound::{Workload, refusals::Refusals},
+    inbound::{Workload, limits::Limiter, refusals::Refusals},
     telemetry::{Direction, Telemetry},
 };
 
@@ -57,6 +57,8 @@ pub struct Mesh {
     pub own_ports: Vec<u16>,
     /// Which plain callers were refused, for the log.
     pub refusals: Refusals,
+    /// What callers have used of their rate limits.
+    pub limiter: Limiter,
 }
 
 impl fmt::Debug for Mesh {

@@ -22,11 +22,13 @@ pub enum Reason {
     RequestTimeout,
     /// Too many requests wait for connections already.
     Overload,
+    /// The caller is over a rate limit of the Service.
+    RateLimited,
 }
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::MalformedRequest,
         Self::PlaintextRefused,
         Self::UnresolvedBackend,
@@ -35,6 +37,7 @@ impl Reason {
         Self::UpstreamReset,
         Self::RequestTimeout,
         Self::Overload,
+        Self::RateLimited,
     ];
 
     /// The word for it.
@@ -48,6 +51,7 @@ impl Reason {
             Self::UpstreamReset => "upstream-reset",
             Self::RequestTimeout => "request-timeout",
             Self::Overload => "overload",
+            Self::RateLimited => "rate-limited",
         }
     }
 
@@ -60,6 +64,7 @@ impl Reason {
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints | Self::ConnectFailure | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamReset => StatusCode::BAD_GATEWAY,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -74,7 +79,7 @@ impl Reason {
             // DEADLINE_EXCEEDED
             Self::RequestTimeout => 4,
             // RESOURCE_EXHAUSTED
-            Self::Overload => 8,
+            Self::Overload | Self::RateLimited => 8,
             // UNAVAILABLE
             Self::UnresolvedBackend | Self::NoEndpoints | Self::ConnectFailure | Self::UpstreamReset => 14,
         }

@@ -2,12 +2,15 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, service::service_fn};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::policy::Plain;
+use super::{
+    limits::{Caller, Limited},
+    policy::Plain,
+};
 use crate::{
     accept::Worker,
     balance::Endpoint,
@@ -17,6 +20,7 @@ use crate::{
         exchange::{Call, Failure},
         headers, is_grpc, respond, server, upgrade,
     },
+    route::RequestHead,
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
 };
@@ -27,6 +31,7 @@ struct Session {
     application: Arc<Endpoint>,
     version: Version,
     tls: Tls,
+    caller: Caller,
     requests: Arc<Requests>,
 }
 
@@ -35,11 +40,12 @@ pub(super) async fn serve(
     worker: &Arc<Worker>,
     client: Stream,
     version: Version,
-    tls: Tls,
+    caller: Caller,
     original: SocketAddr,
     until: &CancellationToken,
 ) {
     let telemetry = &worker.mesh.telemetry;
+    let tls = if caller.identity.is_some() { Tls::Mutual } else { Tls::None };
     let _open = telemetry.open(Direction::Inbound, version.transport(), tls);
     let name = original.port().to_string().into();
     let session = Arc::new(Session {
@@ -47,6 +53,7 @@ pub(super) async fn serve(
         application: Arc::new(Endpoint::new(original, None, "", "", Arc::default())),
         version,
         tls,
+        caller,
         requests: telemetry.requests(Direction::Inbound, &name),
     });
     let service = service_fn(move |request| {
@@ -65,6 +72,19 @@ impl Session {
         matches!(self.worker.mesh.workload.load().plain(port), Plain::Refuse)
     }
 
+    /// Counts a request against the limits of the port.
+    fn take(&self, call: &Call) -> Result<(), Limited> {
+        let port = self.application.address.port();
+        let mesh = &self.worker.mesh;
+        let workload = mesh.workload.load();
+        let limits = workload.limits(port);
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let head = RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers);
+        mesh.limiter.take(port, limits, &head, &self.caller)
+    }
+
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let began = Instant::now();
         let grpc = is_grpc(request.headers());
@@ -79,6 +99,13 @@ impl Session {
             Ok(call) => call,
             Err(malformed) => return own(Reason::MalformedRequest, malformed),
         };
+        if let Err(limited) = self.take(&call) {
+            let mut response = own(Reason::RateLimited, &format!("over the limit {}", limited.name));
+            // Whole seconds, and never so few that the next request is too early again.
+            let seconds = limited.retry_after.as_secs() + u64::from(limited.retry_after.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            return response;
+        }
         let worker = &self.worker;
         match call.attempt(&worker.pool, &worker.dialler, &self.application).await {
             Ok((mut response, lease)) => {

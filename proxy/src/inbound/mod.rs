@@ -4,10 +4,16 @@
 //! is detected and forwarded. The application is dialled at the address that was meant, so what it binds to localhost stays private.
 
 mod http;
+pub mod limits;
 pub mod policy;
 pub mod refusals;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -17,6 +23,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::limits::Caller;
 use self::policy::Plain;
 pub use self::policy::Workload;
 use crate::{
@@ -100,11 +107,12 @@ impl Incoming<'_> {
             // It is stated to be HTTP, so what it is is malformed.
             (Kind::Opaque, Protocol::Http) => Some(Version::Http1),
         };
+        let caller = Caller { identity: None, address: address_of(&client) };
         let stream = Stream::Plain(Prefixed::new(client, buffer.freeze()));
         match version {
             Some(version) if accepted => {
                 drop(upstream);
-                http::serve(self.worker, stream, version, Tls::None, self.original, &self.worker.draining).await;
+                http::serve(self.worker, stream, version, caller, self.original, &self.worker.draining).await;
             }
             _ => {
                 let upstream = match upstream {
@@ -152,7 +160,7 @@ impl Incoming<'_> {
     /// The peer says it is a proxy of the mesh: the handshake shows.
     async fn mesh(&self, client: TcpStream, hello: Bytes) {
         let telemetry = &self.worker.mesh.telemetry;
-        let caller = client.peer_addr();
+        let address = address_of(&client);
         let acceptor = TlsAcceptor::from(self.worker.mesh.identity.server_config());
         let stream = Prefixed::new(client, hello);
         let accepted = timeout(connect::HANDSHAKE, acceptor.accept(stream))
@@ -162,10 +170,8 @@ impl Incoming<'_> {
             Ok(tls) => tls,
             Err(error) => {
                 telemetry.handshake_failed(Direction::Inbound, Handshake::from_error(&error));
-                if let Ok(caller) = caller
-                    && self.worth_a_line(caller)
-                {
-                    tracing::warn!(%caller, port = self.original.port(), %error, "a handshake failed");
+                if self.worth_a_line(address) {
+                    tracing::warn!(caller = %address, port = self.original.port(), %error, "a handshake failed");
                 }
                 return;
             }
@@ -194,7 +200,8 @@ impl Incoming<'_> {
         };
         // Proxies give a connection no new request by then. Who does is told to come again, with a certificate that is valid.
         let until = self.worker.draining.child_token();
-        let serving = http::serve(self.worker, stream, version, Tls::Mutual, self.original, &until);
+        let caller = Caller { identity: Some(peer.identity.clone()), address };
+        let serving = http::serve(self.worker, stream, version, caller, self.original, &until);
         tokio::pin!(serving);
         tokio::select! {
             () = &mut serving => return,
@@ -263,17 +270,21 @@ impl Incoming<'_> {
     fn refuse(&self, client: &TcpStream) {
         let telemetry = &self.worker.mesh.telemetry;
         telemetry.refused(Direction::Inbound, Refusal::Plaintext);
-        if let Ok(caller) = client.peer_addr()
-            && self.worth_a_line(caller)
-        {
+        let caller = address_of(client);
+        if self.worth_a_line(caller) {
             tracing::warn!(%caller, port = self.original.port(), "refused a plain caller: mTLS is Strict here");
         }
         tcp::reset(client);
     }
 
-    fn worth_a_line(&self, caller: SocketAddr) -> bool {
-        self.worker.mesh.refusals.worth_a_line(caller.ip(), Instant::now())
+    fn worth_a_line(&self, caller: IpAddr) -> bool {
+        self.worker.mesh.refusals.worth_a_line(caller, Instant::now())
     }
+}
+
+/// From where a connection came. One that is gone already has no address, and needs none.
+fn address_of(client: &TcpStream) -> IpAddr {
+    client.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip().to_canonical())
 }
 
 /// What a connection is joined with: the application, or the stable version's.

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use fairlead_proxy_api::v1;
 
+use super::limits::{self, Limit};
 use crate::{
     balance::Endpoint,
     route::{self, Protocol},
@@ -28,6 +29,7 @@ pub struct Workload {
     mtls: Mtls,
     port_mtls: HashMap<u16, Mtls>,
     port_protocols: HashMap<u16, Protocol>,
+    limits: HashMap<u16, Vec<Limit>>,
     handover: Option<HashMap<u16, Vec<Arc<Endpoint>>>>,
 }
 
@@ -54,6 +56,11 @@ impl Workload {
         }
     }
 
+    /// How many requests `port` takes.
+    pub fn limits(&self, port: u16) -> &[Limit] {
+        self.limits.get(&port).map_or(&[], Vec::as_slice)
+    }
+
     /// What `port` is stated to speak.
     pub fn protocol(&self, port: u16) -> Protocol {
         self.port_protocols.get(&port).copied().unwrap_or_default()
@@ -61,7 +68,7 @@ impl Workload {
 }
 
 /// Compiles one version of the proxy's own workload. The error is a sentence; the previous version then stays in use.
-pub fn compile(message: v1::Workload) -> Result<Workload, String> {
+pub fn compile(mut message: v1::Workload) -> Result<Workload, String> {
     let port_mtls = message
         .port_mtls
         .iter()
@@ -72,6 +79,11 @@ pub fn compile(message: v1::Workload) -> Result<Workload, String> {
         .iter()
         .map(|entry| Ok((port(entry.port)?, entry.protocol().into())))
         .collect::<Result<_, String>>()?;
+    let mut limits: HashMap<u16, Vec<Limit>> = HashMap::new();
+    for limit in std::mem::take(&mut message.rate_limits) {
+        let (number, limit) = limits::compile(limit)?;
+        limits.entry(port(number)?).or_default().push(limit);
+    }
     let mode = mtls(message.mtls())?;
     let handover = message
         .handover
@@ -91,7 +103,7 @@ pub fn compile(message: v1::Workload) -> Result<Workload, String> {
                 .collect::<Result<_, String>>()
         })
         .transpose()?;
-    Ok(Workload { mtls: mode, port_mtls, port_protocols, handover })
+    Ok(Workload { mtls: mode, port_mtls, port_protocols, limits, handover })
 }
 
 fn mtls(mode: v1::MtlsMode) -> Result<Mtls, String> {

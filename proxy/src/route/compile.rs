@@ -105,7 +105,8 @@ fn split_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Split, String> {
     Ok(Split::new(weighted))
 }
 
-fn match_of(message: v1::Match) -> Result<Match, String> {
+/// Compiles what a request must look like. The error is a sentence.
+pub fn match_of(message: v1::Match) -> Result<Match, String> {
     use v1::path_match::Kind;
     let path = match message.path.map(|path| path.kind) {
         None => None,

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 pub use self::{
-    compile::{compile, endpoint},
+    compile::{compile, endpoint, match_of},
     head::RequestHead,
     matcher::{GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, ValueMatch},
     split::{Split, Target},

@@ -2,8 +2,10 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod destinations;
 mod http1;
 mod http2;
+mod limits;
 mod policy;
 mod rules;
 mod support;

@@ -14,7 +14,7 @@ use fairlead_proxy::{
     accept::{Listen, MAX_CONNECTIONS, Mesh, Proxy, Settings},
     config::{Destinations, Metrics, OwnWorkload, stream::Store},
     identity::{Identity, Leaf, SpiffeId, TrustBundle, TrustDomain},
-    inbound::{Workload, refusals::Refusals},
+    inbound::{Workload, limits::Limiter, refusals::Refusals},
     telemetry::Telemetry,
 };
 use fairlead_proxy_api::v1;
@@ -156,6 +156,7 @@ impl Pod {
             own_addresses: self.own_addresses,
             own_ports: Vec::new(),
             refusals: Refusals::default(),
+            limiter: Limiter::default(),
         };
         let addresses = (outbound.local_addr().unwrap(), inbound.local_addr().unwrap());
         let proxy = Proxy::start(

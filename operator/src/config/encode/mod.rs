@@ -1,5 +1,6 @@
 //! The model in the words of the wire contract, and back.
 
+mod rate_limit;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
@@ -90,6 +91,7 @@ fn workload(w: &Workload) -> v1::Workload {
             .iter()
             .map(|(port, p)| v1::PortProtocol { port: (*port).into(), protocol: protocol(*p) })
             .collect(),
+        rate_limits: w.rate_limits.iter().map(rate_limit::rate_limit).collect(),
         handover: w.handover.as_ref().map(|ports| v1::Handover {
             ports: ports
                 .iter()

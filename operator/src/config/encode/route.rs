@@ -30,7 +30,7 @@ fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
     }
 }
 
-fn request_match(m: &Match) -> v1::Match {
+pub(super) fn request_match(m: &Match) -> v1::Match {
     v1::Match {
         path: m.path.as_ref().map(|path| v1::PathMatch {
             kind: Some(match path.clone() {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::build::*;
 use crate::index::Index;
-use crate::model::{Body, MtlsMode, Protocol, ResourceName, Workload};
+use crate::model::{Body, MtlsMode, Protocol, RateLimitKey, ResourceName, Workload};
 
 fn workload(index: &Index, pod: &str) -> Workload {
     match index.get(&ResourceName::Workload(name(pod))).body {
@@ -111,4 +111,62 @@ fn a_producers_protocol_is_the_pods_and_a_consumers_is_not() {
     assert_eq!(service_at(&index, "10.96.0.1:80").protocol, Protocol::Http1);
     let name = ResourceName::Workload(name("web-1-a"));
     assert_eq!(sources(&index, &name), ["TrafficPolicy shop/defaults 1", "TrafficPolicy shop/web 1"]);
+}
+
+#[test]
+fn rate_limits_of_every_service_hold_at_its_pods_port() {
+    let index = index();
+    web(&index);
+    index.apply(service("also", &["10.96.0.2"]));
+    index.apply(slice("also", &[("web-1-a", "10.0.0.1")]));
+    let limits = |service: &str, limit: serde_json::Value| {
+        let spec = json!({"targetRef": {"kind": "Service", "name": service}, "rateLimits": [limit]});
+        policy(service, 1, spec)
+    };
+    index.apply(limits("web", json!({"name": "callers", "requests": 100, "burst": 50, "key": [{"identity": true}]})));
+    index.apply(limits("also", json!({"name": "all", "requests": 5, "per": "1m", "key": [{"header": "X-Tenant"}]})));
+    let both = workload(&index, "web-1-a").rate_limits;
+    let lines: Vec<_> =
+        both.iter().map(|l| (l.port, l.name.as_str(), l.requests, l.per_ms, l.burst, l.key.as_slice())).collect();
+    let header = [RateLimitKey::Header("x-tenant".into())];
+    assert_eq!(
+        lines,
+        [
+            (9080, "shop/also/all", 5, 60_000, 5, &header[..]),
+            (9080, "shop/web/callers", 100, 1000, 50, &[RateLimitKey::Identity]),
+        ]
+    );
+    assert_eq!(workload(&index, "web-1-b").rate_limits.len(), 1);
+    // Bytes that cannot be told would not be counted.
+    assert_eq!(workload(&index, "web-1-b").port_protocols, [(9080, Protocol::Http1)]);
+    assert_eq!(service_at(&index, "10.96.0.1:80").protocol, Protocol::Http1);
+    let name = ResourceName::Workload(name("web-1-a"));
+    assert_eq!(sources(&index, &name), ["TrafficPolicy shop/also 1", "TrafficPolicy shop/web 1"]);
+}
+
+#[test]
+fn a_consumer_limits_nobody_and_nonsense_is_told() {
+    let index = index();
+    web(&index);
+    let apply = |namespace: &str, limit: serde_json::Value| {
+        let target = json!({"kind": "Service", "name": "web", "namespace": NS});
+        let spec = json!({"targetRef": target, "rateLimits": [limit]});
+        let status = serde_json::Value::Null;
+        index.apply(guard::<fairlead_crds::TrafficPolicy>("TrafficPolicy", namespace, "p", 1, spec, status));
+        assert!(workload(&index, "web-1-a").rate_limits.is_empty());
+        let reports = index.reports();
+        let report = reports.iter().find(|r| r.source.object.namespace == namespace).unwrap();
+        format!("{:?}", report.problem)
+    };
+    let good = json!({"name": "l", "requests": 1});
+    assert!(apply("front", good).contains("only a policy in the namespace of the Service"));
+    for (bad, why) in [
+        (json!({"name": "l", "requests": 1, "per": "0s"}), "rateLimits l: per is from 1ms to 1h"),
+        (json!({"name": "l", "requests": 0}), "rateLimits l: requests is at least 1"),
+        (json!({"name": "l", "requests": 1, "key": [{}]}), "rateLimits l: an entry of key"),
+        (json!({"name": "l", "requests": 1, "matches": [{"source": {"namespaces": ["a"]}}]}), "has no source"),
+    ] {
+        let said = apply(NS, bad);
+        assert!(said.contains(why), "{said}");
+    }
 }

@@ -7,8 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 
 mod matches;
+mod rate_limits;
 mod routes;
 
+pub(super) use rate_limits::RateLimitRule;
 pub(super) use routes::{BackendRule, Reference, RouteRule};
 
 use super::scope::{Attachment, Target};
@@ -37,8 +39,16 @@ pub(super) struct Rules {
     pub attachment: Attachment,
     pub subsets: BTreeMap<String, BTreeMap<String, String>>,
     pub routes: Vec<RouteRule>,
+    pub rate_limits: Vec<RateLimitRule>,
     /// What the bytes are, whatever the Service says.
     pub protocol: Option<Protocol>,
+}
+
+impl Rules {
+    /// Whether it says something to the proxies of the Service's pods.
+    pub(super) fn concerns_pods(&self) -> bool {
+        self.protocol.is_some() || !self.rate_limits.is_empty()
+    }
 }
 
 impl TrafficPolicy {
@@ -97,12 +107,17 @@ fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Ru
     if matches!(attachment.target, Target::Namespace(_)) && !(routes.is_empty() && spec.subsets.is_empty()) {
         return Err("targetRef: routes and subsets are of one Service, so a policy for a Namespace has none".into());
     }
+    if attachment.is_consumers() && !spec.rate_limits.is_empty() {
+        let why = "rateLimits: they hold at the pods, so only a policy in the namespace of the Service can set them";
+        return Err(why.into());
+    }
+    let rate_limits = spec.rate_limits.into_iter().map(rate_limits::parse).collect::<Result<_, _>>()?;
     let protocol = spec.protocol.map(|protocol| match protocol {
         PolicyProtocol::Http => Protocol::Http1,
         PolicyProtocol::Tcp => Protocol::Opaque,
     });
     let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
-    Ok(Rules { generation, attachment, subsets, routes, protocol })
+    Ok(Rules { generation, attachment, subsets, routes, rate_limits, protocol })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::support::*;
 
@@ -119,7 +119,7 @@ pub async fn app(answer: Answer) -> Target {
                 let body = match answer {
                     Answer::Short => Full::from("ok").boxed(),
                     Answer::Large => {
-                        let piece = Bytes::from_static(&[b'x'; 64 << 10]);
+                        let piece = Bytes::from(vec![b'x'; 64 << 10]);
                         let pieces = std::iter::repeat_n(piece, 128).map(|piece| Ok(Frame::data(piece)));
                         StreamBody::new(futures::stream::iter(pieces)).boxed()
                     }

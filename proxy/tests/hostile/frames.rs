@@ -22,7 +22,7 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// GET http://server/attack, as HPACK writes it with its static table.
+/// GET `http://server/attack`, as HPACK writes it with its static table.
 pub const GET: &[u8] = b"\x82\x86\x04\x07/attack\x01\x06server";
 
 /// POST, the rest the same.

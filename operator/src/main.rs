@@ -73,6 +73,9 @@ struct Args {
     /// How sidecars write their logs.
     #[arg(long, env = "FAIRLEAD_PROXY_LOG_FORMAT", value_enum, default_value = "json")]
     proxy_log_format: LogFormat,
+    /// Requests that get a line in the sidecars' logs: off, failures, all, or failures and a percentage of the rest, such as 1%.
+    #[arg(long, env = "FAIRLEAD_PROXY_ACCESS_LOG", default_value = "off", value_name = "WHICH")]
+    proxy_access_log: inject::AccessLog,
     /// What the operator logs: a level, or for example info,fairlead_operator::ca=debug.
     #[arg(long, env = "FAIRLEAD_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -155,6 +158,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         operator_identity: identity.to_string(),
         trust_domain: args.trust_domain.clone(),
         proxy_log: args.proxy_log,
+        proxy_access_log: args.proxy_access_log,
         proxy_log_format: args.proxy_log_format.name().to_owned(),
     };
     let webhooks = webhook::router(webhook::Context {

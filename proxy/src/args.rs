@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fairlead_proxy::{
     capture::PortRanges,
     identity::{SpiffeId, TrustDomain},
+    telemetry::access::Which,
 };
 
 /// Fairlead's sidecar: secures, routes, balances and measures the traffic of one pod.
@@ -130,6 +131,9 @@ pub(crate) struct RunArgs {
     /// Its service account
     #[arg(long, env = "SERVICE_ACCOUNT")]
     pub(crate) service_account: String,
+    /// Requests that get a line in the log: off, failures, all, or failures and a percentage of the rest, such as 1%
+    #[arg(long, env = "FAIRLEAD_ACCESS_LOG", default_value = "off", value_name = "WHICH")]
+    pub(crate) access_log: Which,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -26,7 +26,7 @@ use fairlead_proxy::{
         renew,
     },
     inbound::{limits::Limiter, refusals::Refusals},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, access::AccessLog},
 };
 use fairlead_proxy_api::v1;
 use tokio::{
@@ -112,7 +112,8 @@ impl Control {
             trust_domain: args.trust_domain.clone(),
             bundle_path: args.trust_bundle.clone(),
         };
-        let telemetry = Arc::new(Telemetry::new());
+        let access = AccessLog::new(args.access_log, std::io::stdout()).context("cannot start the access log")?;
+        let telemetry = Arc::new(Telemetry::with_access_log(access));
         let metrics = Metrics::default();
         telemetry.register(|registry| metrics.register(registry));
         Ok(Self {

@@ -3,6 +3,7 @@
 //! [`inject`] is the one call that enters: pure, on the raw JSON of a pod, so that fields newer than our types survive. The webhook
 //! calls it; [`events`] tells the owner of a pod why it was left alone; [`namespaces`] knows the labels that it decides on.
 
+mod access_log;
 mod annotations;
 pub mod events;
 pub mod namespaces;
@@ -16,6 +17,7 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
 use serde_json::{Map, Value, json};
 
+pub use self::access_log::AccessLog;
 use self::annotations::PodOptions;
 pub use crate::index::{HEALTH_PORT, PROXY_CONTAINER};
 
@@ -63,6 +65,8 @@ pub struct Settings {
     pub trust_domain: String,
     /// The proxy's log filter where the pod states none.
     pub proxy_log: String,
+    /// Which requests sidecars write into their logs.
+    pub proxy_access_log: AccessLog,
     /// `json` or `text`.
     pub proxy_log_format: String,
 }

@@ -75,6 +75,7 @@ pub(super) fn proxy_container(settings: &Settings, options: &PodOptions, probes:
         json!({"name": "FAIRLEAD_TOKEN", "value": format!("{TOKEN_FOLDER}/token")}),
         json!({"name": "FAIRLEAD_STATE_DIR", "value": STATE_FOLDER}),
         json!({"name": "FAIRLEAD_LOG", "value": log}),
+        json!({"name": "FAIRLEAD_ACCESS_LOG", "value": settings.proxy_access_log.as_str()}),
         json!({"name": "FAIRLEAD_LOG_FORMAT", "value": settings.proxy_log_format}),
         json!({"name": "FAIRLEAD_DRAIN_TIMEOUT", "value": drain}),
     ];

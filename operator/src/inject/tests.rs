@@ -12,6 +12,7 @@ fn settings() -> Settings {
         operator_identity: "spiffe://cluster.local/ns/fairlead-system/sa/fairlead-operator".into(),
         trust_domain: "cluster.local".into(),
         proxy_log: "info".into(),
+        proxy_access_log: "1%".parse().unwrap(),
         proxy_log_format: "json".into(),
     }
 }

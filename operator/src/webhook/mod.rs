@@ -216,6 +216,7 @@ mod tests {
             operator_identity: "spiffe://cluster.local/ns/fairlead-system/sa/fairlead-operator".into(),
             trust_domain: "cluster.local".into(),
             proxy_log: "info".into(),
+            proxy_access_log: "off".parse().unwrap(),
             proxy_log_format: "json".into(),
         };
         let metrics = Metrics::register(&mut Registry::default());

@@ -55,6 +55,11 @@ impl Reason {
         }
     }
 
+    /// The reason of this word.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str().as_bytes() == word)
+    }
+
     /// What the caller gets.
     pub const fn status(self) -> StatusCode {
         match self {
@@ -94,6 +99,7 @@ mod tests {
     fn the_list_is_in_the_order_of_its_discriminants() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+            assert_eq!(Reason::parse(reason.as_str().as_bytes()), Some(reason));
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         exchange::{Call, Failure},
         headers, is_grpc, respond, server, upgrade,
     },
+    identity::SpiffeId,
     route::RequestHead,
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
@@ -33,6 +34,7 @@ struct Session {
     tls: Tls,
     caller: Caller,
     requests: Arc<Requests>,
+    name: Arc<str>,
 }
 
 /// Serves requests until the connection ends, or `until` is cancelled; then what is in flight is still answered.
@@ -47,7 +49,7 @@ pub(super) async fn serve(
     let telemetry = &worker.mesh.telemetry;
     let tls = if caller.identity.is_some() { Tls::Mutual } else { Tls::None };
     let _open = telemetry.open(Direction::Inbound, version.transport(), tls);
-    let name = original.port().to_string().into();
+    let name: Arc<str> = original.port().to_string().into();
     let session = Arc::new(Session {
         worker: worker.clone(),
         application: Arc::new(Endpoint::new(original, None, "", "", Arc::default())),
@@ -55,6 +57,7 @@ pub(super) async fn serve(
         tls,
         caller,
         requests: telemetry.requests(Direction::Inbound, &name),
+        name,
     });
     let service = service_fn(move |request| {
         let session = session.clone();
@@ -85,20 +88,33 @@ impl Session {
         mesh.limiter.take(port, limits, &head, &self.caller)
     }
 
+    /// Writes a request into the access log.
+    fn note(&self, call: Option<&Call>, status: StatusCode, reason: Option<Reason>, began: Instant) {
+        let access = &self.worker.mesh.telemetry.access;
+        if !access.is_on() {
+            return;
+        }
+        let caller = self.caller.identity.as_ref().map(SpiffeId::as_str);
+        let head = call.map(|call| RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers));
+        access.note(Direction::Inbound, &self.name, caller, head.as_ref(), status, reason, began.elapsed());
+    }
+
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let began = Instant::now();
         let grpc = is_grpc(request.headers());
-        let own = |reason: Reason, detail: &str| {
+        let answer = |call: Option<&Call>, reason: Reason, detail: &str| {
             self.requests.own(self.tls, reason, began.elapsed());
+            self.note(call, reason.status(), Some(reason), began);
             respond(reason, detail, grpc)
         };
         if self.tls == Tls::None && self.policy_changed() {
-            return own(Reason::PlaintextRefused, "mTLS is Strict here by now");
+            return answer(None, Reason::PlaintextRefused, "mTLS is Strict here by now");
         }
         let (call, caller) = match Call::new(request, self.version, self.application.address) {
             Ok(call) => call,
-            Err(malformed) => return own(Reason::MalformedRequest, malformed),
+            Err(malformed) => return answer(None, Reason::MalformedRequest, malformed),
         };
+        let own = |reason, detail: &str| answer(Some(&call), reason, detail);
         if let Err(limited) = self.take(&call) {
             let mut response = own(Reason::RateLimited, &format!("over the limit {}", limited.name));
             // Whole seconds, and never so few that the next request is too early again.
@@ -110,6 +126,7 @@ impl Session {
         match call.attempt(&worker.pool, &worker.dialler, &self.application).await {
             Ok((mut response, lease)) => {
                 self.requests.answered(self.tls, response.status(), began.elapsed());
+                self.note(Some(&call), response.status(), None, began);
                 // The mark is the mesh's: an application that sets it could make callers repeat requests.
                 response.headers_mut().remove(MARK);
                 let status = response.status();

@@ -17,7 +17,7 @@ use crate::{
         exchange::Call,
         headers, is_grpc, respond, server, upgrade,
     },
-    route::{Destination, Handle},
+    route::{Destination, Handle, RequestHead},
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
 };
@@ -29,6 +29,7 @@ pub(super) struct Session {
     pub(super) original: SocketAddr,
     pub(super) version: Version,
     pub(super) requests: Arc<Requests>,
+    name: Arc<str>,
 }
 
 /// An answer of the proxy itself.
@@ -53,6 +54,7 @@ pub(super) async fn serve(outgoing: &Outgoing<'_>, client: Stream, version: Vers
         original: outgoing.original,
         version,
         requests: telemetry.requests(Direction::Outbound, &name),
+        name: name.clone(),
     });
     let service = service_fn(move |request| {
         let session = session.clone();
@@ -68,8 +70,16 @@ impl Session {
         let began = Instant::now();
         let grpc = is_grpc(request.headers());
         let result = match Call::new(request, self.version, self.original) {
-            Ok((call, upgrade)) => self.call(&call, upgrade, began, grpc).await,
-            Err(malformed) => Err((Own::new(Reason::MalformedRequest, malformed), Tls::None)),
+            Ok((call, upgrade)) => {
+                let result = self.call(&call, upgrade, began, grpc).await;
+                self.note(Some(&call), &result, began);
+                result
+            }
+            Err(malformed) => {
+                let result = Err((Own::new(Reason::MalformedRequest, malformed), Tls::None));
+                self.note(None, &result, began);
+                result
+            }
         };
         match result {
             Ok(response) => response,
@@ -81,6 +91,23 @@ impl Session {
                 respond(own.reason, &own.detail, grpc)
             }
         }
+    }
+
+    /// Writes a request into the access log.
+    fn note(&self, call: Option<&Call>, result: &Result<Response<Body>, (Own, Tls)>, began: Instant) {
+        let access = &self.worker.mesh.telemetry.access;
+        if !access.is_on() {
+            return;
+        }
+        let (status, reason) = match result {
+            Ok(response) => {
+                let mark = response.headers().get(MARK);
+                (response.status(), mark.and_then(|mark| Reason::parse(mark.as_bytes())))
+            }
+            Err((own, _)) => (own.reason.status(), Some(own.reason)),
+        };
+        let head = call.map(|call| RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers));
+        access.note(Direction::Outbound, &self.name, None, head.as_ref(), status, reason, began.elapsed());
     }
 
     /// The endpoint's response, without what concerned its connection.

@@ -1,6 +1,8 @@
 //! What routes look at of a request.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::Authority};
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
 
 /// The parts of a request that routes look at, as the caller wrote them. Matchers ask through its methods alone.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,15 @@ impl<'a> RequestHead<'a> {
     /// The authority of the target, which HTTP/2 sends instead of a `Host` header.
     pub fn authority(&self) -> Option<&'a str> {
         self.uri.authority().map(Authority::as_str)
+    }
+
+    /// Whom the caller asked for; empty: it did not say.
+    pub fn host(&self) -> Cow<'a, str> {
+        match (self.authority(), self.header(&header::HOST).next()) {
+            (Some(authority), _) => authority.into(),
+            (None, Some(host)) => String::from_utf8_lossy(host),
+            (None, None) => "".into(),
+        }
     }
 
     /// The lines of one header, in their order.

@@ -11,12 +11,16 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
+use super::access::AccessLog;
 use super::{Direction, Handshake, LATENCY_BOUNDS, Refusal, Requests, Tables, Tls, Transport};
 use crate::http::Reason;
 
 /// Registered once; reads the tables at each scrape and leaves out series that never counted.
 #[derive(Debug)]
-pub(super) struct Collect(pub(super) Arc<Tables>);
+pub(super) struct Collect {
+    pub(super) tables: Arc<Tables>,
+    pub(super) access: AccessLog,
+}
 
 const CLASS_NAMES: [&str; super::CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -25,7 +29,15 @@ impl Collector for Collect {
         self.requests(&mut encoder)?;
         self.latency(&mut encoder)?;
         self.connections(&mut encoder)?;
-        self.events(&mut encoder)
+        self.events(&mut encoder)?;
+        encoder
+            .encode_descriptor(
+                "access_log_dropped",
+                "Lines of the access log that found no room, because what was written is not read",
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, u64, u64>(&self.access.dropped(), None)
     }
 }
 
@@ -37,7 +49,7 @@ impl Collect {
             None,
             MetricType::Counter,
         )?;
-        for ((direction, service), requests) in self.0.services.read().iter() {
+        for ((direction, service), requests) in self.tables.services.read().iter() {
             for tls in Tls::ALL {
                 let answered =
                     requests.answered[*tls as usize].iter().zip(CLASS_NAMES).map(|(count, class)| (count, class, ""));
@@ -70,7 +82,7 @@ impl Collect {
             None,
             MetricType::Histogram,
         )?;
-        for ((direction, service), requests) in self.0.services.read().iter() {
+        for ((direction, service), requests) in self.tables.services.read().iter() {
             let (sum, count, buckets) = histogram(requests);
             let labels = [("direction", direction.as_str()), ("service", service.as_ref())];
             metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
@@ -89,7 +101,7 @@ impl Collect {
         let labels = |(direction, transport, tls): (Direction, Transport, Tls)| {
             [("direction", direction.as_str()), ("protocol", transport.as_str()), ("tls", tls.as_str())]
         };
-        let counters = &self.0.counters;
+        let counters = &self.tables.counters;
         let mut metric = encoder.encode_descriptor("connections", "Connections accepted", None, MetricType::Counter)?;
         for (d, t, m) in places() {
             let count = counters.connections[d as usize][t as usize][m as usize].load(Relaxed);
@@ -110,7 +122,7 @@ impl Collect {
     }
 
     fn events(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-        let counters = &self.0.counters;
+        let counters = &self.tables.counters;
         let refusals: Vec<_> = Refusal::ALL.iter().map(|refusal| refusal.as_str()).collect();
         by_reason(encoder, "connections_refused", "Connections that were not served", &counters.refused, &refusals)?;
         let failures: Vec<_> = Handshake::ALL.iter().map(|why| why.as_str()).collect();

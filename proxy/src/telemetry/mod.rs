@@ -4,6 +4,7 @@
 //! then only adds to atomics; `admin` calls [`Telemetry::render`]. The number of series is bounded: services beyond
 //! [`MAX_SERVICES`] share one named `other`.
 
+pub mod access;
 mod collect;
 pub mod groups;
 
@@ -21,6 +22,7 @@ use ::http::StatusCode;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
+use self::access::AccessLog;
 pub use self::groups::Groups;
 use crate::http::Reason;
 
@@ -213,6 +215,8 @@ pub struct Telemetry {
     tables: Arc<Tables>,
     /// What releases are judged by.
     pub groups: Groups,
+    /// A line for each request, if somebody wants it.
+    pub access: AccessLog,
 }
 
 impl fmt::Debug for Telemetry {
@@ -248,12 +252,17 @@ impl Drop for Open {
 }
 
 impl Telemetry {
-    /// With every counter at zero.
+    /// With every counter at zero, and without an access log.
     pub fn new() -> Self {
+        Self::with_access_log(AccessLog::default())
+    }
+
+    /// With every counter at zero.
+    pub fn with_access_log(access: AccessLog) -> Self {
         let tables = Arc::new(Tables::default());
         let mut registry = Registry::with_prefix("fairlead_proxy");
-        registry.register_collector(Box::new(collect::Collect(tables.clone())));
-        Self { registry: Mutex::new(registry), tables, groups: Groups::default() }
+        registry.register_collector(Box::new(collect::Collect { tables: tables.clone(), access: access.clone() }));
+        Self { registry: Mutex::new(registry), tables, groups: Groups::default(), access }
     }
 
     /// Adds metrics of other parts of the proxy; their names get the prefix `fairlead_proxy_`.

@@ -15,7 +15,7 @@ use fairlead_proxy::{
     config::{Destinations, Metrics, OwnWorkload, stream::Store},
     identity::{Identity, Leaf, SpiffeId, TrustBundle, TrustDomain},
     inbound::{Workload, limits::Limiter, refusals::Refusals},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, access::AccessLog},
 };
 use fairlead_proxy_api::v1;
 use rcgen::{
@@ -104,6 +104,7 @@ pub struct Pod {
     pub max_connections: usize,
     /// What its application "dials".
     pub dials: SocketAddr,
+    pub access_log: AccessLog,
 }
 
 impl Pod {
@@ -116,11 +117,12 @@ impl Pod {
             own_addresses: Vec::new(),
             max_connections: MAX_CONNECTIONS,
             dials: SERVICE.parse().unwrap(),
+            access_log: AccessLog::default(),
         }
     }
 
     pub fn start(self) -> Sidecar {
-        let telemetry = Arc::new(Telemetry::new());
+        let telemetry = Arc::new(Telemetry::with_access_log(self.access_log));
         let store = Store {
             identity: self.identity.clone(),
             workload: Arc::new(OwnWorkload::default()),

@@ -102,4 +102,21 @@ mod tests {
             assert_eq!(Reason::parse(reason.as_str().as_bytes()), Some(reason));
         }
     }
+
+    #[test]
+    fn the_page_about_reasons_says_what_is_so() {
+        let page = include_str!("../../../docs/reasons.md");
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let told: Vec<&[&str]> = rows.iter().map(|row| &row[..3]).collect();
+        let so: Vec<[String; 3]> = Reason::ALL
+            .into_iter()
+            .map(|r| [format!("`{}`", r.as_str()), r.status().as_u16().to_string(), r.grpc_status().to_string()])
+            .collect();
+        assert_eq!(told, so, "docs/reasons.md has a row for each reason, in this order");
+        assert!(rows.iter().all(|row| row.len() == 5 && row.iter().all(|cell| !cell.is_empty())), "{rows:?}");
+    }
 }

@@ -101,6 +101,13 @@ pub struct Target {
     attacked: Arc<AtomicUsize>,
 }
 
+impl From<App> for Target {
+    /// One that counts nothing.
+    fn from(app: App) -> Self {
+        Self { app, attacked: Arc::default() }
+    }
+}
+
 /// An application that speaks HTTP/1 and HTTP/2, and answers `/modest` with two bytes.
 pub async fn app(answer: Answer) -> Target {
     let attacked = Arc::new(AtomicUsize::new(0));

@@ -160,13 +160,13 @@ async fn frames_that_an_endpoint_should_not_send_cost_its_own_connection() {
         path.survives(async {
             let mut client = open(path.doors()[0].1, &[]).await;
             client.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, stream(0), GET)).await.unwrap();
-            // Whatever the client is told, it is told something, and not a gigabyte.
+            // Whatever the client is told, it is not a gigabyte.
             let (mut buffer, mut total) = (vec![0; 64 << 10], 0);
             let until = tokio::time::Instant::now() + Duration::from_secs(1);
             while let Ok(Ok(n @ 1..)) = tokio::time::timeout_at(until, client.read(&mut buffer)).await {
                 total += n;
             }
-            assert!(total > 9, "{what}");
+            assert!(total < 16 << 20, "{what}: {total}");
         })
         .await;
     }

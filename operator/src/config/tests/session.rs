@@ -255,3 +255,22 @@ async fn a_caller_is_sent_the_routes_meant_for_it_and_others_when_its_labels_cha
     assert_eq!(routes(world.change().await.unwrap()), ["staging"]);
     assert!(world.session.next().is_none());
 }
+
+#[tokio::test]
+async fn a_consumers_policy_is_sent_to_its_own_callers_alone() {
+    let World { index, registry, session: own } = world();
+    let target = json!({"kind": "Service", "name": "web", "namespace": NS});
+    let spec = json!({"targetRef": target, "routes": [{"name": "mine"}]});
+    let nothing = serde_json::Value::Null;
+    index.apply(guard::<fairlead_crds::TrafficPolicy>("TrafficPolicy", "front", "p", 1, spec, nothing));
+    let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
+    let pod = ObjectName::new("front", "front-1-a");
+    let consumer = Session::new(index.clone(), registry, metrics, pod, "another".into());
+    for (mut session, expected) in [(own, "default"), (consumer, "mine")] {
+        session.receive(subscribe("10.96.0.1:80", "")).unwrap();
+        let sent = session.next().unwrap();
+        // The wire knows addresses alone: whose policy holds is not for a proxy to say.
+        assert_eq!(sent.name, Some(at("10.96.0.1:80")));
+        assert_eq!(routes(sent), [expected]);
+    }
+}

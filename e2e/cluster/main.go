@@ -8,6 +8,7 @@ import (
 	"os"
 	_ "time/tzdata" // CronJobs name time zones
 
+	"fairlead.dev/cluster/networkpolicy"
 	"github.com/coredns/coredns/coremain"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/cache"
@@ -31,7 +32,7 @@ import (
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
-const usage = "usage: fairlead-cluster etcd|coredns|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|kubectl [argument...]"
+const usage = "usage: fairlead-cluster etcd|coredns|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|metrics-server|network-policy|kubectl [argument...]"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -57,6 +58,10 @@ func main() {
 		os.Exit(cli.Run(kubelet.NewKubeletCommand(context.Background())))
 	case "kube-proxy":
 		os.Exit(cli.Run(proxy.NewProxyCommand()))
+	case "metrics-server":
+		os.Exit(cli.Run(newMetricsServerCommand()))
+	case "network-policy":
+		os.Exit(cli.Run(networkpolicy.NewCommand()))
 	case "kubectl":
 		runKubectl()
 	default:

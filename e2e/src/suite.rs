@@ -25,6 +25,7 @@ pub async fn run(keep: bool) -> Result<()> {
         .await?;
     dependencies().await?;
     step("unit and integration tests", &["test", "--workspace", "--quiet"]).await?;
+    enforcement().await?;
 
     // Where KUBECONFIG names another cluster, the tests use that one and leave it as it is.
     let own = cluster::nodes().is_ok();
@@ -106,6 +107,24 @@ async fn nothing_left() -> Result<()> {
         }
     }
     step.done_with("nothing");
+    Ok(())
+}
+
+/// The tests of what enforces NetworkPolicies on the cluster, built as the cluster is, so that neither is built twice.
+async fn enforcement() -> Result<()> {
+    prerequisites::go().await?;
+    let step = Step::begin("what enforces NetworkPolicies (first time about 3 min)");
+    let status = Command::new("go")
+        .current_dir(Places::find()?.checkout.join("e2e/cluster"))
+        .args(["test", "-trimpath", "./networkpolicy"])
+        .env("CGO_ENABLED", "0")
+        .status()
+        .await
+        .context("go cannot be started")?;
+    if !status.success() {
+        bail!("its tests failed: `cd e2e/cluster && go test ./networkpolicy`");
+    }
+    step.done();
     Ok(())
 }
 

@@ -14,7 +14,15 @@ use crate::prerequisites;
 use crate::progress::Step;
 
 /// What the binaries are built from, below `e2e/cluster`.
-const SOURCES: [&str; 4] = ["go.mod", "go.sum", "main.go", "pause/main.go"];
+const SOURCES: [&str; 7] = [
+    "go.mod",
+    "go.sum",
+    "main.go",
+    "metrics.go",
+    "networkpolicy/compile.go",
+    "networkpolicy/enforce.go",
+    "pause/main.go",
+];
 
 /// Both binaries in the cache.
 #[derive(Debug, Clone)]
@@ -23,7 +31,8 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// etcd, CoreDNS, kubectl and all of Kubernetes; the first argument says which.
+    /// etcd, CoreDNS, kubectl, metrics-server, the enforcement of NetworkPolicies and all of Kubernetes; the first argument
+    /// says which.
     pub(crate) fn cluster(&self) -> PathBuf {
         self.folder.join("fairlead-cluster")
     }
@@ -110,6 +119,24 @@ mod tests {
         {
             assert_ne!(base, other);
         }
+    }
+
+    #[test]
+    fn every_source_is_part_of_the_key() {
+        let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
+        let mut found = vec!["go.mod".to_owned(), "go.sum".to_owned()];
+        for folder in ["", "networkpolicy/", "pause/"] {
+            for entry in fs::read_dir(module.join(folder)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                // What is documented or tested with does not become part of a binary.
+                let go = Path::new(&name).extension().is_some_and(|extension| extension == "go");
+                if go && !name.ends_with("_test.go") && name != "doc.go" {
+                    found.push(format!("{folder}{name}"));
+                }
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, SOURCES);
     }
 
     #[test]

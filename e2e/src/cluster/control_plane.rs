@@ -85,6 +85,8 @@ fn controller_manager(pki: &Pki) -> Vec<OsString> {
         // There is one of it; waiting for the lease of a killed one would cost 15 s.
         "--leader-elect=false".to_owned(),
         "--bind-address=127.0.0.1".to_owned(),
+        // Tests wait for autoscalers; metrics are 10 s old at most.
+        "--horizontal-pod-autoscaler-sync-period=5s".to_owned(),
     ]);
     arguments.extend(kubeconfigs(pki, "controller-manager"));
     arguments.extend(

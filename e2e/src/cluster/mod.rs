@@ -2,8 +2,8 @@
 //! up, [`down`] takes it away without a trace, [`load`] brings images onto its nodes; [`client`] and [`kubeconfig`]
 //! are how the rest of this crate reaches it. Where `KUBECONFIG` names another cluster, that one is used instead.
 //!
-//! Each node is a network namespace with its own containerd, kubelet and kube-proxy; the first also holds the control
-//! plane. Pods and Services have IPv4 and IPv6 addresses. Nothing outside of the cluster can be reached from it.
+//! Each node is a network namespace with its own containerd, kubelet, kube-proxy and enforcement of NetworkPolicies; the
+//! first also holds the control plane, the DNS and the metrics API. Pods and Services have IPv4 and IPv6 addresses. Nothing outside of the cluster can be reached from it.
 
 mod archive;
 mod binary;
@@ -12,11 +12,13 @@ mod control_plane;
 mod dns;
 mod down;
 mod load;
+mod metrics;
 mod mounts;
 mod network;
 mod node;
 mod pki;
 mod plan;
+mod policy;
 mod process;
 mod state;
 mod up;

@@ -16,6 +16,7 @@ use rcgen::{
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
+use super::metrics;
 use super::plan::{self, API_PORT, API_SERVICE, Node};
 
 /// Longer than any checkout lives; nothing here is reachable from outside of the machine.
@@ -76,6 +77,7 @@ pub(crate) fn make(folder: &Path, admin_kubeconfig: &Path) -> Result<Pki> {
     .into_iter()
     .chain(["127.0.0.1".to_owned(), API_SERVICE.to_owned(), control_plane.address().to_string()]);
     server(&pki, &ca, "apiserver", "kube-apiserver", None, api_names.collect())?;
+    server(&pki, &ca, "metrics-server", "metrics-server", None, vec![metrics::SERVER_NAME.to_owned()])?;
     write_leaf(&pki, "kubelet-client", &client(&ca, "kube-apiserver-kubelet-client", Some("system:masters"))?)?;
     write_leaf(&pki, "front-proxy-client", &client(&front, "front-proxy-client", None)?)?;
 
@@ -84,6 +86,8 @@ pub(crate) fn make(folder: &Path, admin_kubeconfig: &Path) -> Result<Pki> {
         ("scheduler", "system:kube-scheduler"),
         ("kube-proxy", "system:kube-proxy"),
         ("coredns", "coredns"),
+        ("metrics-server", "metrics-server"),
+        ("network-policy", "network-policy"),
     ];
     for (name, user) in users {
         let kubeconfig = kubeconfig(&ca, &client(&ca, user, None)?);

@@ -32,6 +32,8 @@ pub(crate) const SERVICE_NETWORKS: &str = "10.96.0.0/16,fdfa:171e:ad00:2000::/11
 pub(crate) const API_SERVICE: &str = "10.96.0.1";
 /// The Service address of the cluster's DNS.
 pub(crate) const DNS_SERVICE: &str = "10.96.0.10";
+/// The Service address of the metrics API.
+pub(crate) const METRICS_SERVICE: &str = "10.96.0.11";
 pub(crate) const API_PORT: u16 = 6443;
 
 /// The image that holds a pod's namespaces.
@@ -216,7 +218,9 @@ mod tests {
     #[test]
     fn services_and_pods_do_not_meet() {
         let (services, _) = SERVICE_NETWORKS.split_once(',').unwrap();
-        assert!(contains(services, API_SERVICE.parse().unwrap()) && contains(services, DNS_SERVICE.parse().unwrap()));
+        for service in [API_SERVICE, DNS_SERVICE, METRICS_SERVICE] {
+            assert!(contains(services, service.parse().unwrap()));
+        }
         assert!(nodes().iter().all(|node| !contains(services, first(&node.pod_network()))));
     }
 

@@ -17,9 +17,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
 
 use super::binary::Binaries;
-use super::plan::{self, DNS_SERVICE, Node, PAUSE_IMAGE, Places};
+use super::plan::{self, DNS_SERVICE, METRICS_SERVICE, Node, PAUSE_IMAGE, Places};
 use super::state::{Component, Process, Standing, State};
-use super::{cgroups, control_plane, dns, down, network, node, pki, process};
+use super::{cgroups, control_plane, dns, down, metrics, network, node, pki, policy, process};
 use crate::command::{run, tail};
 use crate::progress::Step;
 use crate::{images, prerequisites};
@@ -105,7 +105,7 @@ impl Start<'_> {
             kubelets.push((node, containerd));
         }
         for (name, arguments) in control_plane::components(&self.places.data(), &pki) {
-            self.start_control_plane(name, arguments)?;
+            self.start_on(plan::control_plane(), name, name, arguments)?;
         }
         self.alive(try_join_all(plan::nodes().iter().map(|node| self.containerd_with_pause(node)))).await?;
         for (node, containerd) in kubelets {
@@ -119,17 +119,27 @@ impl Start<'_> {
         let client = super::client_from(&self.places.kubeconfig()).await?;
         let known = async {
             api_ready(&client).await?;
-            apply_all(&client, dns::objects()).await
+            apply_all(&client, [dns::objects(), metrics::objects(), policy::objects()].concat()).await
         };
         self.alive(known).await?;
-        // Without its permissions it would try again at ever longer intervals.
-        self.start_control_plane("coredns", dns::arguments(&self.places.data(), &pki)?)?;
+        // Without their permissions they would try again at ever longer intervals.
+        let first = plan::control_plane();
+        self.start_on(first, "coredns", "coredns", dns::arguments(&self.places.data(), &pki)?)?;
+        self.start_on(first, "metrics-server", "metrics-server", metrics::arguments(&pki))?;
+        for node in plan::nodes() {
+            let name = format!("network-policy-{}", node.name);
+            self.start_on(node, "network-policy", &name, policy::arguments(node, &pki))?;
+        }
         let serving = async {
             nodes_ready(&client, began).await?;
             accounts_ready(&client).await?;
             dns_ready().await;
             join_all(plan::nodes().iter().map(services_ready)).await;
-            Ok(())
+            join_all(plan::nodes().iter().map(policies_ready)).await;
+            metrics_listen().await;
+            // Made only now: the API server looks again 5 s after it could not reach the other side.
+            apply_all(&client, vec![metrics::api(&pki)?]).await?;
+            metrics_ready(&client).await
         };
         self.alive(serving).await?;
         self.state.ready = true;
@@ -152,10 +162,10 @@ impl Start<'_> {
         plan::nodes().iter().try_for_each(cgroups::make)
     }
 
-    /// Starts a part in the first node's namespace.
-    fn start_control_plane(&mut self, name: &str, arguments: Vec<OsString>) -> Result<Process> {
-        let mut line = process::words(["nsenter", &format!("--net=/run/netns/{}", plan::control_plane().netns())]);
-        line.extend([self.binaries.cluster().into(), name.into()]);
+    /// Starts a component in a node's network namespace; `name` is what it is recorded as.
+    fn start_on(&mut self, node: &Node, component: &str, name: &str, arguments: Vec<OsString>) -> Result<Process> {
+        let mut line = process::words(["nsenter", &format!("--net=/run/netns/{}", node.netns())]);
+        line.extend([self.binaries.cluster().into(), component.into()]);
         line.extend(arguments);
         self.start(name, &line)
     }
@@ -293,6 +303,30 @@ async fn dns_ready() {
 /// Waits until the DNS Service answers on a node: then kube-proxy has written its rules there.
 async fn services_ready(node: &Node) {
     until_it_succeeds(node, &format!("exec 3<>/dev/tcp/{DNS_SERVICE}/53")).await;
+}
+
+/// Waits until NetworkPolicies are enforced on a node.
+async fn policies_ready(node: &Node) {
+    until_it_succeeds(node, &format!("nft list table inet {}", policy::TABLE)).await;
+}
+
+/// Waits until the first node reaches the metrics API by its Service, as the API server will.
+async fn metrics_listen() {
+    until_it_succeeds(plan::control_plane(), &format!("exec 3<>/dev/tcp/{METRICS_SERVICE}/443")).await;
+}
+
+/// Waits until the API server answers for the metrics API: before that no namespace can be deleted for good.
+async fn metrics_ready(client: &Client) -> Result<()> {
+    let kind = GroupVersionKind::gvk("apiregistration.k8s.io", "v1", "APIService");
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    let available = |object: &DynamicObject| {
+        let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|condition| condition["type"] == "Available" && condition["status"] == "True")
+    };
+    while !available(&api.get(metrics::API).await?) {
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Runs a line of bash, which can open connections by itself, inside a node.

@@ -156,7 +156,7 @@ fn named(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-fn applying() -> PatchParams {
+pub(super) fn applying() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }
 

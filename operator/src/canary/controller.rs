@@ -11,12 +11,14 @@ use fairlead_crds::{CANARY_LABEL, CLONE_OF_LABEL, Canary};
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment as ApiDeployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,7 +27,7 @@ use tokio::time::Instant;
 use super::act::{self, Subjects};
 use super::observe::{self, CloneDeployment, Deployment, Observed, Subject};
 use super::plan::{Action, Note, clone_refused, plan};
-use super::{Evidence, Programmed, clone, generation, groups};
+use super::{Evidence, Programmed, clone, generation, groups, passage};
 
 /// Canaries that are worked on at once.
 const AT_ONCE: usize = 4;
@@ -36,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after the first failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// While the last pods of a clone end.
+const SOON: Duration = Duration::from_secs(1);
 /// After a conflict.
 const SHORTLY: Duration = Duration::from_millis(100);
 /// Pods of a clone that are looked at for trouble: one in trouble is enough, and all have the same template.
@@ -45,6 +49,9 @@ const RIVALS: u32 = 500;
 
 /// Namespace and name of a Canary.
 type Key = (String, String);
+
+/// The Canaries there are: of each, the generation, and whether it is being deleted.
+type Seen = HashMap<Key, (Option<i64>, bool)>;
 
 /// The reconciler of Canaries.
 pub struct Releases {
@@ -110,22 +117,24 @@ impl Releases {
         while running.join_next().await.is_some() {}
     }
 
-    /// What may concern a Canary: changes of its own spec, and any change of its Deployment or clone.
+    /// What may concern a Canary: changes of its own spec, any change of its Deployment or clone, and of its namespace's
+    /// NetworkPolicies.
     fn triggers(&self) -> SelectAll<BoxStream<'static, Key>> {
         let config = || watcher::Config::default().timeout(WATCH_TIMEOUT);
         let canaries = watcher(Api::<PartialObjectMeta<Canary>>::all(self.client.clone()), config());
-        let mut seen: HashMap<Key, (Option<i64>, bool)> = HashMap::new();
+        let seen: Arc<Mutex<Seen>> = Arc::default();
+        let known = Arc::clone(&seen);
         let canaries = canaries.default_backoff().filter_map(move |event| {
             let key = match event {
                 Ok(watcher::Event::Apply(canary) | watcher::Event::InitApply(canary)) => {
                     own_key(&canary).filter(|key| {
                         // Writes of the status are our own.
                         let now = (canary.metadata.generation, canary.metadata.deletion_timestamp.is_some());
-                        seen.insert(key.clone(), now) != Some(now)
+                        seen.lock().insert(key.clone(), now) != Some(now)
                     })
                 }
                 Ok(watcher::Event::Delete(canary)) => own_key(&canary).inspect(|key| {
-                    seen.remove(key);
+                    seen.lock().remove(key);
                 }),
                 Ok(watcher::Event::Init | watcher::Event::InitDone) => None,
                 Err(error) => {
@@ -152,6 +161,26 @@ impl Releases {
             });
             all.push(keys.boxed());
         }
+        let policies = watcher(Api::<PartialObjectMeta<NetworkPolicy>>::all(self.client.clone()), config());
+        let keys = policies.default_backoff().touched_objects().flat_map(move |event| {
+            let keys: Vec<Key> = match event {
+                Ok(policy) => {
+                    let namespace = policy.namespace().unwrap_or_default();
+                    let mut keys: Vec<_> =
+                        known.lock().keys().filter(|(home, _)| *home == namespace).cloned().collect();
+                    // One of ours whose Canary went while no operator ran.
+                    let left = policy.labels().get(CANARY_LABEL).filter(|_| passage::is_ours(Some(policy.labels())));
+                    keys.extend(left.map(|canary| (namespace, canary.clone())));
+                    keys
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "watch of NetworkPolicies failed: it is begun again");
+                    Vec::new()
+                }
+            };
+            futures::stream::iter(keys)
+        });
+        all.push(keys.boxed());
         all
     }
 
@@ -174,7 +203,8 @@ impl Releases {
         let canary = canary.filter(|canary| !canary["metadata"]["deletionTimestamp"].is_string());
         let Some(mut canary) = canary else {
             self.release_orphans(namespace, name, None).await?;
-            return Ok(Again::Never);
+            let left = self.keep_passages(namespace, name, None).await?.lingering;
+            return Ok(if left { Again::In(SOON) } else { Again::Never });
         };
         let typed: Canary = serde_json::from_value(canary.clone())?;
         let reference = typed.object_ref(&());
@@ -225,9 +255,20 @@ impl Releases {
         }
         let subjects =
             Subjects { canary: &canary, deployment: deployment.as_ref(), revision: &revision, clone: clone.as_ref() };
+        let handing_over = passages::HandingOver::read(&subjects, plan.actions.contains(&Action::ApplyClone));
         for action in &plan.actions {
             tracing::debug!(namespace, canary = name, ?action, "release");
-            let result = act::perform(&self.client, action, &subjects).await;
+            let result = async {
+                if *action == Action::ApplyClone {
+                    // Open before a caller can reach the new pods.
+                    let kept = self.keep_passages(namespace, name, handing_over.as_ref()).await?;
+                    if let Some(note) = kept.closed {
+                        self.tell(&note, &reference).await;
+                    }
+                }
+                act::perform(&self.client, action, &subjects).await
+            };
+            let result = result.await;
             if let Err(error) = &result
                 && *action == Action::ApplyClone
                 && let Some(refusal) = act::refusal(error)
@@ -239,7 +280,8 @@ impl Releases {
             }
             result?;
         }
-        Ok(Again::In(plan.again))
+        let kept = self.keep_passages(namespace, name, handing_over.as_ref()).await?;
+        Ok(Again::In(if kept.lingering { plan.again.min(SOON) } else { plan.again }))
     }
 
     async fn get(&self, api: &Api<DynamicObject>, name: &str) -> Result<Option<Value>, Error> {
@@ -404,5 +446,6 @@ impl Queue {
     }
 }
 
+mod passages;
 #[cfg(test)]
 mod tests;

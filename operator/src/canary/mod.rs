@@ -15,6 +15,8 @@
 //! - The whole state of a release is the Canary's status. [`plan`] decides from it and from the objects as they are now; each
 //!   decision is persisted before anything follows from it. So the operator may stop between any two writes.
 //! - A clone is taken away only after every proxy said that it sends it nothing, or [`plan::ACKNOWLEDGE_WITHIN`] passed.
+//! - Where NetworkPolicies isolate the application, its pods may talk among themselves as long as a pod of the clone runs, so that
+//!   the clone can hand plain callers over ([`passage`]).
 //! - The Deployment is unpaused only at the very version of the object that was judged: a template that changed meanwhile stays held.
 //!
 //! - A Canary may go at any moment, with the operator or without it: nothing holds it back. Its split ends with it, the clone goes
@@ -39,6 +41,7 @@ pub mod counts;
 pub mod hold;
 pub mod judge;
 pub mod observe;
+pub mod passage;
 pub mod plan;
 pub mod revision;
 

@@ -103,7 +103,7 @@ pub fn plan(observed: &Observed) -> Plan {
 /// What becomes of a status when the API server does not take the clone. [`plan`] keeps saying so until the clone is as it should be.
 pub fn clone_refused(status: &CanaryStatus, refusal: &str, now: Timestamp) -> CanaryStatus {
     let mut status = status.clone();
-    let message = format!("The API server does not take the new version's Deployment, which is tried again: {refusal}");
+    let message = format!("The API server does not take what the new version needs, which is tried again: {refusal}");
     let fact = Fact::fails(CLONE_REFUSED, message);
     let generation = status.observed_generation;
     set_condition(&mut status.conditions, ConditionType::Accepted, &fact, generation, &Time(now));

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use serde_json::json;
 
+mod passages;
+
 use super::*;
 use crate::canary::hold::{HELD, REFUSED};
 use crate::canary::{Acknowledgements, Counts};

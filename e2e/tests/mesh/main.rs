@@ -3,10 +3,13 @@
 //! The tests share the cluster and the operator; each has a namespace of its own. The one file that disturbs the operator says so, and
 //! the others must not notice: that is what it tests.
 
+mod autoscaler;
 mod canary;
 mod identity;
 mod injection;
+mod network_policy;
 mod operator;
+mod orders;
 mod protocols;
 mod routing;
 

@@ -87,8 +87,9 @@ pub struct TrafficPolicySpec {
         .message("routes: two routes have the same name; give each its own"))]
     pub routes: Vec<Route>,
 
-    /// How many requests each pod takes; every limit that a request meets must have room for it. They hold where the pods are, so a
-    /// policy for another namespace's Service has none.
+    /// How many requests each pod takes; every limit that a request meets must have room for it, of all Services that lead to the
+    /// pod, at most 64. They hold where the pods are, so a policy for another namespace's Service has none. A port with limits whose
+    /// protocol nobody states is HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),

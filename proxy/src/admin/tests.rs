@@ -106,7 +106,18 @@ async fn config_shows_what_is_programmed_and_no_secret() {
             kind: Some(v1::destination::Kind::Service(service)),
         })),
     };
-    setup.store.restore(None, vec![resource]);
+    let limit = v1::RateLimit {
+        name: "bookinfo/reviews/per-caller".into(),
+        port: 9081,
+        requests: 1,
+        per_ms: 1000,
+        burst: 1,
+        ..Default::default()
+    };
+    let workload = v1::Workload { mtls: v1::MtlsMode::Strict.into(), rate_limits: vec![limit], ..Default::default() };
+    let body = Some(v1::resource::Body::Workload(workload));
+    let workload = v1::Resource { name: None, version: "w3".into(), body };
+    setup.store.restore(Some(workload), vec![resource]);
     setup.connection.send_replace(Connection::Away { reason: "connection refused".into() });
 
     let (status, body) = ask(setup.address, "GET /config").await;
@@ -116,6 +127,8 @@ async fn config_shows_what_is_programmed_and_no_secret() {
     assert_eq!(config["trustBundle"]["sequence"], 3);
     assert_eq!(config["operator"]["connected"], false);
     assert_eq!(config["operator"]["reason"], "connection refused");
+    assert_eq!(config["workload"]["version"], "w3");
+    assert_eq!(config["workload"]["rateLimits"][0]["name"], "bookinfo/reviews/per-caller");
     let destination = &config["destinations"][0];
     assert_eq!(destination["address"], "10.96.0.5:9080");
     assert_eq!(destination["version"], "v17");

@@ -47,10 +47,19 @@ pub(super) fn config(admin: &Admin) -> Value {
         "certificate": certificate,
         "trustBundle": bundle,
         "operator": {"address": admin.operator, "connected": connected, "reason": reason},
-        "workload": versions(&admin.workload.programmed()),
+        "workload": workload(admin),
         "destinations": destinations,
         "unconfiguredConnections": admin.destinations.overflowed(),
     })
+}
+
+fn workload(admin: &Admin) -> Value {
+    let mut entry = versions(&admin.workload.programmed());
+    let handle = admin.workload.handle();
+    let limits: Vec<Value> =
+        handle.load().limited().map(|(port, limit)| json!({"port": port, "name": limit.name()})).collect();
+    entry["rateLimits"] = json!(limits);
+    entry
 }
 
 fn versions(programmed: &Programmed) -> Value {

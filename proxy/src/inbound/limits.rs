@@ -99,6 +99,11 @@ pub fn compile(message: v1::RateLimit) -> Result<(u32, Limit), String> {
 }
 
 impl Limit {
+    /// For people: the Service and the limit.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn concerns(&self, head: &RequestHead<'_>) -> bool {
         self.matches.is_empty() || self.matches.iter().any(|m| m.matches(head))
     }

@@ -61,6 +61,13 @@ impl Workload {
         self.limits.get(&port).map_or(&[], Vec::as_slice)
     }
 
+    /// All limits, by port.
+    pub fn limited(&self) -> impl Iterator<Item = (u16, &Limit)> {
+        let mut ports: Vec<_> = self.limits.iter().collect();
+        ports.sort_unstable_by_key(|(port, _)| **port);
+        ports.into_iter().flat_map(|(port, limits)| limits.iter().map(move |limit| (*port, limit)))
+    }
+
     /// What `port` is stated to speak.
     pub fn protocol(&self, port: u16) -> Protocol {
         self.port_protocols.get(&port).copied().unwrap_or_default()

@@ -27,8 +27,8 @@ use crate::support::*;
 /// How long a modest request may take while an attack goes on; on a busy machine, in a build without optimisation.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What an attack may cost while it goes on. What is offered to the proxy is several times that.
-const MEMORY: usize = 96 << 20;
+/// What an attack may cost while it goes on, together with the tests that run beside it. What floods offer is more, mostly several times.
+const MEMORY: usize = 256 << 20;
 
 /// An application behind two proxies, one of which takes plain callers.
 pub struct Path {

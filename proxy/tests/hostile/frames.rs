@@ -1,6 +1,6 @@
 //! HTTP/2 by hand: frames that no library would send.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -63,12 +63,15 @@ pub enum End {
     Sent,
 }
 
+/// When a proxy that takes nothing has stopped to read.
+const STALL: Duration = Duration::from_secs(2);
+
 /// Writes `pieces` and never reads.
 pub async fn flood(connection: &mut TcpStream, pieces: impl Iterator<Item = Vec<u8>>) -> End {
-    // A flood that still gets through by then was not stopped; one that waits was.
+    // A flood that still gets through by then was not stopped.
     let until = Instant::now() + SOON / 2;
     for piece in pieces {
-        match timeout_at(until, connection.write_all(&piece)).await {
+        match timeout_at(until.min(Instant::now() + STALL), connection.write_all(&piece)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return End::Closed,
             Err(_) => return End::Stalled,

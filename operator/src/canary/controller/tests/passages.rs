@@ -105,3 +105,19 @@ async fn a_deleted_canary_closes_the_way_when_its_pods_are_gone() {
     assert_eq!(cluster.reconcile().await.unwrap(), Again::Never);
     assert!(cluster.passages().is_empty());
 }
+
+#[tokio::test]
+async fn a_policy_that_selects_one_version_alone_is_told_of() {
+    let cluster = Cluster::new();
+    let labels = json!({"app": "reviews", "version": "v1"});
+    cluster.api.put(&format!("{PODS}/reviews-1"), json!({"metadata": {"labels": labels}}));
+    cluster.isolate(&json!({"matchLabels": {"version": "v1"}}));
+    cluster.bring("Progressing").await;
+    assert!(cluster.passages().is_empty(), "everybody reaches the clone: it would be a way around the policy");
+
+    let events = Api::<k8s_openapi::api::events::v1::Event>::namespaced(cluster.api.client(), "shop");
+    let told = events.list(&ListParams::default().limit(100)).await.unwrap().items;
+    let notes: Vec<_> = told.iter().filter(|event| event.reason.as_deref() == Some("CallersRefused")).collect();
+    assert_eq!(notes.len(), 1, "{told:?}");
+    assert!(notes[0].note.as_ref().unwrap().starts_with("NetworkPolicy all does not select"), "{:?}", notes[0]);
+}

@@ -137,7 +137,7 @@ impl<'a> Compiler<'a> {
         if endpoint.identity.is_empty() {
             return Destination::PassThrough;
         }
-        Destination::Pod(endpoint)
+        self.pod_address(name, endpoint)
     }
 
     /// The endpoints of a Service's port with addresses of one family, by address: ready ones alone. The two families of a Service

@@ -12,6 +12,7 @@ mod compile;
 mod kinds;
 mod peer_auth;
 mod pod;
+mod pod_address;
 mod report;
 mod route;
 mod scope;

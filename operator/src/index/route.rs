@@ -27,7 +27,7 @@ struct Part {
 }
 
 /// The name of the route to the Service as it is.
-const DEFAULT_ROUTE: &str = "default";
+pub(super) const DEFAULT_ROUTE: &str = "default";
 
 impl<'a> Compiler<'a> {
     pub(super) fn service(&mut self, name: &ObjectName, port: &'a ServicePort, ipv4: bool) -> Service {

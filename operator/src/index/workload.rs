@@ -75,7 +75,7 @@ impl Compiler<'_> {
     }
 
     /// The port names of a Service and the numbers that they have on this pod.
-    fn pod_ports(&self, service: &ObjectName, pod: &ObjectName) -> Vec<(String, u16)> {
+    pub(super) fn pod_ports(&self, service: &ObjectName, pod: &ObjectName) -> Vec<(String, u16)> {
         self.state
             .slices_of(service)
             .filter(|slice| slice.pods().any(|name| name == pod))

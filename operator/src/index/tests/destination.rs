@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::build::*;
-use crate::model::Destination;
+use crate::model::{Destination, Protocol};
 
 #[test]
 fn a_cluster_address_leads_to_the_services_ready_pods() {
@@ -173,6 +173,44 @@ fn a_headless_service_leads_to_its_pods_one_by_one_and_its_routes_to_none() {
     assert_eq!(endpoint.address.to_string(), "10.0.0.7:9080");
     assert_eq!(endpoint.identity, "spiffe://cluster.local/ns/shop/sa/db");
     assert_eq!(sources(&index, &at("10.0.0.7:9080")), [""; 0]);
+}
+
+#[test]
+fn a_pods_own_address_speaks_what_its_services_state() {
+    let index = index();
+    let mut headless = service("db", &["None"]);
+    headless.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].app_protocol = Some("mysql".into());
+    index.apply(headless.clone());
+    index.apply(slice("db", &[("db-1-a", "10.0.0.7"), ("db-1-b", "10.0.0.8")]));
+    index.apply(pod("db-1-a", "10.0.0.7").build());
+    index.apply(pod("db-1-b", "10.0.0.8").build());
+    let service = service_at(&index, "10.0.0.7:9080");
+    assert_eq!((service.name.as_str(), service.port, service.protocol), ("db", 80, Protocol::Opaque));
+    // The one that was asked for, whatever else the Service has.
+    assert_eq!(addresses(set(&service, "shop/db:80/db-1-a")), ["10.0.0.7:9080"]);
+    assert_eq!((service.routes.len(), service.endpoint_sets.len()), (1, 1));
+    assert!(matches!(destination(&index, "10.0.0.7:1234"), Destination::Pod(_)), "nothing is stated of that port");
+
+    let mut contrary = super::build::service("also", &["10.96.0.2"]);
+    contrary.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].app_protocol = Some("http".into());
+    index.apply(contrary);
+    index.apply(slice("also", &[("db-1-a", "10.0.0.7")]));
+    assert!(matches!(destination(&index, "10.0.0.7:9080"), Destination::Pod(_)), "two contradict each other");
+    assert_eq!(service_at(&index, "10.0.0.8:9080").protocol, Protocol::Opaque);
+}
+
+#[tokio::test]
+async fn limits_are_not_gone_round_by_a_pods_own_address() {
+    let index = index();
+    web(&index);
+    let listener = index.subscribe(at("10.0.0.1:9080")).unwrap();
+    assert!(matches!(destination(&index, "10.0.0.1:9080"), Destination::Pod(_)));
+    let spec = json!({"targetRef": {"kind": "Service", "name": "web"}, "rateLimits": [{"name": "l", "requests": 1}]});
+    index.apply(policy("p", 1, spec));
+    index.flush();
+    assert!(listener.has_changed().unwrap());
+    assert_eq!(service_at(&index, "10.0.0.1:9080").protocol, Protocol::Http1);
+    assert_eq!(sources(&index, &at("10.0.0.1:9080")), ["TrafficPolicy shop/p 1"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -18,24 +19,23 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Endpoint;
 use crate::{
     http::{
-        MAX_HEAD, Version,
-        body::Body,
-        server::{PING_EVERY, PING_WAIT},
+        Failed, Head, Response, Version,
+        body::{Body, Incoming},
+        h1::{self, Conn},
+        http2,
+        interim::Interim,
     },
-    identity::{Identity, SpiffeId},
-    tcp::connect::{self, ConnectError, Connection},
+    identity::{Alpn, Identity, SpiffeId},
+    tcp::{
+        Stream, Tunnel,
+        connect::{self, ConnectError, Connection},
+    },
     telemetry::Telemetry,
 };
 
@@ -60,7 +60,7 @@ const MAX_STREAMS: usize = 100;
 /// HTTP/2 connections to one endpoint at most; beyond that streams queue.
 const MAX_SHARED: usize = 8;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     address: SocketAddr,
     identity: Option<SpiffeId>,
@@ -87,28 +87,63 @@ type Dial = Shared<BoxFuture<'static, Result<Multiplexed, Arc<ConnectError>>>>;
 #[derive(Default)]
 struct Entry {
     idle: Vec<Resting>,
+    tunnels: Vec<RestingTunnel>,
     shared: Vec<Multiplexed>,
     // Requests that arrive while an HTTP/2 connection is being made wait for that one.
     dialling: Option<Dial>,
 }
 
 struct Resting {
-    sender: http1::SendRequest<Body>,
+    conn: Arc<Mutex<Conn>>,
     since: Instant,
     retire: Instant,
 }
 
+struct RestingTunnel {
+    tunnel: Box<Tunnel>,
+    since: Instant,
+    retire: Instant,
+}
+
+/// A connection for bytes.
+#[derive(Debug)]
+pub struct Opaque {
+    /// Its bytes.
+    pub stream: Stream,
+    /// Where it rests afterwards, if it is one that can.
+    place: Option<(Key, Arc<Pool>, Instant)>,
+}
+
+impl Opaque {
+    /// One that carries nothing else afterwards.
+    pub fn direct(stream: Stream) -> Self {
+        Self { stream, place: None }
+    }
+
+    /// What was carried has ended, in order, both ways: a tunnel can carry the next.
+    pub fn release(self) {
+        let (Stream::Tunnel(tunnel), Some((key, pool, retire))) = (self.stream, self.place) else { return };
+        if tunnel.rests() {
+            let mut table = pool.0.lock();
+            let tunnels = &mut table.entry(key).or_default().tunnels;
+            if tunnels.len() < MAX_IDLE {
+                tunnels.push(RestingTunnel { tunnel, since: Instant::now(), retire });
+            }
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Multiplexed {
-    sender: http2::SendRequest<Body>,
+    sender: http2::Sender,
     streams: Arc<AtomicUsize>,
     used: Arc<Mutex<Instant>>,
     retire: Instant,
 }
 
 impl Multiplexed {
-    fn usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && now < self.retire
+    fn usable(&mut self, now: Instant) -> bool {
+        now < self.retire && http2::is_open(&mut self.sender)
     }
 }
 
@@ -129,8 +164,8 @@ pub struct Lease {
 }
 
 enum Sender {
-    Http1 { sender: http1::SendRequest<Body>, retire: Instant, key: Key, pool: Arc<Pool> },
-    Http2 { sender: http2::SendRequest<Body>, _stream: StreamCount },
+    Http1 { conn: Arc<Mutex<Conn>>, retire: Instant, key: Key, pool: Arc<Pool> },
+    Http2 { sender: http2::Sender, _stream: StreamCount },
 }
 
 /// One stream of a shared connection; ends on drop.
@@ -158,28 +193,38 @@ impl Lease {
         self.reused
     }
 
-    /// Sends one request. The error gives it back if nothing of it was written.
-    pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+    /// Sends one request and waits for the head of its answer.
+    pub(crate) async fn send(
+        &mut self,
+        head: &Head,
+        body: Body,
+        interim: &Interim,
+    ) -> Result<Response<Incoming>, Failed> {
         match &mut self.sender {
-            Sender::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Sender::Http2 { sender, .. } => sender.try_send_request(request).await,
+            Sender::Http1 { conn, .. } => h1::client::send(conn, head, body, interim).await,
+            Sender::Http2 { sender, .. } => http2::send(sender, head, body, interim).await,
         }
     }
 
     /// The response was read whole: the connection can carry the next request.
     pub fn release(self) {
-        let Sender::Http1 { sender, retire, key, pool } = self.sender else {
+        let Sender::Http1 { conn, retire, key, pool } = self.sender else {
             return;
         };
-        if sender.is_closed() {
+        if !conn.lock().reusable() {
             return;
         }
         let mut table = pool.0.lock();
         let idle = &mut table.entry(key).or_default().idle;
         if idle.len() < MAX_IDLE {
-            idle.push(Resting { sender, since: Instant::now(), retire });
+            idle.push(Resting { conn, since: Instant::now(), retire });
         }
     }
+}
+
+/// Whether a connection still rests. Nobody is woken if it does not: it is looked at before it is used, and every second.
+fn rests(conn: &Mutex<Conn>) -> bool {
+    conn.lock().rests(&mut Context::from_waker(Waker::noop()))
 }
 
 impl Pool {
@@ -202,22 +247,23 @@ impl Pool {
         let entry = table.get_mut(key)?;
         match key.version {
             Version::Http1 => {
-                entry.idle.retain(|resting| !resting.sender.is_closed());
-                // One that is not ready still finishes its last exchange.
-                let index = entry.idle.iter().rposition(|resting| resting.sender.is_ready() && now < resting.retire)?;
-                let resting = entry.idle.swap_remove(index);
-                Some(Lease {
-                    sender: Sender::Http1 {
-                        sender: resting.sender,
-                        retire: resting.retire,
-                        key: key.clone(),
-                        pool: self.clone(),
-                    },
-                    reused: true,
-                })
+                while let Some(resting) = entry.idle.pop() {
+                    if now < resting.retire && rests(&resting.conn) {
+                        return Some(Lease {
+                            sender: Sender::Http1 {
+                                conn: resting.conn,
+                                retire: resting.retire,
+                                key: key.clone(),
+                                pool: self.clone(),
+                            },
+                            reused: true,
+                        });
+                    }
+                }
+                None
             }
             Version::Http2 => {
-                entry.shared.retain(|shared| shared.usable(now));
+                entry.shared.retain_mut(|shared| shared.usable(now));
                 let full = entry.shared.len() >= MAX_SHARED;
                 entry
                     .shared
@@ -227,6 +273,36 @@ impl Pool {
                     .map(|shared| shared_lease(shared, true))
             }
         }
+    }
+
+    /// A connection to `endpoint` for bytes: to another proxy a tunnel that rests or a new one, else one of its own.
+    pub async fn opaque(self: &Arc<Self>, dialler: &Dialler, endpoint: &Endpoint) -> Result<Opaque, ConnectError> {
+        // Tunnels rest beside the connections of HTTP/1.
+        let key = key(endpoint, Version::Http1);
+        let (mut tunnel, retire) = if let Some(resting) = self.tunnel(&key) {
+            (resting.tunnel, resting.retire)
+        } else {
+            let connection = connect::endpoint(&dialler.identity, &dialler.telemetry, endpoint, Alpn::Tcp).await?;
+            let retire = retirement(&connection, super::random());
+            match connection.stream {
+                Stream::Tls(tls) => (Box::new(Tunnel::new(tls)), retire),
+                stream @ (Stream::Plain(_) | Stream::Tunnel(_)) => return Ok(Opaque::direct(stream)),
+            }
+        };
+        tunnel.open();
+        Ok(Opaque { stream: Stream::Tunnel(tunnel), place: Some((key, self.clone(), retire)) })
+    }
+
+    fn tunnel(&self, key: &Key) -> Option<RestingTunnel> {
+        let now = Instant::now();
+        let mut table = self.0.lock();
+        let tunnels = &mut table.get_mut(key)?.tunnels;
+        while let Some(mut resting) = tunnels.pop() {
+            if now < resting.retire && resting.tunnel.lives() {
+                return Some(resting);
+            }
+        }
+        None
     }
 
     /// A connection that has carried nothing yet (HTTP/1), or one that is not older than this call (HTTP/2).
@@ -239,8 +315,8 @@ impl Pool {
         let key = key(endpoint, version);
         match version {
             Version::Http1 => {
-                let (sender, retire) = dial_http1(dialler, endpoint).await?;
-                Ok(Lease { sender: Sender::Http1 { sender, retire, key, pool: self.clone() }, reused: false })
+                let (conn, retire) = dial_http1(dialler, endpoint).await?;
+                Ok(Lease { sender: Sender::Http1 { conn, retire, key, pool: self.clone() }, reused: false })
             }
             Version::Http2 => {
                 let dial = self.dialling(&key, dialler, endpoint);
@@ -279,15 +355,16 @@ impl Pool {
                 None => IDLE_PLAIN,
             };
             entry.idle.retain(|resting| {
-                !resting.sender.is_closed()
-                    && now.saturating_duration_since(resting.since) < limit
-                    && now < resting.retire
+                now.saturating_duration_since(resting.since) < limit && now < resting.retire && rests(&resting.conn)
             });
-            entry.shared.retain(|shared| {
+            entry.shared.retain_mut(|shared| {
                 let resting = now.saturating_duration_since(*shared.used.lock());
                 shared.usable(now) && (shared.streams.load(Relaxed) > 0 || resting < limit)
             });
-            !entry.idle.is_empty() || !entry.shared.is_empty() || entry.dialling.is_some()
+            entry.tunnels.retain_mut(|resting| {
+                now.saturating_duration_since(resting.since) < limit && now < resting.retire && resting.tunnel.lives()
+            });
+            !entry.idle.is_empty() || !entry.tunnels.is_empty() || !entry.shared.is_empty() || entry.dialling.is_some()
         });
     }
 
@@ -319,53 +396,20 @@ fn retirement(connection: &Connection, random: u64) -> Instant {
     connection.expires.map_or(aged, |expires| aged.min(expires))
 }
 
-async fn dial_http1(
-    dialler: &Dialler,
-    endpoint: &Endpoint,
-) -> Result<(http1::SendRequest<Body>, Instant), Arc<ConnectError>> {
+async fn dial_http1(dialler: &Dialler, endpoint: &Endpoint) -> Result<(Arc<Mutex<Conn>>, Instant), Arc<ConnectError>> {
     let alpn = Version::Http1.alpn();
     let connection = connect::endpoint(&dialler.identity, &dialler.telemetry, endpoint, alpn).await?;
     let retire = retirement(&connection, super::random());
-    let (sender, task) = http1::Builder::new()
-        .preserve_header_case(true)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(2 * MAX_HEAD)
-        .handshake(TokioIo::new(connection.stream))
-        .await
-        .map_err(|error| failed(endpoint, error))?;
-    tokio::spawn(async move {
-        if let Err(error) = task.with_upgrades().await {
-            tracing::debug!(%error, "an upstream connection broke");
-        }
-    });
-    Ok((sender, retire))
+    Ok((Arc::new(Mutex::new(Conn::new(connection.stream))), retire))
 }
 
 async fn dial_http2(dialler: &Dialler, endpoint: &Endpoint) -> Result<Multiplexed, Arc<ConnectError>> {
     let alpn = Version::Http2.alpn();
     let connection = connect::endpoint(&dialler.identity, &dialler.telemetry, endpoint, alpn).await?;
     let retire = retirement(&connection, super::random());
-    let (sender, task) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD as u32)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(10 * STREAM_WINDOW)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_WAIT)
-        .handshake(TokioIo::new(connection.stream))
+    let streams = Arc::<AtomicUsize>::default();
+    let sender = http2::connect(connection.stream, streams.clone())
         .await
-        .map_err(|error| failed(endpoint, error))?;
-    tokio::spawn(async move {
-        if let Err(error) = task.await {
-            tracing::debug!(%error, "an upstream connection broke");
-        }
-    });
-    Ok(Multiplexed { sender, streams: Arc::default(), used: Arc::new(Mutex::new(Instant::now())), retire })
-}
-
-/// Bytes that an endpoint may send on one stream ahead of the caller who reads them.
-const STREAM_WINDOW: u32 = 256 * 1024;
-
-fn failed(endpoint: &Endpoint, error: hyper::Error) -> Arc<ConnectError> {
-    Arc::new(ConnectError::Tcp { address: endpoint.address, source: std::io::Error::other(error) })
+        .map_err(|source| Arc::new(ConnectError::Tcp { address: endpoint.address, source }))?;
+    Ok(Multiplexed { sender, streams, used: Arc::new(Mutex::new(Instant::now())), retire })
 }

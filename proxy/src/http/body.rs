@@ -1,6 +1,7 @@
 //! Bodies that pass through the proxy, frame by frame and never gathered.
 
 use std::{
+    io,
     pin::Pin,
     sync::{
         Arc,
@@ -13,14 +14,65 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use super::grpc;
+use super::{
+    grpc,
+    h1::{Conn, H1Body, client::Early},
+    http2::H2Body,
+    upgrade::Switch,
+};
 use crate::{
     balance::{InFlight, pool::Lease},
-    telemetry::groups::Group,
+    telemetry::{Direction, Telemetry, groups::Group},
 };
+
+/// What comes in, from either side.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Nothing.
+    Empty,
+    /// Over a connection that it has for itself.
+    Http1(H1Body),
+    /// The same, while the request is still being sent.
+    Early(Box<Early>),
+    /// Over a stream.
+    Http2(Box<H2Body>),
+    /// Bytes of something else, both ways.
+    Switched(Arc<Mutex<Conn>>),
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Empty | Self::Switched(_) => Poll::Ready(None),
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Early(body) => body.poll_frame(cx),
+            Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Switched(_) => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Early(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Early(body) => body.size_hint(),
+            Self::Http2(_) => SizeHint::default(),
+        }
+    }
+}
 
 /// What the proxy sends, either way.
 #[derive(Debug)]
@@ -33,6 +85,8 @@ pub enum Body {
     Request(Arc<Held>),
     /// A response's.
     Response(Box<Observed>),
+    /// The end of HTTP: both sides agreed to carry something else.
+    Switched(Box<Switch>),
 }
 
 /// A request's body that can be taken back as long as nobody has read from it.
@@ -90,7 +144,7 @@ impl Verdict {
     fn ended(&mut self, trailers: Option<&HeaderMap>) {
         if std::mem::take(&mut self.awaits_grpc_status) {
             // A stream that ends without a status is UNKNOWN to its caller.
-            let status = trailers.and_then(grpc::status_of).unwrap_or(2);
+            let status = trailers.and_then(grpc::status_of_trailers).unwrap_or(2);
             self.failed |= grpc::failed_status(status);
         }
     }
@@ -124,6 +178,14 @@ impl Ending {
 }
 
 impl Body {
+    /// Forwards what follows the head of an answer: its body, or what both sides agreed to carry instead.
+    pub fn forwarded(inner: Incoming, mut ending: Ending, telemetry: &Arc<Telemetry>, direction: Direction) -> Self {
+        let Incoming::Switched(endpoint) = inner else { return Self::observed(inner, ending) };
+        // It carries no other request.
+        ending.lease = None;
+        Self::Switched(Box::new(Switch { endpoint, telemetry: telemetry.clone(), direction, held: ending }))
+    }
+
     /// Forwards a response's body, with `ending` at its end.
     pub fn observed(inner: Incoming, mut ending: Ending) -> Self {
         if inner.is_end_stream() {
@@ -137,11 +199,11 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Switched(_) => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Request(held) => {
                 held.touched.store(true, Relaxed);
@@ -168,7 +230,7 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Switched(_) => true,
             Self::Full(bytes) => bytes.is_none(),
             Self::Request(held) => held.body.lock().is_end_stream(),
             Self::Response(observed) => observed.inner.is_end_stream(),
@@ -177,7 +239,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Request(held) => held.body.lock().size_hint(),
             Self::Response(observed) => observed.inner.size_hint(),

@@ -3,19 +3,18 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{
-    HeaderValue, Method, Request, Response, Uri, header,
-    request::Parts,
-    uri::{Authority, PathAndQuery, Scheme},
+    HeaderValue, Method, header,
+    uri::{Authority, PathAndQuery, Scheme, Uri},
 };
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 use thiserror::Error;
 
 use super::{
-    Version,
-    body::{Body, Held},
+    Failed, Head, Request, Response, Version,
+    body::{Body, Held, Incoming},
+    fields::Fields,
     headers,
-    server::AmbiguousLength,
+    interim::Interim,
 };
 use crate::{
     balance::{
@@ -29,8 +28,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Call {
     /// Without what concerned the caller's connection.
-    pub head: Parts,
+    pub head: Head,
     body: Option<Arc<Held>>,
+    interim: Interim,
     version: Version,
 }
 
@@ -46,7 +46,7 @@ pub enum Failure {
         /// Whom it was meant for.
         address: SocketAddr,
         /// What happened.
-        source: hyper::Error,
+        source: std::io::Error,
     },
     /// The connection ended, and the endpoint may have done what was asked.
     #[error("{address} closed the connection before it answered: {source}")]
@@ -54,7 +54,7 @@ pub enum Failure {
         /// Who should have answered.
         address: SocketAddr,
         /// What happened.
-        source: hyper::Error,
+        source: std::io::Error,
     },
 }
 
@@ -66,25 +66,15 @@ impl Failure {
 }
 
 impl Call {
-    /// Takes a request over, with what becomes of its connection if the endpoint agrees to an upgrade. `address` stands in for a host that
-    /// is not named. The error says what is malformed.
-    pub fn new(
-        mut request: Request<Incoming>,
-        version: Version,
-        address: SocketAddr,
-    ) -> Result<(Self, OnUpgrade), &'static str> {
-        let upgrade = hyper::upgrade::on(&mut request);
-        let (mut head, body) = request.into_parts();
-        if head.extensions.remove::<AmbiguousLength>().is_some() {
-            return Err("both Content-Length and Transfer-Encoding");
-        }
+    /// Takes a request over. `address` stands in for a host that is not named.
+    pub fn new(request: Request, version: Version, address: SocketAddr) -> Self {
+        let Request { mut head, body, interim } = request;
         match version {
-            Version::Http1 => complete_http1(&mut head, address)?,
+            Version::Http1 => complete_http1(&mut head, address),
             Version::Http2 => complete_http2(&mut head, address),
         }
-        headers::strip(&mut head.headers, version == Version::Http1);
         let body = (!body.is_end_stream()).then(|| Arc::new(Held::new(body)));
-        Ok((Self { head, body, version }, upgrade))
+        Self { head, body, interim, version }
     }
 
     /// Whether it can be sent again as it came.
@@ -106,14 +96,13 @@ impl Call {
         let address = endpoint.address;
         let mut lease = pool.lease(dialler, endpoint, self.version).await?;
         loop {
-            let error = match lease.send(self.request()).await {
+            let Failed { error: source, nothing_sent } = match lease.send(&self.head, self.body(), &self.interim).await
+            {
                 Ok(response) => return Ok((response, lease)),
-                Err(error) => error,
+                Err(failed) => failed,
             };
-            // What was given back was not begun with; a body that was read from cannot be replayed in any case.
-            let nothing_sent = error.message().is_some() || refused(error.error());
+            // A body that was read from cannot be replayed in any case.
             let again = self.untouched() && lease.reused() && (nothing_sent || self.head.method.is_idempotent());
-            let source = error.into_error();
             if again {
                 lease = pool.fresh(dialler, endpoint, self.version).await?;
             } else if nothing_sent && self.untouched() {
@@ -124,55 +113,28 @@ impl Call {
         }
     }
 
-    fn request(&self) -> Request<Body> {
-        let body = match &self.body {
+    fn body(&self) -> Body {
+        match &self.body {
             None => Body::Empty,
             Some(held) => Body::Request(held.clone()),
-        };
-        Request::from_parts(self.head.clone(), body)
+        }
     }
 }
 
-/// Whether an HTTP/2 peer said that it has not looked at the request: its stream was refused, or was above the last one that a GOAWAY
-/// promises to serve.
-fn refused(error: &hyper::Error) -> bool {
-    use std::error::Error as _;
-    error.source().and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
-        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
-}
-
-fn complete_http1(head: &mut Parts, address: SocketAddr) -> Result<(), &'static str> {
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if !chunked || codings.next().is_some() {
-            // They end here: the application would take a compressed body for a plain one.
-            return Err("a transfer coding other than chunked");
-        }
-    }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), None) => {}
-        (Some(_), Some(_)) => return Err("more than one Host header"),
-        (None, _) if head.version == http::Version::HTTP_11 => return Err("no Host header"),
-        (None, _) => {
-            // HTTP/1.0 knew no hosts; the request goes on as HTTP/1.1, which demands one.
-            if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
-                head.headers.insert(header::HOST, host);
-            }
-        }
+fn complete_http1(head: &mut Head, address: SocketAddr) {
+    if !head.headers.contains_key(&header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&address.to_string())
+    {
+        // HTTP/1.0 knew no hosts; the request goes on as HTTP/1.1, which demands one.
+        head.headers.insert(header::HOST, host);
     }
     if head.method != Method::CONNECT
         && let Some(host) = head.uri.authority().and_then(host_of)
-        && head.headers.get(header::HOST) != Some(&host)
+        && head.headers.get(&header::HOST) != Some(host.as_bytes())
     {
         // A target in absolute form names the host, and the header is to be ignored (RFC 9112 section 3.2.2).
         head.headers.insert(header::HOST, host);
     }
-    // The proxy speaks for itself to the endpoint.
-    head.version = http::Version::HTTP_11;
-    Ok(())
 }
 
 /// Without user information, which does not belong into the header.
@@ -181,19 +143,20 @@ fn host_of(authority: &Authority) -> Option<HeaderValue> {
     HeaderValue::from_str(host).ok()
 }
 
-fn complete_http2(head: &mut Parts, address: SocketAddr) {
+fn complete_http2(head: &mut Head, address: SocketAddr) {
+    let Fields::Map(fields) = &mut head.headers else { return };
+    headers::strip(fields, false);
     if let Some(host) = head.uri.authority().and_then(host_of)
-        && head.headers.get_all(header::HOST).iter().any(|header| header != host)
+        && fields.get_all(header::HOST).iter().any(|header| header != host)
     {
         // Routes and the application must not be told of two hosts; the authority is the one that counts.
-        head.headers.remove(header::HOST);
+        fields.remove(header::HOST);
     }
     if head.method == Method::CONNECT || head.uri.authority().is_some() {
         return;
     }
     // The authority may be left out if there is a Host header.
-    let authority = head
-        .headers
+    let authority = fields
         .get(header::HOST)
         .and_then(|host| Authority::try_from(host.as_bytes()).ok())
         .or_else(|| Authority::try_from(address.to_string()).ok());

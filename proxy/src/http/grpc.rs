@@ -2,12 +2,14 @@
 
 use http::{HeaderMap, HeaderName, header};
 
+use super::Fields;
+
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Whether a message with these headers is gRPC's.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()))
+pub fn is_grpc(headers: &Fields) -> bool {
+    headers.get(&header::CONTENT_TYPE).is_some_and(is_grpc_type)
 }
 
 /// Whether a content type is gRPC's: `application/grpc+proto` is, `application/grpc-web` is not.
@@ -15,9 +17,18 @@ pub fn is_grpc_type(value: &[u8]) -> bool {
     value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
-/// The status that headers or trailers carry.
-pub fn status_of(headers: &HeaderMap) -> Option<u8> {
-    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+/// The status that the head of a response carries.
+pub fn status_of(headers: &Fields) -> Option<u8> {
+    number(headers.get(&STATUS)?)
+}
+
+/// The status that trailers carry.
+pub(super) fn status_of_trailers(trailers: &HeaderMap) -> Option<u8> {
+    number(trailers.get(STATUS)?.as_bytes())
+}
+
+fn number(status: &[u8]) -> Option<u8> {
+    std::str::from_utf8(status).ok()?.parse().ok()
 }
 
 /// Whether a status speaks against the server: `UNKNOWN`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`,
@@ -41,8 +52,8 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
-            assert_eq!(is_grpc(&headers), expected, "{value}");
+            assert_eq!(is_grpc(&headers.into()), expected, "{value}");
         }
-        assert!(!is_grpc(&HeaderMap::new()));
+        assert!(!is_grpc(&Fields::default()));
     }
 }

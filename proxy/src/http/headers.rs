@@ -1,4 +1,5 @@
-//! Headers that concern one connection alone, and so are not forwarded.
+//! Headers that concern one connection alone, and so are not forwarded. HTTP/1 leaves them out as it reads a head; HTTP/2 forbids most, but its
+//! peers may not know.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 

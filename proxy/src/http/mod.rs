@@ -1,20 +1,27 @@
 //! What both directions share about HTTP.
 //!
 //! [`server::serve`] reads requests from a connection; [`exchange::Call`] carries one of them to an endpoint, again if nothing of it was
-//! sent; [`respond`] is how the proxy answers itself; [`upgrade`] joins the two sides after an upgrade or CONNECT.
+//! sent; [`respond`] is how the proxy answers itself; [`upgrade`] joins the two sides after an upgrade or CONNECT. What is read and written
+//! is in [`h1`] and `http2`; above them a message is a [`Head`] or a [`Response`] and a body, whatever version it came in.
 
 pub mod body;
 pub mod exchange;
-mod framing;
+mod fields;
 mod grpc;
+pub mod h1;
 pub mod headers;
+pub(crate) mod http2;
+pub(crate) mod interim;
+mod message;
 mod reason;
 mod respond;
 pub mod server;
-pub mod upgrade;
+mod upgrade;
 
 pub use self::{
+    fields::Fields,
     grpc::{failed_status, is_grpc, is_grpc_type, status_of},
+    message::{Head, Request, Response},
     reason::Reason,
     respond::{MARK, respond},
 };
@@ -22,6 +29,15 @@ pub use self::{
 /// The bytes that the head of a message may take; a longer one gets 431. Enough for the cookies of the worst browser sessions, and what
 /// servers allow at most by default.
 pub const MAX_HEAD: usize = 64 * 1024;
+
+/// Why a request was not answered.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// What happened.
+    pub(crate) error: std::io::Error,
+    /// Whether it is certain that the endpoint did not look at it.
+    pub(crate) nothing_sent: bool,
+}
 
 /// Which HTTP a connection speaks. Requests go on in the version they came in: the proxy does not translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

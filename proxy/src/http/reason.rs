@@ -24,11 +24,17 @@ pub enum Reason {
     Overload,
     /// The caller is over a rate limit of the Service.
     RateLimited,
+    /// The head of the request has more or longer lines than the proxy reads.
+    HeadTooLarge,
+    /// The target of the request is longer than the proxy reads.
+    TargetTooLong,
+    /// The head of the request did not come in time.
+    HeadTimeout,
 }
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::MalformedRequest,
         Self::PlaintextRefused,
         Self::UnresolvedBackend,
@@ -38,6 +44,9 @@ impl Reason {
         Self::RequestTimeout,
         Self::Overload,
         Self::RateLimited,
+        Self::HeadTooLarge,
+        Self::TargetTooLong,
+        Self::HeadTimeout,
     ];
 
     /// The word for it.
@@ -52,6 +61,9 @@ impl Reason {
             Self::RequestTimeout => "request-timeout",
             Self::Overload => "overload",
             Self::RateLimited => "rate-limited",
+            Self::HeadTooLarge => "head-too-large",
+            Self::TargetTooLong => "target-too-long",
+            Self::HeadTimeout => "head-timeout",
         }
     }
 
@@ -71,14 +83,29 @@ impl Reason {
             Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
         }
+    }
+
+    /// Whether the connection that the request came over carries no other.
+    pub(super) const fn ends_connection(self) -> bool {
+        matches!(
+            self,
+            Self::MalformedRequest
+                | Self::PlaintextRefused
+                | Self::HeadTooLarge
+                | Self::TargetTooLong
+                | Self::HeadTimeout
+        )
     }
 
     /// What a gRPC caller gets: a code of the gRPC specification.
     pub const fn grpc_status(self) -> u8 {
         match self {
             // INTERNAL
-            Self::MalformedRequest => 13,
+            Self::MalformedRequest | Self::HeadTooLarge | Self::TargetTooLong | Self::HeadTimeout => 13,
             // UNAUTHENTICATED
             Self::PlaintextRefused => 16,
             // DEADLINE_EXCEEDED

@@ -1,33 +1,44 @@
 //! What follows an accepted upgrade or CONNECT: bytes.
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use std::{io, sync::Arc};
 
+use parking_lot::Mutex;
+
+use super::{body::Ending, h1::Conn};
 use crate::{
-    tcp::copy,
+    tcp::{Ahead, copy},
     telemetry::{Direction, Telemetry},
 };
 
-/// Joins both sides once both have switched; ends when either does. `held` lives as long (connection counts, load).
-pub fn join<H: Send + 'static>(
-    caller: OnUpgrade,
-    endpoint: OnUpgrade,
-    telemetry: std::sync::Arc<Telemetry>,
-    direction: Direction,
-    held: H,
-) {
-    tokio::spawn(async move {
-        let _held = held;
-        match tokio::try_join!(caller, endpoint) {
-            Ok((caller, endpoint)) => {
-                let (mut caller, mut endpoint) = (TokioIo::new(caller), TokioIo::new(endpoint));
-                let (copied, result) = copy::both_ways(&mut caller, &mut endpoint).await;
-                telemetry.copied(direction, copied.forth, copied.back);
-                if let Err(error) = result {
-                    tracing::debug!(%error, "an upgraded connection broke");
-                }
-            }
-            Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
-        }
+/// The endpoint agreed to carry something else than messages.
+#[derive(Debug)]
+pub struct Switch {
+    /// Its connection.
+    pub(super) endpoint: Arc<Mutex<Conn>>,
+    /// Counts bytes.
+    pub(super) telemetry: Arc<Telemetry>,
+    /// As seen from the pod.
+    pub(super) direction: Direction,
+    /// Lives as long (connection counts, load).
+    pub(super) held: Ending,
+}
+
+/// Joins both sides; ends when either does.
+pub(super) async fn join(caller: Conn, switch: Switch) -> io::Result<()> {
+    let Switch { endpoint, telemetry, direction, held } = switch;
+    let Some(endpoint) = Arc::into_inner(endpoint) else {
+        return Err(io::Error::other("a switched connection is still in use"));
+    };
+    let [mut caller, mut endpoint] = [caller, endpoint.into_inner()].map(|conn| {
+        let (stream, rest) = conn.into_parts();
+        Ahead::new(stream, rest)
     });
+    let (copied, result) = copy::both_ways(&mut caller, &mut endpoint).await;
+    telemetry.copied(direction, copied.forth, copied.back);
+    drop(held);
+    if result.is_err() {
+        caller.into_inner().reset();
+        endpoint.into_inner().reset();
+    }
+    result
 }

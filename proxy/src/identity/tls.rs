@@ -26,7 +26,7 @@ pub enum Alpn {
     Http1,
     /// HTTP/2.
     Http2,
-    /// Bytes of a protocol that the proxies do not look into; one stream per connection.
+    /// Bytes of a protocol that the proxies do not look into: one connection after the other, in a tunnel.
     Tcp,
 }
 

@@ -1,9 +1,8 @@
 //! Requests to the application.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, service::service_fn};
+use http::{HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,10 +14,11 @@ use crate::{
     accept::Worker,
     balance::Endpoint,
     http::{
-        MARK, Reason, Version,
+        MARK, Reason, Request, Response, Version,
         body::{Body, Ending},
         exchange::{Call, Failure},
-        headers, is_grpc, respond, server, upgrade,
+        is_grpc, respond,
+        server::{self, Service},
     },
     identity::SpiffeId,
     route::RequestHead,
@@ -59,11 +59,7 @@ pub(super) async fn serve(
         requests: telemetry.requests(Direction::Inbound, &name),
         name,
     });
-    let service = service_fn(move |request| {
-        let session = session.clone();
-        async move { Ok::<_, Infallible>(session.handle(request).await) }
-    });
-    if let Err(error) = server::serve(client, version, until, service).await {
+    if let Err(error) = server::serve(client, version, until, session).await {
         tracing::debug!(%error, port = original.port(), "a connection to the application broke");
     }
 }
@@ -98,10 +94,12 @@ impl Session {
         let head = call.map(|call| RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers));
         access.note(Direction::Inbound, &self.name, caller, head.as_ref(), status, reason, began.elapsed());
     }
+}
 
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+impl Service for Session {
+    async fn handle(&self, request: Request) -> Response<Body> {
         let began = Instant::now();
-        let grpc = is_grpc(request.headers());
+        let grpc = is_grpc(&request.head.headers);
         let answer = |call: Option<&Call>, reason: Reason, detail: &str| {
             self.requests.own(self.tls, reason, began.elapsed());
             self.note(call, reason.status(), Some(reason), began);
@@ -110,10 +108,7 @@ impl Session {
         if self.tls == Tls::None && self.policy_changed() {
             return answer(None, Reason::PlaintextRefused, "mTLS is Strict here by now");
         }
-        let (call, caller) = match Call::new(request, self.version, self.application.address) {
-            Ok(call) => call,
-            Err(malformed) => return answer(None, Reason::MalformedRequest, malformed),
-        };
+        let call = Call::new(request, self.version, self.application.address);
         let own = |reason, detail: &str| answer(Some(&call), reason, detail);
         if let Err(limited) = self.take(&call) {
             let mut response = own(Reason::RateLimited, &format!("over the limit {}", limited.name));
@@ -128,22 +123,10 @@ impl Session {
                 self.requests.answered(self.tls, response.status(), began.elapsed());
                 self.note(Some(&call), response.status(), None, began);
                 // The mark is the mesh's: an application that sets it could make callers repeat requests.
-                response.headers_mut().remove(MARK);
-                let status = response.status();
-                let switching = status == StatusCode::SWITCHING_PROTOCOLS
-                    || (call.head.method == Method::CONNECT && status.is_success());
-                headers::strip(response.headers_mut(), switching);
-                if switching {
-                    let telemetry = worker.mesh.telemetry.clone();
-                    let upstream = hyper::upgrade::on(&mut response);
-                    upgrade::join(caller, upstream, telemetry, Direction::Inbound, ());
-                    return response.map(|_| Body::Empty);
-                }
-                if self.version == Version::Http1 {
-                    *response.version_mut() = http::Version::HTTP_11;
-                }
+                response.headers_mut().remove(&MARK);
                 let ending = Ending { lease: Some(lease), ..Ending::default() };
-                response.map(|body| Body::observed(body, ending))
+                let telemetry = &worker.mesh.telemetry;
+                response.map(|body| Body::forwarded(body, ending, telemetry, Direction::Inbound))
             }
             // Both say to the proxy that called: this was not done, ask another endpoint.
             Err(failure @ (Failure::Connect(_) | Failure::NotSent { .. })) => {
@@ -151,5 +134,9 @@ impl Session {
             }
             Err(failure @ Failure::Reset { .. }) => own(Reason::UpstreamReset, &failure.to_string()),
         }
+    }
+    fn refused(&self, reason: Reason) {
+        self.requests.own(self.tls, reason, Duration::ZERO);
+        self.note(None, reason.status(), Some(reason), Instant::now());
     }
 }

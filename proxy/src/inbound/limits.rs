@@ -270,6 +270,7 @@ mod tests {
             headers.insert("x-tenant", HeaderValue::from_str(tenant).unwrap());
         }
         let (method, uri) = (Method::GET, Uri::from_static("/a"));
+        let headers = headers.into();
         let head = RequestHead::new(&method, &uri, &headers);
         let caller = Caller { identity: Some(caller.clone()), address: IpAddr::from([10, 0, 0, 1]) };
         limiter.take(80, limits, &head, &caller)

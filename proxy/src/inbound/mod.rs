@@ -21,7 +21,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use self::limits::Caller;
 use self::policy::Plain;
@@ -31,11 +31,11 @@ use crate::{
         Hello, Parsed, Worker,
         detect::{self, First, Kind, SILENCE, Speaker},
     },
-    balance,
+    balance::{self, pool::Opaque},
     http::Version,
     identity::{self, Alpn},
     route::Protocol,
-    tcp::{self, Prefixed, Stream, connect, copy},
+    tcp::{self, Prefixed, Stream, Tunnel, connect, copy},
     telemetry::{Direction, Handshake, Refusal, Tls, Transport},
 };
 
@@ -92,7 +92,7 @@ impl Incoming<'_> {
     }
 
     /// The client has spoken. `upstream`: whom it would be joined with as bytes, if that is connected already.
-    async fn spoke(&self, client: TcpStream, kind: Kind, buffer: BytesMut, upstream: Option<Upstream>) {
+    async fn spoke(&self, client: TcpStream, kind: Kind, buffer: BytesMut, upstream: Option<Opaque>) {
         if kind == Kind::Tls && Parsed::from_bytes(&buffer) == Parsed::Complete(Hello::Mesh) {
             drop(upstream);
             return self.mesh(client, buffer.freeze()).await;
@@ -120,7 +120,9 @@ impl Incoming<'_> {
                     None => self.upstream().await,
                 };
                 match upstream {
-                    Some(upstream) => self.join(stream, upstream, Bytes::new(), Tls::None).await,
+                    Some(upstream) => {
+                        self.join(stream, upstream, Bytes::new(), Tls::None).await;
+                    }
                     None => stream.reset(),
                 }
             }
@@ -185,19 +187,12 @@ impl Incoming<'_> {
             return;
         };
         tracing::trace!(peer = %peer.identity, ?alpn, port = self.original.port(), "authenticated");
-        let stream = Stream::Tls(Box::new(tls.into()));
         let version = match alpn {
             Alpn::Http1 => Version::Http1,
             Alpn::Http2 => Version::Http2,
-            Alpn::Tcp => {
-                return match self.application().await {
-                    Some(upstream) => {
-                        self.join(stream, upstream, Bytes::new(), Tls::Mutual).await;
-                    }
-                    None => stream.reset(),
-                };
-            }
+            Alpn::Tcp => return self.tunnel(Box::new(tls.into()), connect::expiry(&peer)).await,
         };
+        let stream = Stream::Tls(Box::new(tls.into()));
         // Proxies give a connection no new request by then. Who does is told to come again, with a certificate that is valid.
         let until = self.worker.draining.child_token();
         let caller = Caller { identity: Some(peer.identity.clone()), address };
@@ -210,8 +205,38 @@ impl Incoming<'_> {
         serving.await;
     }
 
+    /// Joins the connections that another proxy opens over one of its own, one after the other, with the application.
+    async fn tunnel(&self, stream: Box<TlsStream<Prefixed>>, expires: Instant) {
+        // Proxies begin no connection on it after that; whoever does is told to go elsewhere.
+        let until = self.worker.draining.child_token();
+        let serving = async {
+            let mut tunnel = Box::new(Tunnel::new(stream));
+            loop {
+                match tunnel.accept(&until).await {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        tracing::debug!(%error, port = self.original.port(), "a tunnel broke");
+                        return;
+                    }
+                }
+                let Some(upstream) = self.application().await else { return Stream::Tunnel(tunnel).reset() };
+                match self.join(Stream::Tunnel(tunnel), upstream, Bytes::new(), Tls::Mutual).await {
+                    Some(Stream::Tunnel(again)) if again.rests() => tunnel = again,
+                    _ => return,
+                }
+            }
+        };
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => return,
+            () = sleep_until(expires) => until.cancel(),
+        }
+        serving.await;
+    }
+
     /// Whom a plain caller is joined with as bytes.
-    async fn upstream(&self) -> Option<Upstream> {
+    async fn upstream(&self) -> Option<Opaque> {
         match self.plain() {
             Plain::Accept => self.application().await,
             Plain::HandOver(endpoints) => self.stable(endpoints).await,
@@ -219,9 +244,9 @@ impl Incoming<'_> {
         }
     }
 
-    async fn application(&self) -> Option<Upstream> {
+    async fn application(&self) -> Option<Opaque> {
         match connect::tcp(self.original, connect::CONNECT).await {
-            Ok(tcp) => Some(Upstream { stream: tcp.into() }),
+            Ok(tcp) => Some(Opaque::direct(tcp.into())),
             Err(error) => {
                 tracing::debug!(%error, "the application was not reached");
                 self.worker.mesh.telemetry.refused(Direction::Inbound, Refusal::Connect);
@@ -230,17 +255,17 @@ impl Incoming<'_> {
         }
     }
 
-    async fn stable(&self, endpoints: &[Arc<balance::Endpoint>]) -> Option<Upstream> {
+    async fn stable(&self, endpoints: &[Arc<balance::Endpoint>]) -> Option<Opaque> {
         let mesh = &self.worker.mesh;
         let mut failed = Vec::new();
         for _ in 0..HANDOVER_ATTEMPTS {
             let Some(endpoint) = balance::pick(endpoints, &failed, balance::random(), Instant::now()) else {
                 break;
             };
-            match connect::endpoint(&mesh.identity, &mesh.telemetry, endpoint, Alpn::Tcp).await {
+            match self.worker.pool.opaque(&self.worker.dialler, endpoint).await {
                 Ok(connection) => {
                     mesh.telemetry.handed_over();
-                    return Some(Upstream { stream: connection.stream });
+                    return Some(connection);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "an endpoint of the stable version was not reached");
@@ -252,18 +277,23 @@ impl Incoming<'_> {
         None
     }
 
-    async fn join(&self, mut client: Stream, mut upstream: Upstream, said: Bytes, tls: Tls) {
+    /// Copies until both sides have ended; returns the client if they did so in order.
+    async fn join(&self, mut client: Stream, mut upstream: Opaque, said: Bytes, tls: Tls) -> Option<Stream> {
         let telemetry = &self.worker.mesh.telemetry;
         let _open = telemetry.open(Direction::Inbound, Transport::Opaque, tls);
         if client.write_all(&said).await.is_err() {
-            return upstream.stream.reset();
+            upstream.stream.reset();
+            return None;
         }
         let (copied, result) = copy::both_ways(&mut client, &mut upstream.stream).await;
         telemetry.copied(Direction::Inbound, copied.forth, copied.back + said.len() as u64);
         if result.is_err() {
             client.reset();
             upstream.stream.reset();
+            return None;
         }
+        upstream.release();
+        Some(client)
     }
 
     /// Policy demands authentication and the caller brought none.
@@ -285,9 +315,4 @@ impl Incoming<'_> {
 /// From where a connection came. One that is gone already has no address, and needs none.
 fn address_of(client: &TcpStream) -> IpAddr {
     client.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip().to_canonical())
-}
-
-/// What a connection is joined with: the application, or the stable version's.
-struct Upstream {
-    stream: Stream,
 }

@@ -2,8 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::Response;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
@@ -14,8 +12,8 @@ use super::{
 use crate::{
     balance::{Endpoint, pool::Lease},
     http::{
-        MARK, Reason,
-        body::{Body, Ending, Verdict},
+        MARK, Reason, Response,
+        body::{Body, Ending, Incoming, Verdict},
         exchange::{Call, Failure},
         failed_status, status_of,
     },
@@ -38,13 +36,7 @@ const GIVING_UP: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Tries endpoints until one answers or there is nothing more to try.
-    pub(super) async fn call(
-        &self,
-        call: &Call,
-        upgrade: OnUpgrade,
-        began: Instant,
-        grpc: bool,
-    ) -> Result<Response<Body>, (Own, Tls)> {
+    pub(super) async fn call(&self, call: &Call, began: Instant, grpc: bool) -> Result<Response<Body>, (Own, Tls)> {
         let mut failed: Vec<SocketAddr> = Vec::new();
         let mut set: Option<String> = None;
         let mut attempt = 0;
@@ -80,7 +72,7 @@ impl Session {
                     self.requests.answered(tls, response.status(), now - began);
                     let verdict = group.map(|group| verdict(group, &response, now - started, grpc));
                     let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict };
-                    return Ok(self.forward(call, upgrade, &endpoint, response, ending));
+                    return Ok(self.forward(&endpoint, response, ending));
                 }
                 Ok(Ok((response, lease))) => {
                     // Another proxy says that it could not reach its application.
@@ -139,7 +131,7 @@ fn reason(failure: &Failure) -> Reason {
 /// Whether an authenticated proxy answers for its application, and why; with [`Reason::ConnectFailure`] the request was not done. Nobody else
 /// is believed.
 fn says(endpoint: &Endpoint, response: &Response<Incoming>, reason: Reason) -> bool {
-    endpoint.identity.is_some() && response.headers().get(MARK).is_some_and(|mark| mark == reason.as_str())
+    endpoint.identity.is_some() && response.headers().get(&MARK) == Some(reason.as_str().as_bytes())
 }
 
 /// Counts an attempt against its release if the caller goes away before there was an answer: a version that hangs is judged by nothing

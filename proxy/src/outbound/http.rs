@@ -1,10 +1,7 @@
 //! Requests of the application: routed, balanced, tried again where nothing was sent, measured.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Method, Request, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
-use hyper::{body::Incoming, service::service_fn};
 use tokio::time::Instant;
 
 use super::Outgoing;
@@ -12,10 +9,11 @@ use crate::{
     accept::Worker,
     balance::Endpoint,
     http::{
-        MARK, Reason, Version,
-        body::{Body, Ending},
+        MARK, Reason, Request, Response, Version,
+        body::{Body, Ending, Incoming},
         exchange::Call,
-        headers, is_grpc, respond, server, upgrade,
+        is_grpc, respond,
+        server::{self, Service},
     },
     route::{Destination, Handle, RequestHead},
     tcp::Stream,
@@ -56,31 +54,18 @@ pub(super) async fn serve(outgoing: &Outgoing<'_>, client: Stream, version: Vers
         requests: telemetry.requests(Direction::Outbound, &name),
         name: name.clone(),
     });
-    let service = service_fn(move |request| {
-        let session = session.clone();
-        async move { Ok::<_, Infallible>(session.handle(request).await) }
-    });
-    if let Err(error) = server::serve(client, version, &worker.forever, service).await {
+    if let Err(error) = server::serve(client, version, &worker.forever, session).await {
         tracing::debug!(%error, destination = %name, "a connection of the application broke");
     }
 }
 
-impl Session {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+impl Service for Session {
+    async fn handle(&self, request: Request) -> Response<Body> {
         let began = Instant::now();
-        let grpc = is_grpc(request.headers());
-        let result = match Call::new(request, self.version, self.original) {
-            Ok((call, upgrade)) => {
-                let result = self.call(&call, upgrade, began, grpc).await;
-                self.note(Some(&call), &result, began);
-                result
-            }
-            Err(malformed) => {
-                let result = Err((Own::new(Reason::MalformedRequest, malformed), Tls::None));
-                self.note(None, &result, began);
-                result
-            }
-        };
+        let grpc = is_grpc(&request.head.headers);
+        let call = Call::new(request, self.version, self.original);
+        let result = self.call(&call, began, grpc).await;
+        self.note(Some(&call), &result, began);
         match result {
             Ok(response) => response,
             Err((own, tls)) => {
@@ -93,6 +78,13 @@ impl Session {
         }
     }
 
+    fn refused(&self, reason: Reason) {
+        self.requests.own(Tls::None, reason, Duration::ZERO);
+        self.note(None, &Err((Own::new(reason, ""), Tls::None)), Instant::now());
+    }
+}
+
+impl Session {
     /// Writes a request into the access log.
     fn note(&self, call: Option<&Call>, result: &Result<Response<Body>, (Own, Tls)>, began: Instant) {
         let access = &self.worker.mesh.telemetry.access;
@@ -100,45 +92,26 @@ impl Session {
             return;
         }
         let (status, reason) = match result {
-            Ok(response) => {
-                let mark = response.headers().get(MARK);
-                (response.status(), mark.and_then(|mark| Reason::parse(mark.as_bytes())))
-            }
+            Ok(response) => (response.status(), response.headers().get(&MARK).and_then(Reason::parse)),
             Err((own, _)) => (own.reason.status(), Some(own.reason)),
         };
         let head = call.map(|call| RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers));
         access.note(Direction::Outbound, &self.name, None, head.as_ref(), status, reason, began.elapsed());
     }
 
-    /// The endpoint's response, without what concerned its connection.
+    /// The endpoint's response.
     pub(super) fn forward(
         &self,
-        call: &Call,
-        caller: OnUpgrade,
         endpoint: &Endpoint,
         mut response: Response<Incoming>,
-        mut ending: Ending,
+        ending: Ending,
     ) -> Response<Body> {
-        let status = response.status();
         if endpoint.identity.is_none() {
             // Only proxies that proved who they are speak for the mesh.
-            response.headers_mut().remove(MARK);
+            response.headers_mut().remove(&MARK);
         }
-        let switching =
-            status == StatusCode::SWITCHING_PROTOCOLS || (call.head.method == Method::CONNECT && status.is_success());
-        headers::strip(response.headers_mut(), switching);
-        if switching {
-            ending.lease = None;
-            let telemetry = self.worker.mesh.telemetry.clone();
-            let upstream = hyper::upgrade::on(&mut response);
-            upgrade::join(caller, upstream, telemetry, Direction::Outbound, ending);
-            return response.map(|_| Body::Empty);
-        }
-        // Responses of HTTP/1.0 servers go on in the proxy's own version.
-        if self.version == Version::Http1 {
-            *response.version_mut() = http::Version::HTTP_11;
-        }
-        response.map(|body| Body::observed(body, ending))
+        let telemetry = &self.worker.mesh.telemetry;
+        response.map(|body| Body::forwarded(body, ending, telemetry, Direction::Outbound))
     }
 }
 

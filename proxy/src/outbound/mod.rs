@@ -76,7 +76,7 @@ impl Outgoing<'_> {
             return tcp::reset(&client);
         };
         let mut said = BytesMut::new();
-        match detect::speaks_first(&client, &mut upstream.stream, &mut said).await {
+        match detect::speaks_first(&client, &mut upstream.connection.stream, &mut said).await {
             Ok(Speaker::Server) => {
                 opaque::join(self, client.into(), upstream, said.freeze()).await;
             }
@@ -91,7 +91,7 @@ impl Outgoing<'_> {
                         let client = Stream::Plain(Prefixed::new(client, buffer.freeze()));
                         opaque::join(self, client, upstream, Bytes::new()).await;
                     }
-                    Err(_) => upstream.stream.reset(),
+                    Err(_) => upstream.connection.stream.reset(),
                 }
             }
             Err(_) => tcp::reset(&client),

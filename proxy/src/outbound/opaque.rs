@@ -8,8 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use super::{Outgoing, reachable};
 use crate::{
     accept::Worker,
-    balance::{self, Endpoint, InFlight},
-    identity::Alpn,
+    balance::{self, Endpoint, InFlight, pool::Opaque},
     route::{Destination, Target},
     tcp::{self, Stream, connect, copy},
     telemetry::{Direction, Refusal, Tls, Transport},
@@ -20,7 +19,7 @@ const ATTEMPTS: usize = 3;
 
 /// A connection to an endpoint, for bytes.
 pub(super) struct Upstream {
-    pub(super) stream: Stream,
+    pub(super) connection: Opaque,
     tls: Tls,
     _in_flight: InFlight,
 }
@@ -41,12 +40,12 @@ pub(super) async fn connect(outgoing: &Outgoing<'_>) -> Option<Upstream> {
         let endpoint = reachable(&worker.mesh, &endpoint);
         let mut in_flight = endpoint.load.begin();
         let began = Instant::now();
-        match connect::endpoint(&worker.mesh.identity, telemetry, &endpoint, Alpn::Tcp).await {
+        match worker.pool.opaque(&worker.dialler, &endpoint).await {
             Ok(connection) => {
                 let now = Instant::now();
                 endpoint.load.observe(now - began, now);
                 in_flight.heard();
-                return Some(Upstream { stream: connection.stream, tls: tls(&endpoint), _in_flight: in_flight });
+                return Some(Upstream { connection, tls: tls(&endpoint), _in_flight: in_flight });
             }
             Err(error) => {
                 endpoint.load.fail(Instant::now());
@@ -85,13 +84,15 @@ pub(super) async fn join(outgoing: &Outgoing<'_>, mut client: Stream, mut upstre
     let telemetry = &outgoing.worker.mesh.telemetry;
     let _open = telemetry.open(Direction::Outbound, Transport::Opaque, upstream.tls);
     if client.write_all(&said).await.is_err() {
-        return upstream.stream.reset();
+        return upstream.connection.stream.reset();
     }
-    let (copied, result) = copy::both_ways(&mut client, &mut upstream.stream).await;
+    let (copied, result) = copy::both_ways(&mut client, &mut upstream.connection.stream).await;
     telemetry.copied(Direction::Outbound, copied.forth, copied.back + said.len() as u64);
     if result.is_err() {
         client.reset();
-        upstream.stream.reset();
+        upstream.connection.stream.reset();
+    } else {
+        upstream.connection.release();
     }
 }
 

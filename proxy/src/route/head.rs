@@ -2,19 +2,21 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
+use http::{HeaderName, Method, Uri, header, uri::Authority};
+
+use crate::http::Fields;
 
 /// The parts of a request that routes look at, as the caller wrote them. Matchers ask through its methods alone.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
     method: &'a Method,
     uri: &'a Uri,
-    headers: &'a HeaderMap,
+    headers: &'a Fields,
 }
 
 impl<'a> RequestHead<'a> {
     /// Of a request that was parsed.
-    pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
+    pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a Fields) -> Self {
         Self { method, uri, headers }
     }
 
@@ -40,7 +42,7 @@ impl<'a> RequestHead<'a> {
 
     /// Whom the caller asked for; empty: it did not say.
     pub fn host(&self) -> Cow<'a, str> {
-        match (self.authority(), self.header(&header::HOST).next()) {
+        match (self.authority(), self.headers.get(&header::HOST)) {
             (Some(authority), _) => authority.into(),
             (None, Some(host)) => String::from_utf8_lossy(host),
             (None, None) => "".into(),
@@ -48,7 +50,7 @@ impl<'a> RequestHead<'a> {
     }
 
     /// The lines of one header, in their order.
-    pub fn header(&self, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    pub fn header<'n>(&self, name: &'n HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.headers.get_all(name)
     }
 }

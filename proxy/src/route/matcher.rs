@@ -109,7 +109,7 @@ impl PathMatch {
 }
 
 impl HeaderMatch {
-    fn matches(&self, head: &RequestHead<'_>) -> bool {
+    fn matches<'a>(&'a self, head: &RequestHead<'a>) -> bool {
         let mut lines = head.header(&self.name);
         let holds = match (lines.next(), lines.next()) {
             (None, _) if self.name == header::HOST => {
@@ -139,7 +139,8 @@ impl NamedMatch {
 impl GrpcMatch {
     /// Calls of gRPC are known by their content type; the path is `/package.Service/Method`.
     fn matches(&self, head: &RequestHead<'_>) -> bool {
-        let mut types = head.header(&header::CONTENT_TYPE);
+        let name = header::CONTENT_TYPE;
+        let mut types = head.header(&name);
         let Some((service, method)) = head.path().strip_prefix('/').and_then(|path| path.split_once('/')) else {
             return false;
         };
@@ -175,7 +176,7 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        entry.matches(&RequestHead::new(method, &uri.parse().unwrap(), &map))
+        entry.matches(&RequestHead::new(method, &uri.parse().unwrap(), &map.into()))
     }
 
     fn path(path: PathMatch) -> Match {

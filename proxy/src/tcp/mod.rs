@@ -2,9 +2,14 @@
 //!
 //! [`Stream`] is what both sides of the proxy read and write; [`connect`] opens one to an endpoint; [`copy::both_ways`] joins two.
 
+pub(crate) mod buffers;
 pub mod connect;
 pub mod copy;
 mod stream;
+mod tunnel;
 
-pub use self::stream::{Prefixed, Stream};
 pub(crate) use self::stream::{keep_alive, reset};
+pub use self::{
+    stream::{Ahead, Prefixed, Stream},
+    tunnel::Tunnel,
+};

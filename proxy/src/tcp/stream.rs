@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,6 +14,8 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsStream;
+
+use super::{Tunnel, buffers};
 
 /// A TCP connection and what detection has read from it.
 #[derive(Debug)]
@@ -29,12 +31,18 @@ pub enum Stream {
     Plain(Prefixed),
     /// Between proxies. Boxed: a session is a kilobyte, and most connections of a pod in plain would carry it for nothing.
     Tls(Box<TlsStream<Prefixed>>),
+    /// One of several connections, one after the other, over one of the latter.
+    Tunnel(Box<Tunnel>),
 }
 
 impl Prefixed {
     /// `prefix` is read before anything else.
     pub fn new(tcp: TcpStream, prefix: Bytes) -> Self {
         Self { tcp, prefix }
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
     }
 }
 
@@ -49,11 +57,17 @@ impl Stream {
         match self {
             Self::Plain(stream) => &stream.tcp,
             Self::Tls(stream) => &stream.get_ref().0.tcp,
+            Self::Tunnel(tunnel) => tunnel.tcp(),
         }
     }
 
     /// Closes so that the peer sees an error and not an orderly end: what it got may be incomplete.
     pub fn reset(self) {
+        self.abort();
+    }
+
+    /// The same for when it will be closed.
+    pub(crate) fn abort(&self) {
         reset(self.tcp());
     }
 }
@@ -71,18 +85,71 @@ pub(crate) fn reset(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
+/// Something to read and write of which some was read already.
+#[derive(Debug)]
+pub struct Ahead<S> {
+    ahead: Bytes,
+    inner: S,
+}
+
+impl<S> Ahead<S> {
+    /// `ahead` is read before anything else.
+    pub fn new(inner: S, ahead: Bytes) -> Self {
+        Self { ahead, inner }
+    }
+
+    /// What is read from and written to.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        read_from(&mut self.ahead, buf);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Moves as much as fits.
+fn read_from(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) {
+    let len = ahead.len().min(buf.remaining());
+    buf.put_slice(&ahead[..len]);
+    ahead.advance(len);
+    if ahead.is_empty() {
+        // Frees what it was a part of.
+        *ahead = Bytes::new();
+    }
+}
+
 impl AsyncRead for Prefixed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let Self { tcp, prefix } = &mut *self;
+        if prefix.is_empty() {
+            if buf.remaining() >= buffers::READ {
+                return Pin::new(tcp).poll_read(cx, buf);
+            }
+            // TLS asks for little at a time. One system call fetches what there is.
+            *prefix = ready!(buffers::read_sealed(Pin::new(tcp), cx))?.freeze();
         }
-        let len = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..len]);
-        self.prefix.advance(len);
-        if self.prefix.is_empty() {
-            // Frees what detection had allocated.
-            self.prefix = Bytes::new();
-        }
+        read_from(prefix, buf);
         Poll::Ready(Ok(()))
     }
 }
@@ -118,6 +185,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tunnel(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -127,6 +195,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tunnel(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -138,6 +207,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tunnel(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -145,6 +215,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tunnel(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -152,6 +223,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tunnel(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -159,6 +231,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

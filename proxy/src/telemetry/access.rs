@@ -184,7 +184,7 @@ mod tests {
     type Request<'a> = (&'a str, u16, Option<Reason>);
 
     fn note(log: &AccessLog, (path, status, reason): Request<'_>) {
-        let (method, uri, headers) = (Method::GET, Uri::try_from(path).unwrap(), HeaderMap::new());
+        let (method, uri, headers) = (Method::GET, Uri::try_from(path).unwrap(), HeaderMap::new().into());
         let head = RequestHead::new(&method, &uri, &headers);
         let status = StatusCode::from_u16(status).unwrap();
         let latency = Duration::from_micros(1234);
@@ -246,6 +246,7 @@ mod tests {
         // More than HTTP lets through, should its parser ever be wrong.
         let host = "a\u{85}\u{2028}\"}\u{fe}".repeat(1000);
         headers.insert("host", HeaderValue::from_bytes(host.as_bytes()).unwrap());
+        let headers = headers.into();
         let head = RequestHead::new(&method, &uri, &headers);
         log.note(Direction::Inbound, "80\n{}", Some("spiffe://a"), Some(&head), StatusCode::OK, None, Duration::ZERO);
         drop(log);

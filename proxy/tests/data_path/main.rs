@@ -4,6 +4,7 @@
 
 mod access_log;
 mod destinations;
+mod framing;
 mod http1;
 mod http2;
 mod limits;
@@ -11,3 +12,4 @@ mod policy;
 mod rules;
 mod support;
 mod tcp;
+mod tunnels;

@@ -1,0 +1,196 @@
+//! One request and its answer over a connection.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::{Method, StatusCode, header};
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::{
+    Answered, Asked, Conn, Framing, H1Body,
+    conn::malformed,
+    head,
+    write::{self, Broken, Writer},
+};
+use crate::http::{
+    Failed,
+    body::{Body, Incoming},
+    interim::{Interim, MAX_INTERIM},
+    message::{Head, Response},
+};
+
+/// Sends a request and waits for the head of the answer. A body that is longer than the endpoint wants to read before it answers is sent on
+/// while the answer is read.
+pub(crate) async fn send(
+    conn: &Arc<Mutex<Conn>>,
+    head: &Head,
+    body: Body,
+    interim: &Interim,
+) -> Result<Response<Incoming>, Failed> {
+    let asked = Asked {
+        head: head.method == Method::HEAD,
+        connect: head.method == Method::CONNECT,
+        upgrade: head.headers.contains_key(&header::UPGRADE),
+    };
+    let size = body.size_hint();
+    let framing = match size.exact() {
+        _ if body.is_end_stream() => Framing::None,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    {
+        let mut conn = conn.lock();
+        conn.sent = false;
+        conn.reusable = false;
+        write::request(conn.out(), head, framing);
+    }
+    let mut exchange =
+        Exchange { upload: Some(Upload { writer: Writer::new(framing), body }), interims: 0, looked: 0, broken: None };
+    let answered = poll_fn(|cx| exchange.poll(cx, conn, asked, interim))
+        .await
+        .map_err(|error| Failed { error, nothing_sent: !conn.lock().sent })?;
+    let Answered { status, reason, headers, framing, keep_alive } = answered;
+    let keep = keep_alive && exchange.broken.is_none();
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS || (asked.connect && status.is_success());
+    let incoming = if switching {
+        Incoming::Switched(conn.clone())
+    } else {
+        match (H1Body::new(conn, framing, keep), exchange.upload) {
+            (None, upload) => {
+                conn.lock().reusable = keep && upload.is_none();
+                Incoming::Empty
+            }
+            (Some(body), None) => Incoming::Http1(body),
+            (Some(body), Some(upload)) => {
+                Incoming::Early(Box::new(Early { conn: conn.clone(), body, upload: Some(upload) }))
+            }
+        }
+    };
+    let mut response = Response::new(status, headers, incoming);
+    response.reason = reason;
+    Ok(response)
+}
+
+struct Exchange {
+    /// `None`: all was sent, or nobody wants it any more.
+    upload: Option<Upload>,
+    interims: u32,
+    /// So much of the answer's head was looked at without finding its end.
+    looked: usize,
+    broken: Option<io::Error>,
+}
+
+/// A request's body that is still being sent.
+#[derive(Debug)]
+struct Upload {
+    writer: Writer,
+    body: Body,
+}
+
+impl Upload {
+    fn poll(&mut self, cx: &mut Context<'_>, conn: &Mutex<Conn>) -> Poll<Result<(), Broken>> {
+        self.writer.poll(cx, conn, &mut self.body)
+    }
+}
+
+impl Exchange {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        conn: &Mutex<Conn>,
+        asked: Asked,
+        interim: &Interim,
+    ) -> Poll<io::Result<Answered>> {
+        if let Some(upload) = &mut self.upload {
+            match upload.poll(cx, conn) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.upload = None,
+                Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Err(error)),
+                // The endpoint may have answered before it stopped to listen.
+                Poll::Ready(Err(Broken::Sink(error))) => {
+                    self.upload = None;
+                    self.broken = Some(error);
+                }
+            }
+        }
+        let mut conn = conn.lock();
+        loop {
+            if !conn.rest.is_empty()
+                && head::may_end(&conn.rest, self.looked)
+                && let Some((answered, len)) = head::response(&conn.rest, asked).map_err(malformed)?
+            {
+                conn.rest.advance(len);
+                self.looked = 0;
+                if !answered.status.is_informational() || answered.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Ok(answered));
+                }
+                self.interims += 1;
+                if self.interims > MAX_INTERIM {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "too many interim answers")));
+                }
+                interim.send(cx, answered.status, &answered.headers);
+                continue;
+            }
+            self.looked = conn.rest.len();
+            let filled = if conn.ended { Poll::Ready(Ok(0)) } else { conn.poll_fill(cx) };
+            match filled {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(self.broken.take().unwrap_or(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken.take().unwrap_or(error))),
+                Poll::Pending => {
+                    return match self.broken.take() {
+                        Some(error) => Poll::Ready(Err(error)),
+                        None => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// The body of an answer that came before all of the request was sent.
+#[derive(Debug)]
+pub struct Early {
+    conn: Arc<Mutex<Conn>>,
+    body: H1Body,
+    upload: Option<Upload>,
+}
+
+impl Early {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut whole = true;
+        if let Some(upload) = &mut self.upload {
+            match upload.poll(cx, &self.conn) {
+                Poll::Pending => whole = false,
+                Poll::Ready(Ok(())) => self.upload = None,
+                Poll::Ready(Err(_)) => {
+                    // The answer may still be read; the connection carries no other request.
+                    self.upload = None;
+                    self.body.close();
+                    whole = false;
+                }
+            }
+        }
+        let frame = self.body.poll_frame(cx);
+        if self.body.is_end_stream() && !whole {
+            self.conn.lock().reusable = false;
+        }
+        frame
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

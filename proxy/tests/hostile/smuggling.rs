@@ -106,8 +106,10 @@ async fn request_lines_that_are_none_are_refused() {
         "GET /a HTTP/1.2x",
         "GET /a HTTP/2.0",
         "GET /a http/1.1",
+        "GET a HTTP/1.1",
         "G\0T /a HTTP/1.1",
         "GET /\0 HTTP/1.1",
+        "GET /a#fragment HTTP/1.1",
         "/a HTTP/1.1",
     ] {
         seen.lock().clear();

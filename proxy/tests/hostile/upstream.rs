@@ -126,6 +126,17 @@ async fn heads_without_end_are_not_gathered() {
 }
 
 #[tokio::test]
+async fn an_answer_beyond_its_length_is_nobody_elses() {
+    let both = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let app = hostile(both, 1, "").await;
+    let pair = pair(app.address);
+    for _ in 0..5 {
+        let answer = ask(&pair).await;
+        assert!(status(&answer) == 200 && answer.ends_with("ok"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn frames_that_an_endpoint_should_not_send_cost_its_own_connection() {
     // :status 200, and 103.
     let (ok, hints) = (b"\x88".as_slice(), b"\x08\x03103".as_slice());

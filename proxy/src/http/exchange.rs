@@ -56,6 +56,9 @@ pub enum Failure {
         /// What happened.
         source: std::io::Error,
     },
+    /// The caller did not send the body that it had announced: no fault of the endpoint's.
+    #[error("the request's body cannot be read: {0}")]
+    Caller(std::io::Error),
 }
 
 impl Failure {
@@ -96,11 +99,14 @@ impl Call {
         let address = endpoint.address;
         let mut lease = pool.lease(dialler, endpoint, self.version).await?;
         loop {
-            let Failed { error: source, nothing_sent } = match lease.send(&self.head, self.body(), &self.interim).await
-            {
-                Ok(response) => return Ok((response, lease)),
-                Err(failed) => failed,
-            };
+            let Failed { error: source, nothing_sent, caller } =
+                match lease.send(&self.head, self.body(), &self.interim).await {
+                    Ok(response) => return Ok((response, lease)),
+                    Err(failed) => failed,
+                };
+            if caller {
+                return Err(Failure::Caller(source));
+            }
             // A body that was read from cannot be replayed in any case.
             let again = self.untouched() && lease.reused() && (nothing_sent || self.head.method.is_idempotent());
             if again {

@@ -295,7 +295,7 @@ pub(crate) async fn send(
 ) -> Result<Response<Incoming>, Failed> {
     let failed = |error: h2::Error, unseen: bool| {
         let nothing_sent = unseen || refused(&error);
-        Failed { error: io::Error::other(error), nothing_sent }
+        Failed { error: io::Error::other(error), nothing_sent, caller: false }
     };
     poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| failed(error, true))?;
     let mut request = http::Request::new(());
@@ -319,7 +319,7 @@ pub(crate) async fn send(
                 && error.get_ref().and_then(|inner| inner.downcast_ref::<h2::Error>()).is_none()
             {
                 // The caller's; the peer's own errors come with its answer.
-                return Poll::Ready(Err(Failed { error, nothing_sent: false }));
+                return Poll::Ready(Err(Failed { error, nothing_sent: false, caller: true }));
             }
         }
         while interims < MAX_INTERIM

@@ -37,6 +37,8 @@ pub(crate) struct Failed {
     pub(crate) error: std::io::Error,
     /// Whether it is certain that the endpoint did not look at it.
     pub(crate) nothing_sent: bool,
+    /// Whether it was the caller who did not send what it had announced.
+    pub(crate) caller: bool,
 }
 
 /// Which HTTP a connection speaks. Requests go on in the version they came in: the proxy does not translate.

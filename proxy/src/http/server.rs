@@ -31,6 +31,6 @@ pub async fn serve<S: Service>(
 ) -> io::Result<()> {
     match version {
         Version::Http1 => h1::serve(stream, draining, &*service).await,
-        Version::Http2 => http2::serve(stream, draining, service).await.map_err(io::Error::other),
+        Version::Http2 => Box::pin(http2::serve(stream, draining, service)).await.map_err(io::Error::other),
     }
 }

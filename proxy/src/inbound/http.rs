@@ -133,6 +133,7 @@ impl Service for Session {
                 own(Reason::ConnectFailure, &failure.to_string())
             }
             Err(failure @ Failure::Reset { .. }) => own(Reason::UpstreamReset, &failure.to_string()),
+            Err(failure @ Failure::Caller(_)) => own(Reason::MalformedRequest, &failure.to_string()),
         }
     }
     fn refused(&self, reason: Reason) {

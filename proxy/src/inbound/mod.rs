@@ -85,8 +85,9 @@ impl Incoming<'_> {
             _ => Some(SILENCE),
         };
         match detect::first(&client, &mut buffer, silence).await {
-            Ok(First::Spoke(kind)) => self.renewed().spoke(client, kind, buffer, None).await,
-            Ok(First::Silence) => self.silence(client).await,
+            // Boxes, so that a connection is charged for what it is and not for the largest that it could have been.
+            Ok(First::Spoke(kind)) => Box::pin(self.renewed().spoke(client, kind, buffer, None)).await,
+            Ok(First::Silence) => Box::pin(self.silence(client)).await,
             Ok(First::Closed) | Err(_) => {}
         }
     }
@@ -95,7 +96,7 @@ impl Incoming<'_> {
     async fn spoke(&self, client: TcpStream, kind: Kind, buffer: BytesMut, upstream: Option<Opaque>) {
         if kind == Kind::Tls && Parsed::from_bytes(&buffer) == Parsed::Complete(Hello::Mesh) {
             drop(upstream);
-            return self.mesh(client, buffer.freeze()).await;
+            return Box::pin(self.mesh(client, buffer.freeze())).await;
         }
         if matches!(self.plain(), Plain::Refuse) {
             return self.refuse(&client);
@@ -165,7 +166,8 @@ impl Incoming<'_> {
         let address = address_of(&client);
         let acceptor = TlsAcceptor::from(self.worker.mesh.identity.server_config());
         let stream = Prefixed::new(client, hello);
-        let accepted = timeout(connect::HANDSHAKE, acceptor.accept(stream))
+        // In a box, which ends with the handshake: it is larger than what follows.
+        let accepted = timeout(connect::HANDSHAKE, Box::pin(acceptor.accept(stream)))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let tls = match accepted {

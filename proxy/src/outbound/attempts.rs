@@ -81,6 +81,10 @@ impl Session {
                         format!("{} cannot reach its application", endpoint.address)
                     })
                 }
+                // Says nothing of the endpoint.
+                Ok(Err(failure @ Failure::Caller(_))) => {
+                    return Err((Own::new(reason(&failure), failure.to_string()), tls));
+                }
                 Ok(Err(failure)) => {
                     let again = failure.nothing_sent() && call.untouched();
                     Failed::again(again, reason(&failure), || failure.to_string())
@@ -125,6 +129,7 @@ fn reason(failure: &Failure) -> Reason {
     match failure {
         Failure::Connect(_) => Reason::ConnectFailure,
         Failure::NotSent { .. } | Failure::Reset { .. } => Reason::UpstreamReset,
+        Failure::Caller(_) => Reason::MalformedRequest,
     }
 }
 

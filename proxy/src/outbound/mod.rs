@@ -46,8 +46,8 @@ pub async fn serve(worker: &Arc<Worker>, client: TcpStream, original: SocketAddr
     };
     let outgoing = Outgoing { worker, original, destination };
     match protocol {
-        None => opaque::pass_through(worker, client, original).await,
-        Some(Protocol::Opaque) => outgoing.opaque(client, Bytes::new()).await,
+        None => Box::pin(opaque::pass_through(worker, client, original)).await,
+        Some(Protocol::Opaque) => Box::pin(outgoing.opaque(client, Bytes::new())).await,
         Some(protocol) => outgoing.detect(client, protocol == Protocol::Http).await,
     }
 }
@@ -58,14 +58,11 @@ impl Outgoing<'_> {
         let mut buffer = BytesMut::new();
         let limit = (!http).then_some(SILENCE);
         match detect::first(&client, &mut buffer, limit).await {
-            Ok(First::Spoke(Kind::Http(version))) => self.http(client, buffer, version).await,
-            Ok(First::Spoke(Kind::Opaque)) if http => {
-                self.http(client, buffer, Version::Http1).await;
-            }
-            Ok(First::Spoke(Kind::Tls | Kind::Opaque)) => {
-                self.opaque(client, buffer.freeze()).await;
-            }
-            Ok(First::Silence) => self.silence(client).await,
+            // Boxes, so that a connection is charged for what it is and not for the largest that it could have been.
+            Ok(First::Spoke(Kind::Http(version))) => Box::pin(self.http(client, buffer, version)).await,
+            Ok(First::Spoke(Kind::Opaque)) if http => Box::pin(self.http(client, buffer, Version::Http1)).await,
+            Ok(First::Spoke(Kind::Tls | Kind::Opaque)) => Box::pin(self.opaque(client, buffer.freeze())).await,
+            Ok(First::Silence) => Box::pin(self.silence(client)).await,
             Ok(First::Closed) | Err(_) => {}
         }
     }

@@ -86,7 +86,8 @@ pub async fn endpoint(
     let Some(expected) = &endpoint.identity else {
         return Ok(Connection { stream: tcp.into(), expires: None });
     };
-    match handshake(identity, tcp, address, expected, alpn).await {
+    // In a box, which ends with it: whoever keeps the connection keeps a smaller future.
+    match Box::pin(handshake(identity, tcp, address, expected, alpn)).await {
         Ok(connection) => Ok(connection),
         Err(source) => {
             telemetry.handshake_failed(Direction::Outbound, Handshake::from_error(&source));

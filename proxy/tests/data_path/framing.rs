@@ -182,6 +182,21 @@ async fn the_proxy_s_own_refusals_say_so_and_are_counted() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_malformed_is_its_caller_s_fault() {
+    let app = App::mirror().await;
+    let canary = fairlead_proxy_api::v1::Endpoint { group: "canary".into(), ..endpoint(app.address, "") };
+    let client = client_of(&Authority::new(), service(vec![vec![canary]]));
+    for body in ["x\r\n", "3\r\nabcde\r\n0\r\n\r\n"] {
+        let request = format!("POST / HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        let response = talk(client.outbound, &request).await;
+        assert_eq!(status(&response), 400, "{response}");
+        assert!(response.contains("fairlead-proxy: malformed-request\r\n"), "{response}");
+    }
+    let counts = client.telemetry.groups.changed(&mut fairlead_proxy::telemetry::groups::Reported::default());
+    assert!(counts.iter().all(|counts| counts.requests == 0), "no evidence against the release");
+}
+
+#[tokio::test]
 async fn a_client_of_http_1_0_can_keep_its_connection() {
     let app = App::answering(HELLO).await;
     let pair = pair(app.address);

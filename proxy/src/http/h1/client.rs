@@ -50,11 +50,18 @@ pub(crate) async fn send(
         conn.reusable = false;
         write::request(conn.out(), head, framing);
     }
-    let mut exchange =
-        Exchange { upload: Some(Upload { writer: Writer::new(framing), body }), interims: 0, looked: 0, broken: None };
-    let answered = poll_fn(|cx| exchange.poll(cx, conn, asked, interim))
-        .await
-        .map_err(|error| Failed { error, nothing_sent: !conn.lock().sent })?;
+    let mut exchange = Exchange {
+        upload: Some(Upload { writer: Writer::new(framing), body }),
+        interims: 0,
+        looked: 0,
+        broken: None,
+        caller: false,
+    };
+    let answered = poll_fn(|cx| exchange.poll(cx, conn, asked, interim)).await.map_err(|error| Failed {
+        error,
+        nothing_sent: !conn.lock().sent,
+        caller: exchange.caller,
+    })?;
     let Answered { status, reason, headers, framing, keep_alive } = answered;
     let keep = keep_alive && exchange.broken.is_none();
     let switching = status == StatusCode::SWITCHING_PROTOCOLS || (asked.connect && status.is_success());
@@ -84,6 +91,8 @@ struct Exchange {
     /// So much of the answer's head was looked at without finding its end.
     looked: usize,
     broken: Option<io::Error>,
+    /// The caller did not send what it had announced.
+    caller: bool,
 }
 
 /// A request's body that is still being sent.
@@ -111,7 +120,10 @@ impl Exchange {
             match upload.poll(cx, conn) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => self.upload = None,
-                Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(Broken::Source(error))) => {
+                    self.caller = true;
+                    return Poll::Ready(Err(error));
+                }
                 // The endpoint may have answered before it stopped to listen.
                 Poll::Ready(Err(Broken::Sink(error))) => {
                     self.upload = None;

@@ -102,7 +102,7 @@ pub(crate) async fn serve<S: Service>(stream: Stream, draining: &CancellationTok
         let (mut head, mut body) = answered.into_parts();
         let own_end = closes(&mut head);
         if let Body::Switched(switch) = body {
-            return switched(conn, &head, *switch).await;
+            return Box::pin(switched(conn, &head, *switch)).await;
         }
         let early = may_switch && !conn.lock().rest.is_empty();
         // What was sent ahead of a switch that did not come is not a request, whatever it looks like.

@@ -297,6 +297,7 @@ async fn silence_after(said: &str) -> (String, std::time::Duration, Vec<crate::h
         (answer, began.elapsed())
     };
     let serving = serve(server.into(), &draining, &nobody);
+    assert!(size_of_val(&serving) < 3072, "a connection at rest costs {} bytes", size_of_val(&serving));
     let (served, (answer, took)) = tokio::join!(serving, reading);
     served.unwrap();
     (answer, took, nobody.0.into_inner())

@@ -11,8 +11,8 @@ use fairlead_proxy_api::v1;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    Destination, EndpointSet, GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, Protocol, Route, Service, Split,
-    Target, ValueMatch,
+    Destination, EndpointSet, GrpcMatch, HeaderMatch, Index, Match, NamedMatch, PathMatch, Protocol, Route, Service,
+    Split, Target, ValueMatch,
 };
 use crate::balance::{Endpoint, Load};
 
@@ -76,10 +76,10 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
         return Err(format!("service {name}: the last route must match every request"));
     }
     let opaque = split_of(service.opaque_backends, sets.len()).map_err(|error| format!("opaque backends: {error}"))?;
-    Ok(Service { name, protocol, routes, sets, opaque })
+    Ok(Service { name, protocol, index: Box::new(Index::new(&routes)), routes, sets, opaque })
 }
 
-fn route_of(route: v1::Route, sets: usize) -> Result<Route, String> {
+pub(super) fn route_of(route: v1::Route, sets: usize) -> Result<Route, String> {
     Ok(Route {
         matches: route.matches.into_iter().map(match_of).collect::<Result<_, _>>()?,
         split: split_of(route.backends, sets)?,

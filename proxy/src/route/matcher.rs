@@ -1,5 +1,7 @@
 //! Whether a request is one that a route speaks of.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, header};
 use regex::bytes::Regex;
 
@@ -109,24 +111,26 @@ impl PathMatch {
 }
 
 impl HeaderMatch {
-    fn matches<'a>(&'a self, head: &RequestHead<'a>) -> bool {
-        let mut lines = head.header(&self.name);
-        let holds = match (lines.next(), lines.next()) {
-            (None, _) if self.name == header::HOST => {
-                head.authority().is_some_and(|authority| self.value.matches(authority.as_bytes()))
+    fn matches(&self, head: &RequestHead<'_>) -> bool {
+        value_of(head, &self.name).is_some_and(|value| self.value.matches(&value)) != self.not
+    }
+}
+
+/// The value of a header as matches see it: several lines are one value, joined by commas; the authority stands for a missing `Host`.
+pub(super) fn value_of<'a>(head: &RequestHead<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = head.header(name);
+    match (lines.next(), lines.next()) {
+        (None, _) if *name == header::HOST => head.authority().map(|authority| authority.as_bytes().into()),
+        (None, _) => None,
+        (Some(one), None) => Some(one.into()),
+        (Some(first), Some(second)) => {
+            let mut joined = first.to_vec();
+            for line in std::iter::once(second).chain(lines) {
+                joined.push(b',');
+                joined.extend_from_slice(line);
             }
-            (None, _) => false,
-            (Some(one), None) => self.value.matches(one),
-            (Some(first), Some(second)) => {
-                let mut joined = first.to_vec();
-                for line in std::iter::once(second).chain(lines) {
-                    joined.push(b',');
-                    joined.extend_from_slice(line);
-                }
-                self.value.matches(&joined)
-            }
-        };
-        holds != self.not
+            Some(joined.into())
+        }
     }
 }
 

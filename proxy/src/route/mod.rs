@@ -6,6 +6,7 @@
 
 mod compile;
 mod head;
+mod index;
 mod matcher;
 mod params;
 mod split;
@@ -17,6 +18,7 @@ use arc_swap::ArcSwap;
 pub use self::{
     compile::{compile, endpoint, match_of},
     head::RequestHead,
+    index::Index,
     matcher::{GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, ValueMatch},
     split::{Split, Target},
 };
@@ -70,6 +72,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// In the order they are tried. The last one matches every request ([`compile`] sees to that).
     pub routes: Vec<Route>,
+    /// Which of them to ask.
+    pub index: Box<Index>,
     /// Parts of the Service's endpoints; [`Target::Set`] points into this list.
     pub sets: Vec<EndpointSet>,
     /// Where connections that are not HTTP go.
@@ -101,9 +105,13 @@ pub struct EndpointSet {
 impl Service {
     /// The first route that matches; `None` cannot happen for a compiled service.
     pub fn route(&self, head: &RequestHead<'_>) -> Option<&Route> {
-        self.routes
-            .iter()
-            .find(|route| route.matches.is_empty() || route.matches.iter().any(|entry| entry.matches(head)))
+        self.routes.get(self.index.first(&self.routes, head)?)
+    }
+}
+
+impl Route {
+    fn matches(&self, head: &RequestHead<'_>) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|entry| entry.matches(head))
     }
 }
 

@@ -10,7 +10,7 @@ export FAIRLEAD_BEGAN := $(shell date +%s)
 E2E = cargo run --quiet --locked --package fairlead-e2e --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e manifests cluster load down bench images tools
+.PHONY: help demo test e2e manifests cluster load down bench bench-proxy images tools
 
 help:
 	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
@@ -21,10 +21,17 @@ help:
 	@echo 'make images               build the images of this checkout and bring them onto its nodes'
 	@echo 'make down                 end the cluster; PURGE=1 removes its data in .cluster as well'
 	@echo 'make manifests            print the definitions of crds/ into manifests/'
-	@echo 'make bench                measure and print speed and size'
+	@echo 'make bench                measure and print speed and size; ONLY=A,C QUICK=1 for a part, see docs/performance.md'
+	@echo 'make bench-proxy          the same of the data path alone, beside Envoy; needs no cluster'
 
-demo test cluster bench images: tools
+demo test cluster images: tools
 	@$(E2E) $@
+
+bench: tools
+	@$(E2E) bench $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
+
+bench-proxy: tools
+	@$(E2E) bench --only proxy,growth $(if $(QUICK),--quick)
 
 e2e: tools
 	@$(E2E) mesh $(TEST)

@@ -69,7 +69,8 @@ pub async fn build_and_load(images: &[Image]) -> Result<()> {
     let places = Places::find()?;
     let onto_nodes = cluster::accepts_images()?;
     prerequisites::packages(&prerequisites::CLUSTER_PACKAGES).await?;
-    let folder = binaries(&places, images).await?;
+    let packages: Vec<_> = images.iter().map(|image| image.package).collect();
+    let folder = binaries(&places, &packages).await?;
     for image in images {
         let binary = folder.join(image.package);
         let recipe = places.checkout.join(image.containerfile);
@@ -92,15 +93,14 @@ pub(crate) async fn ensure_pause(places: &Places, node: &Node, binary: &Path, na
     Build { name, recipe: &recipe, binary }.onto(places, node, None).await
 }
 
-/// Builds static release binaries and returns the folder that they are in.
-async fn binaries(places: &Places, images: &[Image]) -> Result<PathBuf> {
+/// Builds static release binaries of these crates and returns the folder that they are in.
+pub(crate) async fn binaries(places: &Places, packages: &[&str]) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| places.cache.join("target"), PathBuf::from);
     let host = run(&mut command("rustc", ["--print", "host-tuple"])).await?.trim().to_owned();
-    let names: Vec<_> = images.iter().map(|image| image.package).collect();
-    let step = Step::begin(format!("building {} (first time some minutes)", names.join(", ")));
+    let step = Step::begin(format!("building {} (first time some minutes)", packages.join(", ")));
     // With a target named, the flags are for what goes into the image alone: build scripts and macros stay dynamic.
     let mut cargo = command("cargo", ["build", "--release", "--locked", "--target", &host]);
-    cargo.args(names.iter().flat_map(|name| ["--package", name]));
+    cargo.args(packages.iter().flat_map(|name| ["--package", name]));
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &target);
     run(cargo.current_dir(&places.checkout)).await?;
     step.done();

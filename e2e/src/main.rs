@@ -32,7 +32,14 @@ enum Command {
         filter: String,
     },
     /// Measure speed and size, print them beside what was promised, write .bench/results.json
-    Bench,
+    Bench {
+        /// Only these: proxy, growth, control-plane, or scenarios of the data path by letter (A,B,C,G,D,E,T,F,M)
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Short runs: to see what a change did, not to publish
+        #[arg(long)]
+        quick: bool,
+    },
     /// Start a Kubernetes of two nodes on this machine; its kubeconfig is .cluster/kubeconfig
     Cluster,
     /// End it and leave nothing behind but its data in .cluster
@@ -70,7 +77,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Demo => demo::run().await,
         Command::Test { keep } => suite::run(keep).await,
         Command::Mesh { filter } => suite::on_cluster(&filter).await,
-        Command::Bench => bench::run().await,
+        Command::Bench { only, quick } => bench::run(&bench::Options { only, quick }).await,
         Command::Cluster => cluster::up().await,
         Command::Down { purge } => cluster::down(purge).await,
         Command::Load { archive } => {

@@ -39,8 +39,17 @@ pub const CLUSTER_PACKAGES: [Package; 8] = [
 pub const CAPTURE_PACKAGES: [Package; 1] = [package("tcpdump", "tcpdump")];
 
 /// What generates load in the benchmarks.
-pub const BENCH_PACKAGES: [Package; 3] =
-    [package("wrk", "wrk"), package("nghttp2-client", "h2load"), package("iperf3", "iperf3")];
+pub const BENCH_PACKAGES: [Package; 4] = [
+    package("wrk", "wrk"),
+    package("nghttp2-client", "h2load"),
+    package("iperf3", "iperf3"),
+    // Counts system calls.
+    package("linux-perf", "perf"),
+];
+
+/// What Python's virtual environments need where Debian's Python is the only one. Known by nothing that another Python would not bring too, so
+/// it is for when making one has failed.
+pub const VENV_PACKAGE: Package = package("python3-venv", "/usr/share/doc/python3-venv/copyright");
 
 /// The oldest Go that builds the pinned Kubernetes, as major and minor.
 const GO: (u32, u32) = (1, 25);

@@ -3,148 +3,129 @@
 //! Nothing here fails because a figure is missed: a busy machine must not turn a measurement into a broken build. Results also go to
 //! `.bench/results.json`.
 
-mod configuration;
-mod lossless;
-mod memory;
-mod metrics;
-mod webhook;
+mod control_plane;
+mod data_path;
+mod figure;
+mod growth;
 
-use std::fmt::Write as _;
+use std::str::FromStr;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::data_path::Scenario;
+pub use self::figure::Figure;
 use crate::cluster::Places;
-use crate::kit::apps::App;
-use crate::kit::{Mesh, TempNamespace};
-use crate::progress::Step;
-use crate::{cluster, durations, images};
+use crate::durations;
 
-/// One figure.
-#[derive(Debug, Clone, Serialize)]
-pub struct Figure {
-    /// What was measured.
-    pub scenario: String,
-    /// What it was measured on.
-    pub contender: &'static str,
-    /// The kind of figure, such as `p99`.
-    pub metric: &'static str,
-    /// Its unit.
-    pub unit: &'static str,
-    /// The middle of all runs.
-    pub median: f64,
-    /// The smallest of all runs.
-    pub min: f64,
-    /// The largest of all runs.
-    pub max: f64,
-    /// How many runs.
-    pub runs: usize,
-    /// What was promised: at most this.
-    pub at_most: f64,
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Every scenario of the data path.
+    Proxy,
+    /// One of them.
+    Scenario(Scenario),
+    /// Whether a request costs more where more is configured.
+    Growth,
+    /// What the control plane and a release cost; needs a cluster.
+    ControlPlane,
 }
 
-impl Figure {
-    /// A figure of one or more runs; none at all counts as missed.
-    pub fn of(
-        scenario: impl Into<String>,
-        metric: &'static str,
-        unit: &'static str,
-        at_most: f64,
-        mut runs: Vec<f64>,
-    ) -> Self {
-        runs.sort_by(f64::total_cmp);
-        let at = |index: usize| runs.get(index).copied().unwrap_or(f64::INFINITY);
-        Self {
-            scenario: scenario.into(),
-            contender: "fairlead",
-            metric,
-            unit,
-            median: at(runs.len() / 2),
-            min: at(0),
-            max: at(runs.len().saturating_sub(1)),
-            runs: runs.len(),
-            at_most,
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "proxy" => Ok(Self::Proxy),
+            "growth" => Ok(Self::Growth),
+            "control-plane" => Ok(Self::ControlPlane),
+            letter => {
+                Scenario::ALL.into_iter().find(|scenario| scenario.letter() == letter).map(Self::Scenario).ok_or_else(
+                    || {
+                        let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
+                        format!("there are proxy, growth, control-plane, and of the data path {}", letters.join(", "))
+                    },
+                )
+            }
         }
     }
 }
 
-/// Measures everything; brings up the cluster if it is not there, and leaves it as it was.
-pub async fn run() -> Result<()> {
-    cluster::up().await?;
-    images::build_and_load(&images::IMAGES).await?;
-    let mesh = Mesh::connect().await?;
-    mesh.install().await?;
+/// What to measure and how long.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these; none: everything.
+    pub only: Vec<Part>,
+    /// Fewer and shorter runs: to see what a change did, not to publish.
+    pub quick: bool,
+}
 
-    let ns = TempNamespace::injected(&mesh, "bench").await?;
-    mesh.apply(&App::reviews("reviews", "v1").replicas(2).arg("--ratings-url=http://client:9080").yaml(ns.name()))
-        .await?;
-    mesh.apply(&App::echo("client").yaml(ns.name())).await?;
-    mesh.rolled_out(ns.name(), "reviews").await?;
-    mesh.rolled_out(ns.name(), "client").await?;
+impl Options {
+    fn scenarios(&self) -> Vec<Scenario> {
+        let all = self.includes(Part::Proxy);
+        Scenario::ALL.into_iter().filter(|scenario| all || self.only.contains(&Part::Scenario(*scenario))).collect()
+    }
 
+    fn includes(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
+/// Measures what is asked for. The data path goes first: a cluster that this starts must not run beside it.
+pub async fn run(options: &Options) -> Result<()> {
+    let mut end = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = measure(options) => done,
+        // What was started is ended as its handles are dropped.
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; everything that was started is ended"),
+        _ = end.recv() => bail!("asked to end; everything that was started is ended"),
+    }
+}
+
+async fn measure(options: &Options) -> Result<()> {
     let mut figures = Vec::new();
-    let step = Step::begin("memory of proxies that idle, and of the operator");
-    figures.extend(memory::measure().await?);
-    step.done();
-    let step = Step::begin("webhook at 50 pods a second");
-    figures.extend(webhook::measure(&mesh, ns.name()).await?);
-    step.done();
-    let step = Step::begin("a policy's way to all of its proxies, 60 times");
-    figures.extend(configuration::measure(&mesh, ns.name()).await?);
-    step.done();
-    let step = Step::begin("requests lost at 500 a second (about 80 s)");
-    figures.extend(lossless::measure(&mesh, ns.name()).await?);
-    step.done();
-
+    let mut tables = Vec::new();
+    let scenarios = options.scenarios();
+    if !scenarios.is_empty() {
+        let results = data_path::measure(&scenarios, options.quick).await?;
+        tables.push(results.table());
+        figures.extend(results.figures());
+    }
+    if options.includes(Part::Growth) {
+        let measured = growth::measure().await?;
+        tables.push(figure::table(&measured));
+        figures.extend(measured);
+    }
+    if options.includes(Part::ControlPlane) {
+        let measured = control_plane::measure().await?;
+        tables.push(figure::table(&measured));
+        figures.extend(measured);
+        tables.push(durations::table()?);
+    }
     let folder = Places::find()?.checkout.join(".bench");
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("results.json");
     std::fs::write(&file, serde_json::to_vec_pretty(&figures)?)
         .with_context(|| format!("{} cannot be written", file.display()))?;
-    println!("{}\n{}", table(&figures), durations::table()?);
+    println!("{}", tables.join("\n"));
     Ok(())
-}
-
-/// The figures as people read them.
-fn table(figures: &[Figure]) -> String {
-    let mut out = String::from("| figure | measured | at most | |\n| --- | --- | --- | --- |\n");
-    for f in figures {
-        let verdict = if f.median <= f.at_most { "met" } else { "MISSED" };
-        let spread =
-            if f.runs > 1 { format!(" ({:.1}–{:.1}, {} runs)", f.min, f.max, f.runs) } else { String::new() };
-        let _ = writeln!(
-            out,
-            "| {}, {} | {:.1} {}{spread} | {} {} | {verdict} |",
-            f.scenario, f.metric, f.median, f.unit, f.at_most, f.unit
-        );
-    }
-    out
-}
-
-/// The value below which this share of the samples lies.
-fn quantile(samples: &mut [f64], share: f64) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    let index = ((samples.len() as f64 * share).ceil() as usize).clamp(1, samples.len().max(1)) - 1;
-    samples.get(index).copied().unwrap_or(f64::INFINITY)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_quantile_is_a_sample() {
-        let mut samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert!((quantile(&mut samples, 0.99) - 99.0).abs() < f64::EPSILON);
-        assert!(quantile(&mut [], 0.5).is_infinite());
+    fn only(text: &str) -> Options {
+        Options { only: text.split(',').map(|part| part.parse().unwrap()).collect(), quick: true }
     }
 
     #[test]
-    fn a_figure_without_runs_is_missed() {
-        let text = table(&[
-            Figure::of("x", "p99", "ms", 10.0, vec![]),
-            Figure::of("y", "p99", "ms", 10.0, vec![3.0, 1.0, 2.0]),
-        ]);
-        assert!(text.contains("MISSED") && text.contains("2.0 ms (1.0–3.0, 3 runs)"), "{text}");
+    fn parts_are_chosen_by_name_and_scenarios_by_letter() {
+        assert_eq!(only("D,A").scenarios(), [Scenario::Requests, Scenario::Large]);
+        assert!(!only("D,A").includes(Part::ControlPlane));
+        assert!(only("control-plane").scenarios().is_empty());
+        assert_eq!(only("proxy").scenarios(), Scenario::ALL);
+        assert!(Options::default().includes(Part::ControlPlane));
+        assert!("Z".parse::<Part>().unwrap_err().contains("control-plane"));
     }
 }

@@ -30,6 +30,11 @@ pub fn processes(name: &str) -> Result<Vec<Process>> {
 }
 
 impl Process {
+    /// The process of this id.
+    pub fn with_id(pid: u32) -> Self {
+        Self { pid: pid.cast_signed(), folder: PathBuf::from(format!("/proc/{pid}")) }
+    }
+
     /// A variable of the environment that it was started with.
     pub fn environment(&self, name: &str) -> Option<String> {
         let environment = std::fs::read(self.folder.join("environ")).ok()?;

@@ -215,7 +215,7 @@ pub struct Leaf {
 
 impl Authority {
     /// The caller checked validity and signature of both.
-    pub(crate) fn new(root: Material, issuer: Material) -> Self {
+    pub fn new(root: Material, issuer: Material) -> Self {
         Self { root, issuer }
     }
 
@@ -270,7 +270,7 @@ impl Authority {
 }
 
 /// The key of a pair that was made here, in the form that [`Authority::issue`] takes.
-pub(super) fn public_key_of(key: &KeyPair) -> Option<PublicKey> {
+pub fn public_key_of(key: &KeyPair) -> Option<PublicKey> {
     PublicKey::from_raw(key.der_bytes())
 }
 
@@ -303,8 +303,8 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     }
 }
 
-/// RFC 7468.
-pub(super) fn pem(label: &str, der: &[u8]) -> String {
+/// A block of text around DER, RFC 7468.
+pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let mut pem = format!("-----BEGIN {label}-----\n");

@@ -8,7 +8,7 @@ use crate::model::{
 };
 
 impl Compiler<'_> {
-    /// Callers of a headless Service come here, and those who were given the name of a StatefulSet's pod: databases most of all, so
+    /// Callers of a headless Service come here, and those who were given the name of a `StatefulSet`'s pod: databases most of all, so
     /// what is stated of the port spares them the wait for a server that speaks first, and measures them by the Service's name. It also
     /// keeps callers from going round the limits of a port by looking like something else for a while.
     pub(super) fn pod_address(&mut self, name: &ObjectName, endpoint: Endpoint) -> Destination {

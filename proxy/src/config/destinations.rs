@@ -250,12 +250,7 @@ impl Destinations {
     }
 
     /// Puts back what was known before a restart; nobody waits for it. Ignored beyond the bound.
-    pub(super) fn restore(
-        &self,
-        address: SocketAddr,
-        version: &str,
-        destination: v1::Destination,
-    ) -> Result<(), String> {
+    pub fn restore(&self, address: SocketAddr, version: &str, destination: v1::Destination) -> Result<(), String> {
         let address = canonical(address);
         let slot = Slot::new(address, self.start, Duration::ZERO);
         slot.apply(version, destination)?;

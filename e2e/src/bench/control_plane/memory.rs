@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::Figure;
+use crate::bench::Figure;
 use crate::kit::{Process, processes};
 
 /// Of all idle proxies the median, of the operator what it has.

@@ -8,8 +8,8 @@ use kube::api::{Api, PostParams};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use super::Figure;
 use super::metrics::{Histogram, of_operator};
+use crate::bench::Figure;
 use crate::kit::Mesh;
 use crate::kit::apps::IMAGE;
 

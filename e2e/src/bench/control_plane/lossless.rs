@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::Figure;
+use crate::bench::Figure;
 use crate::kit::apps::App;
 use crate::kit::{Load, LoadReport, Mesh, OPERATOR_NAMESPACE, RunningLoad, eventually, eventually_within};
 

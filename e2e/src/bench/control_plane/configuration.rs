@@ -8,7 +8,8 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, WatchEvent, WatchParams}
 use tokio::time::{Instant, timeout};
 
 use super::metrics::{Histogram, of_operator};
-use super::{Figure, quantile};
+use super::quantile;
+use crate::bench::Figure;
 use crate::kit::apps::BINARY;
 use crate::kit::apps::CONTAINER;
 use crate::kit::{Mesh, eventually, kind};

@@ -192,3 +192,47 @@ async fn grpc_is_tried_elsewhere_when_an_application_is_gone() {
         assert!(response.headers().get("fairlead-proxy").is_none(), "{response:?}");
     }
 }
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_carried_both_ways() {
+    let app = App::start(|stream| async move {
+        let mut builder = h2::server::Builder::new();
+        let mut connection = builder.enable_connect_protocol().handshake::<_, Bytes>(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let protocol = request.extensions().get::<h2::ext::Protocol>().map(|protocol| protocol.as_str().to_owned());
+            assert_eq!((request.uri().path(), protocol.as_deref()), ("/chat", Some("websocket")));
+            let mut said = request.into_body();
+            let mut answer = respond.send_response(Response::new(()), false).unwrap();
+            tokio::spawn(async move {
+                while let Some(Ok(data)) = said.data().await {
+                    said.flow_control().release_capacity(data.len()).unwrap();
+                    answer.send_data(data, false).unwrap();
+                }
+                answer.send_data(Bytes::from_static(b"bye"), true).unwrap();
+            });
+        }
+    })
+    .await;
+    let pair = pair(app.address);
+    let (sender, connection) = h2::client::handshake(connect(pair.client.outbound).await).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    // Not offered before the proxy's settings came.
+    while !sender.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let mut request = Request::connect("http://server:9080/chat").body(()).unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from("websocket"));
+    let (answer, mut say) = sender.send_request(request, false).unwrap();
+    let answer = tokio::time::timeout(SOON, answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+    let mut heard = answer.into_body();
+    for word in ["ping", "pong"] {
+        say.send_data(Bytes::from(word), false).unwrap();
+        let data = tokio::time::timeout(SOON, heard.data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(data, word);
+    }
+    say.send_data(Bytes::new(), true).unwrap();
+    let last = tokio::time::timeout(SOON, heard.data()).await.unwrap().unwrap().unwrap();
+    assert_eq!(last, "bye");
+}

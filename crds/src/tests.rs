@@ -142,6 +142,30 @@ fn the_kinds_round_trip() {
                     {"service": {"name": "old", "namespace": "bookinfo", "port": 9080}, "weight": 0},
                 ],
                 "timeouts": {"request": "5s"},
+                "rewrite": {"path": {"prefix": "/v2"}, "host": "reviews.internal"},
+                "headers": {
+                    "request": {"set": [{"name": "x-env", "value": "staging"}], "remove": ["x-debug"]},
+                    "response": {"add": [{"name": "x-tag", "value": "a"}]},
+                },
+                "fault": {
+                    "delay": {"percent": 10, "duration": "2s"},
+                    "abort": {"percent": 0.5, "status": 503, "grpcStatus": "UNAVAILABLE"},
+                },
+                "cors": {
+                    "allowOrigins": ["https://shop.example"],
+                    "allowMethods": ["GET"],
+                    "allowHeaders": ["x-token"],
+                    "exposeHeaders": ["x-count"],
+                    "maxAge": "1h",
+                    "allowCredentials": false,
+                },
+                "stickiness": {"cookie": {"name": "fl-sticky", "maxAge": "1h"}},
+            }, {
+                "name": "moved",
+                "redirect": {"scheme": "https", "host": "example.org", "port": 8443, "path": {"full": "/new"}, "status": 308},
+            }, {
+                "name": "teapot",
+                "respond": {"status": 418, "body": "short and stout"},
             }],
             "rateLimits": [{
                 "name": "per-caller", "requests": 100, "per": "1s", "burst": 50, "scope": "Endpoint",
@@ -200,4 +224,18 @@ fn what_is_left_out_gets_its_default_in_the_schema_and_in_rust_alike() {
     assert_eq!(spec["steps"]["default"], serde_json::to_value(&canary.steps).unwrap());
     assert_eq!(spec["analysis"]["default"], serde_json::to_value(&canary.analysis).unwrap());
     assert_eq!(spec["suspend"]["default"], serde_json::json!(false));
+}
+
+#[test]
+fn rules_know_what_frames_a_message_and_what_the_mesh_says() {
+    let (_, schema) = schemas().swap_remove(0);
+    let changes = &schema["properties"]["spec"]["properties"]["routes"]["items"]["properties"]["headers"]["properties"]
+        ["request"];
+    let field = &changes["properties"]["set"]["items"];
+    for rules in [&changes["x-kubernetes-validations"], &field["x-kubernetes-validations"]] {
+        let rules = rules.to_string();
+        for name in ["'host'", "'content-length'", "'transfer-encoding'", "'connection'", "'upgrade'", "'fairlead-'"] {
+            assert!(rules.contains(name), "{name} may be changed: {rules}");
+        }
+    }
 }

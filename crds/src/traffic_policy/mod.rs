@@ -9,22 +9,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::{self, DNS_LABEL};
 
+mod cors;
+mod fault;
+mod headers;
 mod matches;
 mod protocol;
 mod rate_limit;
+mod respond;
 mod route;
+mod stickiness;
 mod target;
 mod timeouts;
+mod url;
 
+pub use cors::Cors;
+pub use fault::{Fault, FaultAbort, FaultDelay, GrpcStatus};
+pub use headers::{HeaderChanges, HeaderField, HeaderRules};
 pub use matches::{
     CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, QueryParamMatch, RouteMatch,
     SourceMatch, ValueMatchType,
 };
 pub use protocol::PolicyProtocol;
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitScope};
+pub use respond::Respond;
 pub use route::{Backend, Route, ServiceRef};
+pub use stickiness::{Stickiness, StickyCookie};
 pub use target::{TargetKind, TargetRef};
 pub use timeouts::Timeouts;
+pub use url::{PathChange, Redirect, RedirectScheme, Rewrite};
 
 /// How traffic to a Service behaves: its parts (subsets), which requests go to which of them, and how long they may take.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]

@@ -4,13 +4,29 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cors::Cors;
+use super::fault::Fault;
+use super::headers::HeaderRules;
 use super::matches::RouteMatch;
+use super::respond::Respond;
+use super::stickiness::Stickiness;
 use super::timeouts::Timeouts;
+use super::url::{Redirect, Rewrite};
 use crate::schema::DNS_LABEL;
 
 /// Requests that match something, and where they go.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.redirect) && has(self.respond))")
+    .message("routes: a route has either redirect or respond, not both"))]
+#[x_kube(validation = Rule::new("!(has(self.redirect) || has(self.respond)) || !(has(self.backends) || has(self.rewrite) || has(self.stickiness))")
+    .message("routes: a route with redirect or respond sends nothing on; take its backends, rewrite and stickiness away"))]
+#[x_kube(validation = Rule::new("!(has(self.rewrite) && has(self.rewrite.path) && has(self.rewrite.path.prefix)) || !has(self.matches) || self.matches.all(m, !has(m.path) || m.path.type == 'PathPrefix')")
+    .message("rewrite.path.prefix: replaces what a PathPrefix matched; give every path of the route that type, or use rewrite.path.full"))]
+#[x_kube(validation = Rule::new("!(has(self.redirect) && has(self.redirect.path) && has(self.redirect.path.prefix)) || !has(self.matches) || self.matches.all(m, !has(m.path) || m.path.type == 'PathPrefix')")
+    .message("redirect.path.prefix: replaces what a PathPrefix matched; give every path of the route that type, or use redirect.path.full"))]
+#[x_kube(validation = Rule::new("!has(self.stickiness) || (has(self.backends) && self.backends.size() > 1)")
+    .message("stickiness: keeps users with one of several backends; the route needs at least two"))]
 pub struct Route {
     /// For logs, metrics and conditions.
     #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
@@ -26,6 +42,27 @@ pub struct Route {
     /// How long a request may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// What the endpoint sees instead of the caller's path and host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
+    /// Sends the caller elsewhere; nothing is sent on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    /// Answers; nothing is sent on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub respond: Option<Respond>,
+    /// Headers that are set, added and removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<HeaderRules>,
+    /// Faults made on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// What pages of other origins may ask: their browsers are answered here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+    /// Keeps users with the backend that they came to first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stickiness: Option<Stickiness>,
 }
 
 /// Somewhere that requests go.

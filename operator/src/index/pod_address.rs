@@ -4,7 +4,7 @@ use super::compile::Compiler;
 use super::route::DEFAULT_ROUTE;
 use super::state::Dependency;
 use crate::model::{
-    Backend, Destination, Endpoint, EndpointSet, ObjectName, Protocol, Route, Service, SourceKind, Target,
+    Backend, Destination, Endpoint, EndpointSet, ObjectName, Protocol, Route, Rules, Service, SourceKind, Target,
 };
 
 impl Compiler<'_> {
@@ -39,7 +39,7 @@ impl Compiler<'_> {
             None | Some((_, _, Protocol::Detect)) => Destination::Pod(endpoint),
             Some((service, port, protocol)) => {
                 let set = EndpointSet { name: format!("{service}:{port}/{}", name.name), endpoints: vec![endpoint] };
-                let backends = vec![Backend { weight: 1, target: Target::EndpointSet(0) }];
+                let backends = vec![Backend { weight: 1, sticky: String::new(), target: Target::EndpointSet(0) }];
                 Destination::Service(Service {
                     namespace: service.namespace,
                     name: service.name,
@@ -50,6 +50,7 @@ impl Compiler<'_> {
                         matches: Vec::new(),
                         backends,
                         request_timeout_ms: 0,
+                        rules: Rules::default(),
                     }],
                     endpoint_sets: vec![set],
                 })

@@ -8,7 +8,7 @@ use super::service::ServicePort;
 use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
 use super::traffic_policy::{BackendRule, Reference, RouteRule};
-use crate::model::{Backend, Endpoint, EndpointSet, ObjectName, Route, Service, SourceKind, Target};
+use crate::model::{Backend, Endpoint, EndpointSet, ObjectName, Route, Rules, Service, SourceKind, Target};
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
 #[derive(Default)]
@@ -47,14 +47,21 @@ impl<'a> Compiler<'a> {
                     matches: rule.matches.clone(),
                     backends,
                     request_timeout_ms: rule.request_timeout_ms,
+                    rules: rule.rules.clone(),
                 });
             }
         }
         if routes.last().is_none_or(|r| !r.matches.is_empty()) {
             let own = Wanted { service: name.clone(), port, subset: None };
-            let whole = [Share { weight: 1, wanted: Ok(own), fallback: None }];
+            let whole = [Share { weight: 1, sticky: "", wanted: Ok(own), fallback: None }];
             let backends = self.backends(&mut sets, &whole, ipv4);
-            routes.push(Route { name: DEFAULT_ROUTE.to_owned(), matches: Vec::new(), backends, request_timeout_ms: 0 });
+            routes.push(Route {
+                name: DEFAULT_ROUTE.to_owned(),
+                matches: Vec::new(),
+                backends,
+                request_timeout_ms: 0,
+                rules: Rules::default(),
+            });
         }
         Service {
             namespace: name.namespace.clone(),
@@ -75,7 +82,7 @@ impl<'a> Compiler<'a> {
     ) -> Vec<Share<'a>> {
         if rule.backends.is_empty() {
             let own = Wanted { service: name.clone(), port, subset: None };
-            return vec![Share { weight: 1, wanted: Ok(own), fallback: None }];
+            return vec![Share { weight: 1, sticky: "", wanted: Ok(own), fallback: None }];
         }
         let mut resolve = |reference: &'a Reference| {
             if let Reference::Service(service, _) = reference {
@@ -83,7 +90,8 @@ impl<'a> Compiler<'a> {
             }
             self.state.resolve(name, port, rules, reference)
         };
-        let shares = rule.backends.iter().map(|BackendRule { weight, reference, fallback }| Share {
+        let shares = rule.backends.iter().map(|BackendRule { weight, reference, fallback, sticky }| Share {
+            sticky,
             weight: *weight,
             wanted: resolve(reference),
             fallback: fallback.as_ref().map(&mut resolve),
@@ -116,15 +124,16 @@ impl<'a> Compiler<'a> {
             })
             .collect();
         let mut backends = Vec::new();
-        for ((_, part), divided) in parts.into_iter().zip(divide(&undivided)) {
+        for (((_, part), divided), share) in parts.into_iter().zip(divide(&undivided)).zip(shares) {
+            let sticky = share.sticky.to_owned();
             let target = match &part {
                 Ok(part) => Target::EndpointSet(part.set),
                 Err(why) => Target::Unresolved((*why).clone()),
             };
-            backends.push(Backend { weight: divided.rest, target });
+            backends.push(Backend { weight: divided.rest, sticky: sticky.clone(), target });
             let canaries = part.iter().flat_map(|p| &p.releases);
             for ((_, set), weight) in canaries.zip(divided.canaries) {
-                backends.push(Backend { weight, target: Target::EndpointSet(*set) });
+                backends.push(Backend { weight, sticky: sticky.clone(), target: Target::EndpointSet(*set) });
             }
         }
         backends
@@ -201,6 +210,7 @@ impl<'a> Compiler<'a> {
 /// A share of a route, its references resolved.
 struct Share<'a> {
     weight: u32,
+    sticky: &'a str,
     wanted: Result<Wanted<'a>, String>,
     /// In its place while it has no endpoints.
     fallback: Option<Result<Wanted<'a>, String>>,

@@ -1,6 +1,6 @@
 //! Routes: which requests, and where they go.
 
-use super::Match;
+use super::{Match, Rules};
 
 /// Requests of a kind and where they go.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// From the first byte of the request to the last of the response head, milliseconds; 0: none.
     pub request_timeout_ms: u64,
+    /// What happens to them on their way.
+    pub rules: Rules,
 }
 
 /// A share of requests.
@@ -20,6 +22,8 @@ pub struct Route {
 pub struct Backend {
     /// Relative to its siblings, whose sum fits 32 bits; 0: never chosen.
     pub weight: u32,
+    /// What a cookie says of it, the same for all parts of what a user wrote as one backend; empty where no cookie does.
+    pub sticky: String,
     /// Where the share goes.
     pub target: Target,
 }

@@ -1,6 +1,6 @@
 //! What the proxy knows of gRPC: how it fails.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::Fields;
 
@@ -29,6 +29,25 @@ pub(super) fn status_of_trailers(trailers: &HeaderMap) -> Option<u8> {
 
 fn number(status: &[u8]) -> Option<u8> {
     std::str::from_utf8(status).ok()?.parse().ok()
+}
+
+/// The gRPC status that stands for an HTTP status, by the gRPC specification.
+pub fn status_for(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        200..300 => 0,
+        // INTERNAL
+        400 => 13,
+        // UNAUTHENTICATED
+        401 => 16,
+        // PERMISSION_DENIED
+        403 => 7,
+        // UNIMPLEMENTED
+        404 => 12,
+        // UNAVAILABLE
+        429 | 502..=504 => 14,
+        // UNKNOWN
+        _ => 2,
+    }
 }
 
 /// Whether a status speaks against the server: `UNKNOWN`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`,

@@ -20,10 +20,10 @@ mod upgrade;
 
 pub use self::{
     fields::Fields,
-    grpc::{failed_status, is_grpc, is_grpc_type, status_of},
+    grpc::{failed_status, is_grpc, is_grpc_type, status_for, status_of},
     message::{Head, Request, Response},
     reason::Reason,
-    respond::{MARK, respond},
+    respond::{MARK, answer, respond},
 };
 
 /// The bytes that the head of a message may take; a longer one gets 431. Enough for the cookies of the worst browser sessions, and what

@@ -30,11 +30,19 @@ pub enum Reason {
     TargetTooLong,
     /// The head of the request did not come in time.
     HeadTimeout,
+    /// The route redirects.
+    Redirect,
+    /// The route responds.
+    Respond,
+    /// The route says what pages of other origins may ask, and a browser asked.
+    CorsPreflight,
+    /// The route has requests fail on purpose.
+    FaultAbort,
 }
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::MalformedRequest,
         Self::PlaintextRefused,
         Self::UnresolvedBackend,
@@ -47,6 +55,10 @@ impl Reason {
         Self::HeadTooLarge,
         Self::TargetTooLong,
         Self::HeadTimeout,
+        Self::Redirect,
+        Self::Respond,
+        Self::CorsPreflight,
+        Self::FaultAbort,
     ];
 
     /// The word for it.
@@ -64,6 +76,10 @@ impl Reason {
             Self::HeadTooLarge => "head-too-large",
             Self::TargetTooLong => "target-too-long",
             Self::HeadTimeout => "head-timeout",
+            Self::Redirect => "redirect",
+            Self::Respond => "respond",
+            Self::CorsPreflight => "cors-preflight",
+            Self::FaultAbort => "fault-abort",
         }
     }
 
@@ -72,20 +88,25 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.as_str().as_bytes() == word)
     }
 
-    /// What the caller gets.
+    /// What the caller gets, where no route says another status.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::MalformedRequest => StatusCode::BAD_REQUEST,
             Self::PlaintextRefused => StatusCode::FORBIDDEN,
             // The Gateway API asks for 500 here.
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints | Self::ConnectFailure | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoints | Self::ConnectFailure | Self::Overload | Self::FaultAbort => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Redirect => StatusCode::FOUND,
+            Self::Respond => StatusCode::OK,
+            Self::CorsPreflight => StatusCode::NO_CONTENT,
         }
     }
 
@@ -113,7 +134,13 @@ impl Reason {
             // RESOURCE_EXHAUSTED
             Self::Overload | Self::RateLimited => 8,
             // UNAVAILABLE
-            Self::UnresolvedBackend | Self::NoEndpoints | Self::ConnectFailure | Self::UpstreamReset => 14,
+            Self::UnresolvedBackend
+            | Self::NoEndpoints
+            | Self::ConnectFailure
+            | Self::UpstreamReset
+            | Self::FaultAbort => 14,
+            // UNKNOWN
+            Self::Redirect | Self::Respond | Self::CorsPreflight => 2,
         }
     }
 }

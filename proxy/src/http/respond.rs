@@ -11,26 +11,34 @@ pub const MARK: HeaderName = HeaderName::from_static("fairlead-proxy");
 
 /// The answer for `reason`; `detail` is one sentence for whoever reads it, and a gRPC caller gets it as the message of a status.
 pub fn respond(reason: Reason, detail: &str, grpc: bool) -> Response<Body> {
-    let mut headers = HeaderMap::new();
-    let (status, body) = if grpc {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(grpc::STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
-        if let Ok(message) = HeaderValue::from_str(&percent_encode(detail)) {
-            headers.insert(grpc::MESSAGE, message);
-        }
-        (StatusCode::OK, Body::Empty)
-    } else {
-        let text = format!("fairlead: {}: {detail}\n", reason.as_str());
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        (reason.status(), Body::Full(Some(Bytes::from(text))))
-    };
-    headers.insert(MARK, HeaderValue::from_static(reason.as_str()));
+    let grpc = grpc.then(|| (reason.grpc_status(), detail));
+    let text = format!("fairlead: {}: {detail}\n", reason.as_str());
+    let mut response = answer(reason, reason.status(), Bytes::from(text), grpc);
     if reason.ends_connection() {
         // Where a malformed request ends, and the next begins, nobody knows; and a caller that is refused has no use for its connection.
         // (HTTP/2 has no such header, and it is left out there.)
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Response::new(status, headers, body)
+    response
+}
+
+/// An answer of this status and text, for a gRPC caller of this status and message.
+pub fn answer(reason: Reason, status: StatusCode, text: Bytes, grpc: Option<(u8, &str)>) -> Response<Body> {
+    let mut headers = HeaderMap::new();
+    headers.insert(MARK, HeaderValue::from_static(reason.as_str()));
+    if let Some((status, message)) = grpc {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(grpc::STATUS, HeaderValue::from(u16::from(status)));
+        if let Ok(message) = HeaderValue::from_str(&percent_encode(message)) {
+            headers.insert(grpc::MESSAGE, message);
+        }
+        return Response::new(StatusCode::OK, headers, Body::Empty);
+    }
+    if text.is_empty() {
+        return Response::new(status, headers, Body::Empty);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Response::new(status, headers, Body::Full(Some(text)))
 }
 
 /// As the gRPC specification encodes messages: printable ASCII without `%` stays.

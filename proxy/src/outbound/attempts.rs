@@ -8,6 +8,7 @@ use super::{
     http::{Own, Session},
     opaque::tls,
     reachable,
+    rules::Applied,
 };
 use crate::{
     balance::{Endpoint, pool::Lease},
@@ -36,15 +37,23 @@ const GIVING_UP: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Tries endpoints until one answers or there is nothing more to try.
-    pub(super) async fn call(&self, call: &Call, began: Instant, grpc: bool) -> Result<Response<Body>, (Own, Tls)> {
+    pub(super) async fn call(
+        &self,
+        call: &Call,
+        applied: &Applied,
+        began: Instant,
+        grpc: bool,
+    ) -> Result<Response<Body>, (Own, Tls)> {
         let mut failed: Vec<SocketAddr> = Vec::new();
-        let mut set: Option<String> = None;
+        let mut set = applied.set.clone();
         let mut attempt = 0;
         loop {
             attempt += 1;
             // Read again for each attempt: a failure is often the first sign of a change that is on its way.
             let destination = self.destination.load_full();
-            let choice = self.choose(&destination, call, set.as_deref(), &failed).map_err(|own| (own, Tls::None))?;
+            let choice = self
+                .choose(&destination, &applied.head(call), set.as_deref(), &failed)
+                .map_err(|own| (own, Tls::None))?;
             let deadline = choice.timeout.map(|timeout| began + timeout);
             set = choice.set.map(str::to_owned);
             let endpoint = reachable(&self.worker.mesh, &choice.endpoint);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::http::{Own, Session};
 use crate::{
     balance::{self, Endpoint},
-    http::{Reason, exchange::Call},
+    http::Reason,
     route::{Destination, EndpointSet, RequestHead, Route, Service, Target},
 };
 
@@ -21,7 +21,7 @@ impl Session {
     pub(super) fn choose<'a>(
         &self,
         destination: &'a Destination,
-        call: &Call,
+        head: &RequestHead<'_>,
         set: Option<&str>,
         failed: &[SocketAddr],
     ) -> Result<Choice<'a>, Own> {
@@ -33,8 +33,7 @@ impl Session {
                 return Ok(Choice::of(Arc::new(endpoint)));
             }
         };
-        let head = RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers);
-        let Some(route) = service.route(&head) else {
+        let Some(route) = service.route(head) else {
             return Err(Own::new(Reason::UnresolvedBackend, format!("no route of {} matches", service.name)));
         };
         let chosen = match set.and_then(|name| service.sets.iter().find(|set| set.name == name)) {

@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use ::http::StatusCode;
 use tokio::time::Instant;
 
-use super::Outgoing;
+use super::{Outgoing, rules::Stopped};
 use crate::{
     accept::Worker,
     balance::Endpoint,
@@ -63,40 +64,56 @@ impl Service for Session {
     async fn handle(&self, request: Request) -> Response<Body> {
         let began = Instant::now();
         let grpc = is_grpc(&request.head.headers);
-        let call = Call::new(request, self.version, self.original);
-        let result = self.call(&call, began, grpc).await;
-        self.note(Some(&call), &result, began);
+        let mut call = Call::new(request, self.version, self.original);
+        let (applied, stopped) = self.before(&mut call, began, grpc).await;
+        let result = match stopped {
+            None => self.call(&call, &applied, began, grpc).await,
+            Some(Stopped::Own(own)) => Err((own, Tls::None)),
+            Some(Stopped::Answered(reason, mut response)) => {
+                let status = response.status();
+                self.requests.own_with(Tls::None, reason, status, began.elapsed());
+                self.note(Some(&applied.head(&call)), status, Some(reason), began);
+                applied.permit(&mut response);
+                return *response;
+            }
+        };
         match result {
-            Ok(response) => response,
+            Ok(mut response) => {
+                let reason = response.headers().get(&MARK).and_then(Reason::parse);
+                self.note(Some(&applied.head(&call)), response.status(), reason, began);
+                applied.after(&mut response);
+                response
+            }
             Err((own, tls)) => {
-                self.requests.own(tls, own.reason, began.elapsed());
-                tracing::debug!(
-                    address = %self.original, reason = own.reason.as_str(), detail = own.detail, "answered for an endpoint"
-                );
-                respond(own.reason, &own.detail, grpc)
+                self.note(Some(&applied.head(&call)), own.reason.status(), Some(own.reason), began);
+                let mut response = self.own(&own, tls, began, grpc);
+                applied.permit(&mut response);
+                response
             }
         }
     }
 
     fn refused(&self, reason: Reason) {
         self.requests.own(Tls::None, reason, Duration::ZERO);
-        self.note(None, &Err((Own::new(reason, ""), Tls::None)), Instant::now());
+        self.note(None, reason.status(), Some(reason), Instant::now());
     }
 }
 
 impl Session {
     /// Writes a request into the access log.
-    fn note(&self, call: Option<&Call>, result: &Result<Response<Body>, (Own, Tls)>, began: Instant) {
+    fn note(&self, head: Option<&RequestHead<'_>>, status: StatusCode, reason: Option<Reason>, began: Instant) {
         let access = &self.worker.mesh.telemetry.access;
-        if !access.is_on() {
-            return;
+        if access.is_on() {
+            access.note(Direction::Outbound, &self.name, None, head, status, reason, began.elapsed());
         }
-        let (status, reason) = match result {
-            Ok(response) => (response.status(), response.headers().get(&MARK).and_then(Reason::parse)),
-            Err((own, _)) => (own.reason.status(), Some(own.reason)),
-        };
-        let head = call.map(|call| RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers));
-        access.note(Direction::Outbound, &self.name, None, head.as_ref(), status, reason, began.elapsed());
+    }
+
+    fn own(&self, own: &Own, tls: Tls, began: Instant, grpc: bool) -> Response<Body> {
+        self.requests.own(tls, own.reason, began.elapsed());
+        tracing::debug!(
+            address = %self.original, reason = own.reason.as_str(), detail = own.detail, "answered for an endpoint"
+        );
+        respond(own.reason, &own.detail, grpc)
     }
 
     /// The endpoint's response.

@@ -7,6 +7,7 @@ mod attempts;
 mod choose;
 mod http;
 mod opaque;
+mod rules;
 
 use std::{net::SocketAddr, sync::Arc};
 

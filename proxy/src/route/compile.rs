@@ -12,7 +12,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     Destination, EndpointSet, GrpcMatch, HeaderMatch, Index, Match, NamedMatch, PathMatch, Protocol, Route, Service,
-    Split, Target, ValueMatch,
+    Split, Target, ValueMatch, rules,
 };
 use crate::balance::{Endpoint, Load};
 
@@ -75,21 +75,26 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
     if !routes.last().is_some_and(|route| route.matches.is_empty()) {
         return Err(format!("service {name}: the last route must match every request"));
     }
-    let opaque = split_of(service.opaque_backends, sets.len()).map_err(|error| format!("opaque backends: {error}"))?;
-    Ok(Service { name, protocol, index: Box::new(Index::new(&routes)), routes, sets, opaque })
+    let opaque =
+        targets_of(service.opaque_backends, sets.len()).map_err(|error| format!("opaque backends: {error}"))?;
+    let has_rules = routes.iter().any(|route| route.rules.is_some());
+    let index = Box::new(Index::new(&routes));
+    Ok(Service { name, protocol, index, routes, sets, has_rules, opaque: Split::new(opaque) })
 }
 
-pub(super) fn route_of(route: v1::Route, sets: usize) -> Result<Route, String> {
+pub(super) fn route_of(mut route: v1::Route, sets: usize) -> Result<Route, String> {
+    let targets = targets_of(std::mem::take(&mut route.backends), sets)?;
     Ok(Route {
+        rules: rules::compile(&mut route, &targets)?,
         matches: route.matches.into_iter().map(match_of).collect::<Result<_, _>>()?,
-        split: split_of(route.backends, sets)?,
+        split: Split::new(targets),
         timeout: (route.request_timeout_ms > 0).then(|| Duration::from_millis(route.request_timeout_ms)),
         name: route.name,
     })
 }
 
-fn split_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Split, String> {
-    let weighted = backends
+fn targets_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Vec<(u32, Target)>, String> {
+    backends
         .into_iter()
         .map(|backend| match backend.target {
             Some(v1::backend::Target::EndpointSet(index)) if (index as usize) < sets => {
@@ -101,8 +106,7 @@ fn split_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Split, String> {
             Some(v1::backend::Target::Unresolved(why)) => Ok((backend.weight, Target::Unresolved(why.into()))),
             None => Err("a backend has no target that this proxy knows".into()),
         })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Split::new(weighted))
+        .collect()
 }
 
 /// Compiles what a request must look like. The error is a sentence.

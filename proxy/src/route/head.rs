@@ -9,7 +9,7 @@ use crate::http::Fields;
 /// The parts of a request that routes look at, as the caller wrote them. Matchers ask through its methods alone.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
-    method: &'a Method,
+    method: &'a str,
     uri: &'a Uri,
     headers: &'a Fields,
 }
@@ -17,12 +17,12 @@ pub struct RequestHead<'a> {
 impl<'a> RequestHead<'a> {
     /// Of a request that was parsed.
     pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a Fields) -> Self {
-        Self { method, uri, headers }
+        Self { method: method.as_str(), uri, headers }
     }
 
     /// Case counts.
     pub fn method(&self) -> &'a str {
-        self.method.as_str()
+        self.method
     }
 
     /// Without the query.
@@ -33,6 +33,25 @@ impl<'a> RequestHead<'a> {
     /// Without the question mark.
     pub fn query(&self) -> Option<&'a str> {
         self.uri.query()
+    }
+
+    /// As HTTP/2 sends it, and HTTP/1 where the target has a host.
+    pub fn scheme(&self) -> Option<&'a str> {
+        self.uri.scheme_str()
+    }
+
+    /// The method that a browser asks about before a page of another origin may use it; `None`: it is another request.
+    pub fn preflight(&self) -> Option<&'a [u8]> {
+        if self.method != Method::OPTIONS.as_str() || !self.headers.contains_key(&header::ORIGIN) {
+            return None;
+        }
+        self.header(&header::ACCESS_CONTROL_REQUEST_METHOD).next()
+    }
+
+    /// The request that a browser asks about, as far as it says; `None`: it asks nothing.
+    pub(super) fn asked_about(&self) -> Option<Self> {
+        let method = std::str::from_utf8(self.preflight()?).ok()?;
+        Some(Self { method, ..*self })
     }
 
     /// The authority of the target, which HTTP/2 sends instead of a `Host` header.

@@ -81,6 +81,14 @@ pub enum ValueMatch {
 }
 
 impl Match {
+    /// Of the path, if that is what it is about.
+    pub(super) fn prefix(&self) -> &str {
+        match &self.path {
+            Some(PathMatch::Prefix(prefix)) => prefix,
+            _ => "",
+        }
+    }
+
     /// Whether all that is set holds.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
         (self.methods.is_empty() || self.methods.iter().any(|method| method == head.method()))

@@ -9,6 +9,7 @@ mod head;
 mod index;
 mod matcher;
 mod params;
+pub mod rules;
 mod split;
 
 use std::{sync::Arc, time::Duration};
@@ -20,6 +21,8 @@ pub use self::{
     head::RequestHead,
     index::Index,
     matcher::{GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, ValueMatch},
+    params::cookie,
+    rules::Rules,
     split::{Split, Target},
 };
 use crate::balance::Endpoint;
@@ -76,6 +79,8 @@ pub struct Service {
     pub index: Box<Index>,
     /// Parts of the Service's endpoints; [`Target::Set`] points into this list.
     pub sets: Vec<EndpointSet>,
+    /// Whether a route has rules.
+    pub has_rules: bool,
     /// Where connections that are not HTTP go.
     pub opaque: Split,
 }
@@ -91,6 +96,25 @@ pub struct Route {
     pub split: Split,
     /// From the first byte of the request to the last of the response head; `None`: no limit.
     pub timeout: Option<Duration>,
+    /// What happens to requests on their way; `None`: they go as they came.
+    pub rules: Option<Arc<Rules>>,
+}
+
+impl Route {
+    /// Whether it takes the request, and by which prefix of the path: none where it looks at the path otherwise or not at all.
+    pub fn takes(&self, head: &RequestHead<'_>) -> Option<&str> {
+        if self.matches.is_empty() {
+            return Some("");
+        }
+        let taken = |head: &RequestHead<'_>| {
+            self.matches.iter().position(|entry| entry.matches(head)).map(|i| self.matches[i].prefix())
+        };
+        taken(head).or_else(|| {
+            // A browser asks with OPTIONS whether it may send what the route is about.
+            let cors = self.rules.as_ref().is_some_and(|rules| rules.cors.is_some());
+            taken(&head.asked_about().filter(|_| cors)?)
+        })
+    }
 }
 
 /// Endpoints that a backend stands for.
@@ -111,7 +135,7 @@ impl Service {
 
 impl Route {
     fn matches(&self, head: &RequestHead<'_>) -> bool {
-        self.matches.is_empty() || self.matches.iter().any(|entry| entry.matches(head))
+        self.takes(head).is_some()
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) fn query_param<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]
 }
 
 /// The value of the first cookie of this name, over all lines of the `cookie` header: HTTP/2 may send one line for each.
-pub(super) fn cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+pub fn cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
     lines.flat_map(|line| line.split(|byte| *byte == b';')).find_map(|pair| {
         let pair = pair.trim_ascii();
         let at = pair.iter().position(|byte| *byte == b'=')?;

@@ -12,15 +12,15 @@ pub enum Target {
 }
 
 /// Targets by weight.
-#[derive(Debug, Default)]
-pub struct Split {
+#[derive(Debug)]
+pub struct Split<T = Target> {
     /// Each with the sum of the weights up to and with its own, ascending; targets of weight 0 are left out.
-    targets: Vec<(u64, Target)>,
+    targets: Vec<(u64, T)>,
 }
 
-impl Split {
+impl<T> Split<T> {
     /// From weights and targets, in any order.
-    pub fn new(weighted: impl IntoIterator<Item = (u32, Target)>) -> Self {
+    pub fn new(weighted: impl IntoIterator<Item = (u32, T)>) -> Self {
         let mut sum = 0;
         let targets = weighted
             .into_iter()
@@ -33,8 +33,13 @@ impl Split {
         Self { targets }
     }
 
+    /// Whether every weight is 0.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// The target that a uniformly random number falls on; `None` where every weight is 0.
-    pub fn choose(&self, random: u64) -> Option<&Target> {
+    pub fn choose(&self, random: u64) -> Option<&T> {
         let (total, last) = self.targets.last()?;
         if self.targets.len() == 1 {
             return Some(last);
@@ -55,7 +60,7 @@ mod tests {
     #[test]
     fn nothing_is_chosen_where_all_weights_are_zero() {
         assert_eq!(Split::new([(0, Target::Set(0)), (0, Target::Set(1))]).choose(7), None);
-        assert_eq!(Split::default().choose(7), None);
+        assert_eq!(Split::<Target>::new([]).choose(7), None);
     }
 
     proptest! {

@@ -28,6 +28,7 @@ impl Collector for Collect {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
         self.requests(&mut encoder)?;
         self.latency(&mut encoder)?;
+        self.delays(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.events(&mut encoder)?;
         encoder
@@ -53,9 +54,8 @@ impl Collect {
             for tls in Tls::ALL {
                 let answered =
                     requests.answered[*tls as usize].iter().zip(CLASS_NAMES).map(|(count, class)| (count, class, ""));
-                let own = requests.own[*tls as usize].iter().zip(Reason::ALL).map(|(count, reason)| {
-                    let class = CLASS_NAMES[usize::from(reason.status().as_u16() / 100) - 1];
-                    (count, class, reason.as_str())
+                let own = requests.own[*tls as usize].iter().zip(Reason::ALL).flat_map(|(classes, reason)| {
+                    classes.iter().zip(CLASS_NAMES).map(move |(count, class)| (count, class, reason.as_str()))
                 });
                 for (count, class, reason) in answered.chain(own) {
                     let count = count.load(Relaxed);
@@ -86,6 +86,23 @@ impl Collect {
             let (sum, count, buckets) = histogram(requests);
             let labels = [("direction", direction.as_str()), ("service", service.as_ref())];
             metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn delays(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+        let mut metric = encoder.encode_descriptor(
+            "fault_delays",
+            "Requests that were held up on purpose; those that were failed on purpose are requests with reason fault-abort",
+            None,
+            MetricType::Counter,
+        )?;
+        for ((direction, service), requests) in self.tables.services.read().iter() {
+            let count = requests.delayed.load(Relaxed);
+            if count > 0 {
+                let labels = [("direction", direction.as_str()), ("service", service.as_ref())];
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
         }
         Ok(())
     }

@@ -149,8 +149,9 @@ const CLASSES: usize = 5;
 pub struct Requests {
     // By Tls and class of the status, of endpoints' answers.
     answered: [[AtomicU64; CLASSES]; 2],
-    // By Tls and Reason, of the proxy's own answers.
-    own: [[AtomicU64; Reason::ALL.len()]; 2],
+    // By Tls, Reason and class of the status, of the proxy's own answers.
+    own: [[[AtomicU64; CLASSES]; Reason::ALL.len()]; 2],
+    delayed: AtomicU64,
     latency: Latency,
 }
 
@@ -163,20 +164,34 @@ struct Latency {
 
 impl Requests {
     fn new() -> Self {
-        Self { answered: Default::default(), own: Default::default(), latency: Latency::default() }
+        Self {
+            answered: Default::default(),
+            own: Default::default(),
+            delayed: AtomicU64::new(0),
+            latency: Latency::default(),
+        }
     }
 
     /// An endpoint answered; `latency` is from the request's first byte to the last of the response head.
     pub fn answered(&self, tls: Tls, status: StatusCode, latency: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1;
-        self.answered[tls as usize][class].fetch_add(1, Relaxed);
+        self.answered[tls as usize][class(status)].fetch_add(1, Relaxed);
         self.observe(latency);
     }
 
     /// The proxy answered itself.
     pub fn own(&self, tls: Tls, reason: Reason, latency: Duration) {
-        self.own[tls as usize][reason as usize].fetch_add(1, Relaxed);
+        self.own_with(tls, reason, reason.status(), latency);
+    }
+
+    /// The proxy answered itself, with a status that a route says.
+    pub fn own_with(&self, tls: Tls, reason: Reason, status: StatusCode, latency: Duration) {
+        self.own[tls as usize][reason as usize][class(status)].fetch_add(1, Relaxed);
         self.observe(latency);
+    }
+
+    /// A request was held up on purpose.
+    pub fn delayed(&self) {
+        self.delayed.fetch_add(1, Relaxed);
     }
 
     fn observe(&self, latency: Duration) {
@@ -185,6 +200,10 @@ impl Requests {
         self.latency.buckets[index].fetch_add(1, Relaxed);
         self.latency.micros.fetch_add(latency.as_micros() as u64, Relaxed);
     }
+}
+
+fn class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1
 }
 
 /// Counts of everything that is not a request; bounded by the enums they are indexed with.

@@ -2,6 +2,7 @@
 
 mod rate_limit;
 mod route;
+mod rules;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -163,14 +164,15 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, Route, Target};
+    use crate::model::{Backend, Route, Rules, Target};
 
     fn resource(weight: u32) -> Resource {
         let route = Route {
             name: "r".into(),
             matches: vec![],
-            backends: vec![Backend { weight, target: Target::Unresolved("gone".into()) }],
+            backends: vec![Backend { weight, sticky: String::new(), target: Target::Unresolved("gone".into()) }],
             request_timeout_ms: 0,
+            rules: Rules::default(),
         };
         Resource {
             body: Body::Destination(Destination::Service(Service {

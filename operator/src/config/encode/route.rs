@@ -2,6 +2,7 @@
 
 use fairlead_proxy_api::v1;
 
+use super::rules;
 use crate::model::{Backend, Caller, HeaderMatch, Match, PathMatch, Route, StringMatch, Target};
 
 /// The routes that `caller` can meet, up to the first that takes every request of its.
@@ -22,12 +23,15 @@ pub(super) fn routes(routes: &[Route], caller: &Caller) -> Vec<v1::Route> {
 }
 
 fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
-    v1::Route {
+    let mut route = v1::Route {
         name: r.name.clone(),
         matches,
         backends: r.backends.iter().map(backend).collect(),
         request_timeout_ms: r.request_timeout_ms,
-    }
+        ..v1::Route::default()
+    };
+    rules::add(&r.rules, &r.backends, &mut route);
+    route
 }
 
 pub(super) fn request_match(m: &Match) -> v1::Match {
@@ -73,7 +77,7 @@ fn backend(b: &Backend) -> v1::Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SourceMatch;
+    use crate::model::{Rules, SourceMatch};
 
     fn from(namespace: &str) -> Match {
         let source = SourceMatch { namespaces: vec![namespace.into()], ..SourceMatch::default() };
@@ -85,7 +89,7 @@ mod tests {
     }
 
     fn route(name: &str, matches: Vec<Match>) -> Route {
-        Route { name: name.into(), matches, backends: vec![], request_timeout_ms: 0 }
+        Route { name: name.into(), matches, backends: vec![], request_timeout_ms: 0, rules: Rules::default() }
     }
 
     /// Names of what callers of a namespace are sent, with the number of conditions.

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::build::*;
 use crate::index::{Index, Problem, Report};
-use crate::model::{GrpcMatch, HeaderMatch, Match, ObjectName, ResourceName, SourceMatch, StringMatch};
+use crate::model::{
+    Answer, GrpcMatch, HeaderMatch, Match, ObjectName, ResourceName, Rules, SourceMatch, StringMatch, Target,
+};
 
 fn versions(index: &Index) {
     web(index);
@@ -206,4 +208,51 @@ fn every_kind_of_match_is_read() {
 
 fn named(name: &str, value: StringMatch, not: bool) -> HeaderMatch {
     HeaderMatch { name: name.into(), value, not }
+}
+
+#[test]
+fn rules_of_a_route_reach_the_proxies() {
+    let index = index();
+    versions(&index);
+    let mut spec = testers(json!([]));
+    spec["routes"][0].as_object_mut().unwrap().remove("backends");
+    spec["routes"][0]["respond"] = json!({"status": 418});
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    assert_eq!(service.routes[0].rules.answer, Some(Answer::Respond { status: 418, body: String::new() }));
+    assert_eq!(service.routes[1].rules, Rules::default());
+}
+
+#[test]
+fn a_cookie_stands_for_what_the_user_wrote_as_one_backend() {
+    let index = index();
+    versions(&index);
+    let clone = pod("web-canary-2-c", "10.0.3.1").label("fairlead.dev/clone-of", "web").label("version", "v1");
+    index.apply(clone.build());
+    let mut spec = testers(json!([{"subset": "v1"}, {"subset": "v2"}]));
+    spec["routes"][0]["stickiness"] = json!({"cookie": {"name": "c"}});
+    index.apply(policy("p", 1, spec));
+    let values = || -> Vec<(String, String)> {
+        let service = service_at(&index, "10.96.0.1:80");
+        let backends = service.routes[0].backends.iter();
+        let name = |b: &crate::model::Backend| match &b.target {
+            Target::EndpointSet(set) => service.endpoint_sets[*set as usize].name.clone(),
+            Target::Unresolved(why) => why.clone(),
+        };
+        backends.map(|b| (name(b), b.sticky.clone())).collect()
+    };
+    let before = values();
+    assert_eq!(before.len(), 2);
+    assert_ne!(before[0].1, before[1].1);
+    assert!(before.iter().all(|(_, value)| value.len() == 32 && !value.contains('v')), "{before:?}");
+
+    // A release divides the backend; its users need not notice.
+    index.apply(canary("web", 10.0));
+    index.apply(slice("web", &[("web-1-a", "10.0.0.1"), ("web-1-b", "10.0.0.2"), ("web-canary-2-c", "10.0.3.1")]));
+    let after = values();
+    assert!(after.len() > 2, "{after:?}");
+    for (name, value) in after {
+        let expected = if name.contains("/v1") { &before[0].1 } else { &before[1].1 };
+        assert_eq!(value, *expected, "{name}");
+    }
 }

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 mod matches;
 mod rate_limits;
 mod routes;
+mod rules;
 
 pub(super) use rate_limits::RateLimitRule;
 pub(super) use routes::{BackendRule, Reference, RouteRule};
@@ -63,7 +64,7 @@ impl TrafficPolicy {
         let uid = metadata.uid.unwrap_or_default();
         let namespace = metadata.namespace.unwrap_or_default();
         let named = spec.as_ref().ok().map(|s| attachment(&namespace, &s.target_ref));
-        let (in_force, invalid) = match spec.and_then(|s| rules(&namespace, generation, s)) {
+        let (in_force, invalid) = match spec.and_then(|s| rules(&namespace, &uid, generation, s)) {
             Ok(rules) => (Some(rules), None),
             Err(why) => {
                 // One made anew under the same name is another policy.
@@ -100,9 +101,9 @@ fn attachment(namespace: &str, target: &TargetRef) -> Attachment {
     Attachment { from, target }
 }
 
-fn rules(namespace: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Rules, String> {
+fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -> Result<Rules, String> {
     let routes: Vec<_> =
-        spec.routes.into_iter().map(|route| routes::parse(namespace, route)).collect::<Result<_, _>>()?;
+        spec.routes.into_iter().map(|route| routes::parse(namespace, uid, route)).collect::<Result<_, _>>()?;
     let attachment = attachment(namespace, &spec.target_ref);
     if matches!(attachment.target, Target::Namespace(_)) && !(routes.is_empty() && spec.subsets.is_empty()) {
         return Err("targetRef: routes and subsets are of one Service, so a policy for a Namespace has none".into());

@@ -2,8 +2,8 @@
 
 use fairlead_crds::Route;
 
-use super::matches;
-use crate::model::{Match, ObjectName};
+use super::rules;
+use crate::model::{Match, ObjectName, Rules};
 
 /// A route whose references are still names.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,7 @@ pub(in crate::index) struct RouteRule {
     /// None: the Service itself.
     pub backends: Vec<BackendRule>,
     pub request_timeout_ms: u64,
+    pub rules: Rules,
 }
 
 /// A share of requests.
@@ -22,6 +23,8 @@ pub(in crate::index) struct BackendRule {
     pub reference: Reference,
     /// Where the share goes while `reference` has no endpoints.
     pub fallback: Option<Reference>,
+    /// What a cookie says of it; empty where the route gives none.
+    pub sticky: String,
 }
 
 /// Where a share of requests is to go.
@@ -31,12 +34,13 @@ pub(in crate::index) enum Reference {
     Service(ObjectName, u16),
 }
 
-/// A route of a policy in `namespace`.
-pub(super) fn parse(namespace: &str, route: Route) -> Result<RouteRule, String> {
-    let mut rules = Vec::with_capacity(route.matches.len());
+/// A route of the policy `uid` in `namespace`.
+pub(super) fn parse(namespace: &str, uid: &str, mut route: Route) -> Result<RouteRule, String> {
+    let rules = rules::parse(&mut route).map_err(|why| format!("route {}: {why}", route.name))?;
+    let mut matches = Vec::with_capacity(route.matches.len());
     for (i, m) in route.matches.into_iter().enumerate() {
-        let rule = matches::parse(m).map_err(|why| format!("route {}, matches[{i}]: {why}", route.name))?;
-        rules.push(rule);
+        let rule = super::matches::parse(m).map_err(|why| format!("route {}, matches[{i}]: {why}", route.name))?;
+        matches.push(rule);
     }
     let mut backends = Vec::with_capacity(route.backends.len());
     for (i, backend) in route.backends.into_iter().enumerate() {
@@ -53,13 +57,24 @@ pub(super) fn parse(namespace: &str, route: Route) -> Result<RouteRule, String> 
             _ => return Err(format!("{}: needs either subset or service", at())),
         };
         let fallback = backend.fallback.map(Reference::Subset);
-        backends.push(BackendRule { weight, reference, fallback });
+        let sticky = match (&rules.stickiness, &reference) {
+            (None, _) => String::new(),
+            (Some(_), Reference::Subset(name)) => rules::sticky_value(uid, &route.name, name),
+            (Some(_), Reference::Service(name, port)) => {
+                rules::sticky_value(uid, &route.name, &format!("{name}:{port}"))
+            }
+        };
+        backends.push(BackendRule { weight, reference, fallback, sticky });
+    }
+    if rules.stickiness.is_some() && backends.len() < 2 {
+        return Err(format!("route {}: stickiness needs at least two backends to choose between", route.name));
     }
     let timeout = route.timeouts.and_then(|t| t.request).unwrap_or_default();
     Ok(RouteRule {
         name: route.name,
-        matches: rules,
+        matches,
         backends,
         request_timeout_ms: u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX),
+        rules,
     })
 }

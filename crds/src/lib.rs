@@ -32,10 +32,10 @@ pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, Port
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
     Backend, CookieMatch, Cors, Fault, FaultAbort, FaultDelay, GrpcMatch, GrpcStatus, HeaderChanges, HeaderField,
-    HeaderMatch, HeaderRules, HttpMethod, PathChange, PathMatch, PathMatchType, PolicyProtocol, QueryParamMatch,
-    RateLimit, RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Rewrite, Route, RouteMatch, ServiceRef,
-    SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts, TrafficPolicy, TrafficPolicySpec,
-    TrafficPolicyStatus, ValueMatchType,
+    HeaderMatch, HeaderRules, HttpMethod, Mirror, PathChange, PathMatch, PathMatchType, PolicyProtocol,
+    QueryParamMatch, RateLimit, RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Rewrite, Route,
+    RouteMatch, ServiceRef, SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts,
+    TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
 };
 
 /// The group of the three kinds, and the prefix of every label and annotation.

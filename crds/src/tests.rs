@@ -147,6 +147,7 @@ fn the_kinds_round_trip() {
                     "request": {"set": [{"name": "x-env", "value": "staging"}], "remove": ["x-debug"]},
                     "response": {"add": [{"name": "x-tag", "value": "a"}]},
                 },
+                "mirror": [{"subset": "v2", "percent": 12.5, "copies": 5}],
                 "fault": {
                     "delay": {"percent": 10, "duration": "2s"},
                     "abort": {"percent": 0.5, "status": 503, "grpcStatus": "UNAVAILABLE"},

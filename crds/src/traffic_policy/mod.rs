@@ -13,6 +13,7 @@ mod cors;
 mod fault;
 mod headers;
 mod matches;
+mod mirror;
 mod protocol;
 mod rate_limit;
 mod respond;
@@ -29,6 +30,7 @@ pub use matches::{
     CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, QueryParamMatch, RouteMatch,
     SourceMatch, ValueMatchType,
 };
+pub use mirror::Mirror;
 pub use protocol::PolicyProtocol;
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitScope};
 pub use respond::Respond;

@@ -8,6 +8,7 @@ use super::cors::Cors;
 use super::fault::Fault;
 use super::headers::HeaderRules;
 use super::matches::RouteMatch;
+use super::mirror::Mirror;
 use super::respond::Respond;
 use super::stickiness::Stickiness;
 use super::timeouts::Timeouts;
@@ -19,8 +20,8 @@ use crate::schema::DNS_LABEL;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.redirect) && has(self.respond))")
     .message("routes: a route has either redirect or respond, not both"))]
-#[x_kube(validation = Rule::new("!(has(self.redirect) || has(self.respond)) || !(has(self.backends) || has(self.rewrite) || has(self.stickiness))")
-    .message("routes: a route with redirect or respond sends nothing on; take its backends, rewrite and stickiness away"))]
+#[x_kube(validation = Rule::new("!(has(self.redirect) || has(self.respond)) || !(has(self.backends) || has(self.rewrite) || has(self.mirror) || has(self.stickiness))")
+    .message("routes: a route with redirect or respond sends nothing on; take its backends, rewrite, mirror and stickiness away"))]
 #[x_kube(validation = Rule::new("!(has(self.rewrite) && has(self.rewrite.path) && has(self.rewrite.path.prefix)) || !has(self.matches) || self.matches.all(m, !has(m.path) || m.path.type == 'PathPrefix')")
     .message("rewrite.path.prefix: replaces what a PathPrefix matched; give every path of the route that type, or use rewrite.path.full"))]
 #[x_kube(validation = Rule::new("!(has(self.redirect) && has(self.redirect.path) && has(self.redirect.path.prefix)) || !has(self.matches) || self.matches.all(m, !has(m.path) || m.path.type == 'PathPrefix')")
@@ -54,6 +55,10 @@ pub struct Route {
     /// Headers that are set, added and removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<HeaderRules>,
+    /// Dark traffic: where copies of requests go besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub mirror: Vec<Mirror>,
     /// Faults made on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,

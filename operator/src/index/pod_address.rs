@@ -50,6 +50,7 @@ impl Compiler<'_> {
                         matches: Vec::new(),
                         backends,
                         request_timeout_ms: 0,
+                        mirrors: Vec::new(),
                         rules: Rules::default(),
                     }],
                     endpoint_sets: vec![set],

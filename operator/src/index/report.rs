@@ -89,7 +89,8 @@ fn unresolved(state: &State, policy: &TrafficPolicy) -> Vec<String> {
     };
     let mut sentences = BTreeSet::new();
     for route in &rules.routes {
-        for reference in route.backends.iter().flat_map(|b| std::iter::once(&b.reference).chain(&b.fallback)) {
+        let backends = route.backends.iter().flat_map(|b| std::iter::once(&b.reference).chain(&b.fallback));
+        for reference in backends.chain(route.mirrors.iter().map(|m| &m.reference)) {
             if let Err(why) = state.resolve(target, port, rules, reference) {
                 sentences.insert(format!("route {}: {why}", route.name));
             }

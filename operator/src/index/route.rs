@@ -8,7 +8,7 @@ use super::service::ServicePort;
 use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
 use super::traffic_policy::{BackendRule, Reference, RouteRule};
-use crate::model::{Backend, Endpoint, EndpointSet, ObjectName, Route, Rules, Service, SourceKind, Target};
+use crate::model::{Backend, Endpoint, EndpointSet, Mirror, ObjectName, Route, Rules, Service, SourceKind, Target};
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
 #[derive(Default)]
@@ -42,11 +42,13 @@ impl<'a> Compiler<'a> {
             for rule in &rules.routes {
                 let resolved = self.resolve_all(name, port, rules, rule);
                 let backends = self.backends(&mut sets, &resolved, ipv4);
+                let mirrors = self.mirrors(&mut sets, name, port, rules, rule, ipv4);
                 routes.push(Route {
                     name: rule.name.clone(),
                     matches: rule.matches.clone(),
                     backends,
                     request_timeout_ms: rule.request_timeout_ms,
+                    mirrors,
                     rules: rule.rules.clone(),
                 });
             }
@@ -60,6 +62,7 @@ impl<'a> Compiler<'a> {
                 matches: Vec::new(),
                 backends,
                 request_timeout_ms: 0,
+                mirrors: Vec::new(),
                 rules: Rules::default(),
             });
         }
@@ -97,6 +100,30 @@ impl<'a> Compiler<'a> {
             fallback: fallback.as_ref().map(&mut resolve),
         });
         shares.collect()
+    }
+
+    /// Where copies go: to the part itself, never to its canaries, whose evidence they must not be. A reference that leads nowhere is in the
+    /// policy's status, and nobody waits for its copies.
+    fn mirrors(
+        &mut self,
+        sets: &mut Sets<'a>,
+        name: &ObjectName,
+        port: &'a ServicePort,
+        rules: &'a super::traffic_policy::Rules,
+        rule: &'a RouteRule,
+        ipv4: bool,
+    ) -> Vec<Mirror> {
+        let mut mirrors = Vec::new();
+        for mirror in &rule.mirrors {
+            if let Reference::Service(service, _) = &mirror.reference {
+                self.depend(Dependency::Service(service.clone()));
+            }
+            if let Ok(wanted) = self.state.resolve(name, port, rules, &mirror.reference) {
+                let endpoint_set = self.part(sets, &wanted, ipv4).set;
+                mirrors.push(Mirror { endpoint_set, share: mirror.share, copies: mirror.copies });
+            }
+        }
+        mirrors
     }
 
     /// Backends by weight, divided where one of their Deployments is being released.

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
 pub use rate_limit::{RateLimit, RateLimitKey};
-pub use route::{Backend, Route, Target};
+pub use route::{Backend, Mirror, Route, Target};
 pub use rules::{Answer, Cors, Fault, HeaderChanges, PathChange, Redirect, Rewrite, Rules, Stickiness};
 pub use service::{Endpoint, EndpointSet, Protocol, Service};
 pub use workload::{HandoverPort, MtlsMode, Workload};

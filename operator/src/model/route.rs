@@ -13,6 +13,8 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// From the first byte of the request to the last of the response head, milliseconds; 0: none.
     pub request_timeout_ms: u64,
+    /// Where copies of them go.
+    pub mirrors: Vec<Mirror>,
     /// What happens to them on their way.
     pub rules: Rules,
 }
@@ -35,4 +37,15 @@ pub enum Target {
     EndpointSet(u32),
     /// Nowhere, for the reason given: its share gets 500.
     Unresolved(String),
+}
+
+/// A share of requests of which copies are sent besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Index into [`Service::endpoint_sets`](super::Service::endpoint_sets).
+    pub endpoint_set: u32,
+    /// Millionths.
+    pub share: u32,
+    /// Of each, at least 1.
+    pub copies: u32,
 }

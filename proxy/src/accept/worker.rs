@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,8 @@ pub struct Worker {
     pub pool: Arc<Pool>,
     /// Makes them.
     pub dialler: Dialler,
+    /// One permit for each copy of a request that may be on its way.
+    pub copies: Arc<Semaphore>,
     /// Cancelled when the proxy is asked to end: inbound connections then close after what is in flight.
     pub draining: CancellationToken,
     /// Never cancelled: outbound connections go on until the process ends, because the application may still need them.
@@ -43,7 +45,14 @@ impl Worker {
     /// With an empty pool.
     pub fn new(mesh: Arc<Mesh>, draining: CancellationToken) -> Self {
         let dialler = Dialler { identity: mesh.identity.clone(), telemetry: mesh.telemetry.clone() };
-        Self { mesh, pool: Arc::default(), dialler, draining, forever: CancellationToken::new() }
+        Self {
+            mesh,
+            pool: Arc::default(),
+            dialler,
+            copies: Arc::new(Semaphore::new(outbound::MAX_COPIES)),
+            draining,
+            forever: CancellationToken::new(),
+        }
     }
 }
 

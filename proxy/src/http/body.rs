@@ -5,13 +5,13 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
@@ -95,12 +95,62 @@ pub struct Held {
     touched: AtomicBool,
     // Never contended: an attempt ends before the next one begins.
     body: Mutex<Incoming>,
+    /// Bytes that may be kept; 0: none.
+    limit: AtomicUsize,
+    kept: Mutex<Kept>,
+}
+
+/// What was read of a body.
+#[derive(Debug, Default)]
+struct Kept {
+    data: BytesMut,
+    /// Something was read and not kept.
+    lost: bool,
+    ended: bool,
 }
 
 impl Held {
     /// Not read from yet.
     pub fn new(body: Incoming) -> Self {
-        Self { touched: AtomicBool::new(false), body: Mutex::new(body) }
+        Self {
+            touched: AtomicBool::new(false),
+            body: Mutex::new(body),
+            limit: AtomicUsize::new(0),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Keeps what is read from now on, up to `limit` bytes.
+    pub fn keep(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
+    }
+
+    /// All of it, if it has ended and was kept; without trailers.
+    pub fn whole(&self) -> Option<Bytes> {
+        let mut kept = self.kept.lock();
+        let ended = self.touched() && (kept.ended || self.body.lock().is_end_stream());
+        (ended && !kept.lost && self.limit.load(Relaxed) > 0).then(|| kept.data.split().freeze())
+    }
+
+    fn note(&self, frame: Option<&io::Result<Frame<Bytes>>>) {
+        let limit = self.limit.load(Relaxed);
+        if limit == 0 {
+            return;
+        }
+        let mut kept = self.kept.lock();
+        match frame {
+            None => kept.ended = true,
+            // The caller broke off: nobody can have it whole.
+            Some(Err(_)) => kept.lost = true,
+            Some(Ok(frame)) => {
+                let data = frame.data_ref().map_or(&[][..], |data| data);
+                if kept.lost || kept.data.len() + data.len() > limit {
+                    *kept = Kept { lost: true, ..Kept::default() };
+                } else {
+                    kept.data.extend_from_slice(data);
+                }
+            }
+        }
     }
 
     /// Whether something was read: then only who read it has it whole.
@@ -207,7 +257,9 @@ impl http_body::Body for Body {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Request(held) => {
                 held.touched.store(true, Relaxed);
-                Pin::new(&mut *held.body.lock()).poll_frame(cx)
+                let frame = ready!(Pin::new(&mut *held.body.lock()).poll_frame(cx));
+                held.note(frame.as_ref());
+                Poll::Ready(frame)
             }
             Self::Response(observed) => {
                 let Observed { inner, ending } = &mut **observed;

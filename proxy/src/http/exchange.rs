@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use http::{
     HeaderValue, Method, header,
     uri::{Authority, PathAndQuery, Scheme, Uri},
@@ -30,6 +31,8 @@ pub struct Call {
     /// Without what concerned the caller's connection.
     pub head: Head,
     body: Option<Arc<Held>>,
+    /// In place of one that is read: of a copy.
+    ready: Bytes,
     interim: Interim,
     version: Version,
 }
@@ -77,7 +80,18 @@ impl Call {
             Version::Http2 => complete_http2(&mut head, address),
         }
         let body = (!body.is_end_stream()).then(|| Arc::new(Held::new(body)));
-        Self { head, body, interim, version }
+        Self { head, body, ready: Bytes::new(), interim, version }
+    }
+
+    /// Its body, if it has one.
+    pub fn held(&self) -> Option<Arc<Held>> {
+        self.body.clone()
+    }
+
+    /// The same request with this body; what its endpoint says before the answer is for nobody.
+    #[must_use]
+    pub fn with_body(&self, ready: Bytes) -> Self {
+        Self { head: self.head.clone(), body: None, ready, interim: Interim::default(), version: self.version }
     }
 
     /// Whether it can be sent again as it came.
@@ -121,7 +135,8 @@ impl Call {
 
     fn body(&self) -> Body {
         match &self.body {
-            None => Body::Empty,
+            None if self.ready.is_empty() => Body::Empty,
+            None => Body::Full(Some(self.ready.clone())),
             Some(held) => Body::Request(held.clone()),
         }
     }

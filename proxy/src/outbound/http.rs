@@ -65,7 +65,7 @@ impl Service for Session {
         let began = Instant::now();
         let grpc = is_grpc(&request.head.headers);
         let mut call = Call::new(request, self.version, self.original);
-        let (applied, stopped) = self.before(&mut call, began, grpc).await;
+        let (mut applied, stopped) = self.before(&mut call, began, grpc).await;
         let result = match stopped {
             None => self.call(&call, &applied, began, grpc).await,
             Some(Stopped::Own(own)) => Err((own, Tls::None)),
@@ -77,6 +77,9 @@ impl Service for Session {
                 return *response;
             }
         };
+        if let Some(copies) = applied.copies.take() {
+            self.send(copies);
+        }
         match result {
             Ok(mut response) => {
                 let reason = response.headers().get(&MARK).and_then(Reason::parse);

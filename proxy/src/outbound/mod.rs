@@ -9,6 +9,8 @@ mod http;
 mod opaque;
 mod rules;
 
+pub use self::rules::MAX_COPIES;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};

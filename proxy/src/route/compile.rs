@@ -85,7 +85,7 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
 pub(super) fn route_of(mut route: v1::Route, sets: usize) -> Result<Route, String> {
     let targets = targets_of(std::mem::take(&mut route.backends), sets)?;
     Ok(Route {
-        rules: rules::compile(&mut route, &targets)?,
+        rules: rules::compile(&mut route, &targets, sets)?,
         matches: route.matches.into_iter().map(match_of).collect::<Result<_, _>>()?,
         split: Split::new(targets),
         timeout: (route.request_timeout_ms > 0).then(|| Duration::from_millis(route.request_timeout_ms)),

@@ -29,6 +29,7 @@ impl Collector for Collect {
         self.requests(&mut encoder)?;
         self.latency(&mut encoder)?;
         self.delays(&mut encoder)?;
+        self.mirrored(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.events(&mut encoder)?;
         encoder
@@ -101,6 +102,23 @@ impl Collect {
             let count = requests.delayed.load(Relaxed);
             if count > 0 {
                 let labels = [("direction", direction.as_str()), ("service", service.as_ref())];
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mirrored(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+        let mut metric = encoder.encode_descriptor(
+            "mirrored",
+            "Copies of requests, by what became of them",
+            None,
+            MetricType::Counter,
+        )?;
+        for ((direction, service), requests) in self.tables.services.read().iter() {
+            for (outcome, count) in requests.mirrored.counts().filter(|(_, count)| *count > 0) {
+                let labels =
+                    [("direction", direction.as_str()), ("service", service.as_ref()), ("outcome", outcome.as_str())];
                 metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }
         }

@@ -7,6 +7,7 @@
 pub mod access;
 mod collect;
 pub mod groups;
+mod mirrored;
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,10 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
 use self::access::AccessLog;
-pub use self::groups::Groups;
+pub use self::{
+    groups::Groups,
+    mirrored::{MirrorOutcome, Mirrored},
+};
 use crate::http::Reason;
 
 /// How many services and ports have series of their own. A pod that talks to more is a gateway, and its scraper would suffer first.
@@ -152,6 +156,8 @@ pub struct Requests {
     // By Tls, Reason and class of the status, of the proxy's own answers.
     own: [[[AtomicU64; CLASSES]; Reason::ALL.len()]; 2],
     delayed: AtomicU64,
+    /// Copies of requests.
+    pub mirrored: Mirrored,
     latency: Latency,
 }
 
@@ -168,6 +174,7 @@ impl Requests {
             answered: Default::default(),
             own: Default::default(),
             delayed: AtomicU64::new(0),
+            mirrored: Mirrored::default(),
             latency: Latency::default(),
         }
     }

@@ -172,6 +172,7 @@ mod tests {
             matches: vec![],
             backends: vec![Backend { weight, sticky: String::new(), target: Target::Unresolved("gone".into()) }],
             request_timeout_ms: 0,
+            mirrors: vec![],
             rules: Rules::default(),
         };
         Resource {

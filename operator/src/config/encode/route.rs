@@ -3,7 +3,7 @@
 use fairlead_proxy_api::v1;
 
 use super::rules;
-use crate::model::{Backend, Caller, HeaderMatch, Match, PathMatch, Route, StringMatch, Target};
+use crate::model::{Backend, Caller, HeaderMatch, Match, Mirror, PathMatch, Route, StringMatch, Target};
 
 /// The routes that `caller` can meet, up to the first that takes every request of its.
 pub(super) fn routes(routes: &[Route], caller: &Caller) -> Vec<v1::Route> {
@@ -28,6 +28,7 @@ fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
         matches,
         backends: r.backends.iter().map(backend).collect(),
         request_timeout_ms: r.request_timeout_ms,
+        mirrors: r.mirrors.iter().map(mirror).collect(),
         ..v1::Route::default()
     };
     rules::add(&r.rules, &r.backends, &mut route);
@@ -64,6 +65,10 @@ fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
     }
 }
 
+fn mirror(m: &Mirror) -> v1::Mirror {
+    v1::Mirror { endpoint_set: m.endpoint_set, share: m.share, copies: m.copies }
+}
+
 fn backend(b: &Backend) -> v1::Backend {
     v1::Backend {
         weight: b.weight,
@@ -89,7 +94,14 @@ mod tests {
     }
 
     fn route(name: &str, matches: Vec<Match>) -> Route {
-        Route { name: name.into(), matches, backends: vec![], request_timeout_ms: 0, rules: Rules::default() }
+        Route {
+            name: name.into(),
+            matches,
+            backends: vec![],
+            request_timeout_ms: 0,
+            mirrors: vec![],
+            rules: Rules::default(),
+        }
     }
 
     /// Names of what callers of a namespace are sent, with the number of conditions.

@@ -256,3 +256,24 @@ fn a_cookie_stands_for_what_the_user_wrote_as_one_backend() {
         assert_eq!(value, *expected, "{name}");
     }
 }
+
+#[test]
+fn copies_go_to_a_part_and_not_to_its_canaries() {
+    let index = index();
+    versions(&index);
+    let mut spec = testers(json!([{"subset": "v1"}]));
+    spec["routes"][0]["mirror"] = json!([
+        {"subset": "v2", "percent": 12.5, "copies": 5},
+        {"service": {"name": "cart", "port": 80}},
+    ]);
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    let [mirror] = &service.routes[0].mirrors[..] else { panic!("{:?}", service.routes[0].mirrors) };
+    assert_eq!(service.endpoint_sets[mirror.endpoint_set as usize].name, "shop/web:80/v2");
+    assert_eq!((mirror.share, mirror.copies), (125_000, 5));
+    // Nobody waits for copies, so one that leads nowhere is told to the author alone.
+    let unresolved = report(&index, "p").unresolved;
+    assert!(unresolved[0].contains("Service shop/cart does not exist"), "{unresolved:?}");
+    index.apply(super::build::service("cart", &["10.96.0.7"]));
+    assert_eq!(service_at(&index, "10.96.0.1:80").routes[0].mirrors.len(), 2);
+}

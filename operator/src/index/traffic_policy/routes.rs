@@ -1,6 +1,6 @@
 //! Routes, their references still names.
 
-use fairlead_crds::Route;
+use fairlead_crds::{Route, ServiceRef};
 
 use super::rules;
 use crate::model::{Match, ObjectName, Rules};
@@ -14,6 +14,16 @@ pub(in crate::index) struct RouteRule {
     pub backends: Vec<BackendRule>,
     pub request_timeout_ms: u64,
     pub rules: Rules,
+    pub mirrors: Vec<MirrorRule>,
+}
+
+/// Copies of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::index) struct MirrorRule {
+    pub reference: Reference,
+    /// Millionths.
+    pub share: u32,
+    pub copies: u32,
 }
 
 /// A share of requests.
@@ -47,15 +57,8 @@ pub(super) fn parse(namespace: &str, uid: &str, mut route: Route) -> Result<Rout
         let at = || format!("route {}, backends[{i}]", route.name);
         let weight =
             u32::try_from(backend.weight).map_err(|_| format!("{}: weight {} is negative", at(), backend.weight))?;
-        let reference = match (backend.subset, backend.service) {
-            (Some(subset), None) => Reference::Subset(subset),
-            (None, Some(service)) => {
-                let port = u16::try_from(service.port).map_err(|_| format!("{}: {} is no port", at(), service.port))?;
-                let namespace = service.namespace.unwrap_or_else(|| namespace.to_owned());
-                Reference::Service(ObjectName::new(namespace, service.name), port)
-            }
-            _ => return Err(format!("{}: needs either subset or service", at())),
-        };
+        let reference =
+            reference(namespace, backend.subset, backend.service).map_err(|why| format!("{}: {why}", at()))?;
         let fallback = backend.fallback.map(Reference::Subset);
         let sticky = match (&rules.stickiness, &reference) {
             (None, _) => String::new(),
@@ -69,6 +72,13 @@ pub(super) fn parse(namespace: &str, uid: &str, mut route: Route) -> Result<Rout
     if rules.stickiness.is_some() && backends.len() < 2 {
         return Err(format!("route {}: stickiness needs at least two backends to choose between", route.name));
     }
+    let mut mirrors = Vec::with_capacity(route.mirror.len());
+    for (i, mirror) in route.mirror.into_iter().enumerate() {
+        let reference = reference(namespace, mirror.subset, mirror.service)
+            .map_err(|why| format!("route {}, mirror[{i}]: {why}", route.name))?;
+        let copies = u32::try_from(mirror.copies).unwrap_or(1);
+        mirrors.push(MirrorRule { reference, share: rules::share(mirror.percent), copies });
+    }
     let timeout = route.timeouts.and_then(|t| t.request).unwrap_or_default();
     Ok(RouteRule {
         name: route.name,
@@ -76,5 +86,18 @@ pub(super) fn parse(namespace: &str, uid: &str, mut route: Route) -> Result<Rout
         backends,
         request_timeout_ms: u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX),
         rules,
+        mirrors,
     })
+}
+
+fn reference(namespace: &str, subset: Option<String>, service: Option<ServiceRef>) -> Result<Reference, String> {
+    match (subset, service) {
+        (Some(subset), None) => Ok(Reference::Subset(subset)),
+        (None, Some(service)) => {
+            let port = u16::try_from(service.port).map_err(|_| format!("{} is no port", service.port))?;
+            let namespace = service.namespace.unwrap_or_else(|| namespace.to_owned());
+            Ok(Reference::Service(ObjectName::new(namespace, service.name), port))
+        }
+        _ => Err("needs either subset or service".into()),
+    }
 }

@@ -121,7 +121,7 @@ fn fault(fault: crd::Fault) -> Result<Fault, String> {
 }
 
 /// Millionths.
-fn share(percent: crd::Percent) -> u32 {
+pub(super) fn share(percent: crd::Percent) -> u32 {
     (percent.fraction() * f64::from(WHOLE)).round() as u32
 }
 

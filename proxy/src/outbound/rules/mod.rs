@@ -4,18 +4,23 @@
 //! 2. faults: the delay, then the abort;
 //! 3. redirect and respond;
 //! 4. stickiness picks the backend;
-//! 5. request headers, then the rewrite.
+//! 5. request headers, then the rewrite;
+//! 6. copies are drawn.
 //!
 //! On the way back: response headers, the permission of CORS, the cookie. [`before`](Session::before) and [`Applied::after`] are called once
 //! for each request, whatever becomes of its attempts.
 
 mod answer;
+mod mirror;
+
+pub use self::mirror::MAX_COPIES;
 
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, Uri, header};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::mirror::Copies;
 use super::http::{Own, Session};
 use crate::{
     balance,
@@ -36,6 +41,8 @@ pub(super) struct Applied {
     pub(super) set: Option<String>,
     grant: Option<Grant>,
     cookie: Option<HeaderValue>,
+    /// To be sent once the caller is answered.
+    pub(super) copies: Option<Copies>,
 }
 
 /// A head as the caller wrote it.
@@ -148,6 +155,9 @@ impl Session {
             if let Some(rewrite) = &rules.rewrite {
                 rewrite.apply(&head.method, &mut head.uri, &mut head.headers, prefix);
             }
+        }
+        if !rules.mirrors.is_empty() {
+            applied.copies = self.mirror(&rules.mirrors, service, call);
         }
         Ok(())
     }

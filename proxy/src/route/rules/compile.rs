@@ -6,13 +6,19 @@ use bytes::Bytes;
 use fairlead_proxy_api::v1;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Answer, Cors, Fault, HeaderChanges, PathChange, Redirect, Rewrite, Rules, Stickiness, WHOLE, stickiness};
+use super::{
+    Answer, Cors, Fault, HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Rules, Stickiness, WHOLE, stickiness,
+};
 use crate::route::Target;
 
-/// Takes the rules out of a route whose backends are `targets`; `None`: it has none.
+/// Copies that one request may have at most: a drill, not an attack.
+const MAX_COPIES: u32 = 100;
+
+/// Takes the rules out of a route whose backends are `targets`, of a Service with so many endpoint sets; `None`: it has none.
 pub(in crate::route) fn compile(
     route: &mut v1::Route,
     targets: &[(u32, Target)],
+    sets: usize,
 ) -> Result<Option<Arc<Rules>>, String> {
     let answer = match (route.redirect.take(), route.respond.take()) {
         (None, None) => None,
@@ -27,6 +33,7 @@ pub(in crate::route) fn compile(
         answer,
         cors: route.cors.take().map(cors).transpose()?,
         fault: route.fault.take().map(fault).transpose()?,
+        mirrors: std::mem::take(&mut route.mirrors).iter().map(|m| mirror(m, sets)).collect::<Result<_, _>>()?,
         stickiness: route.stickiness.take().map(|sticky| self::sticky(sticky, targets)).transpose()?,
     };
     let any = rules.changes_request()
@@ -34,7 +41,8 @@ pub(in crate::route) fn compile(
         || rules.answer.is_some()
         || rules.cors.is_some()
         || rules.fault.is_some()
-        || rules.stickiness.is_some();
+        || rules.stickiness.is_some()
+        || !rules.mirrors.is_empty();
     Ok(any.then(|| Arc::new(rules)))
 }
 
@@ -119,6 +127,17 @@ fn fault(message: v1::Fault) -> Result<Fault, String> {
     })
 }
 
+fn mirror(message: &v1::Mirror, sets: usize) -> Result<Mirror, String> {
+    let set = message.endpoint_set as usize;
+    if set >= sets {
+        return Err(format!("a mirror refers to endpoint set {set} of {sets}"));
+    }
+    if message.share > WHOLE || message.copies > MAX_COPIES {
+        return Err("a mirror asks for more than all requests, or for too many copies".into());
+    }
+    Ok(Mirror { set, share: message.share, copies: message.copies })
+}
+
 fn sticky(message: v1::Stickiness, targets: &[(u32, Target)]) -> Result<Stickiness, String> {
     name(&message.cookie).map_err(|_| format!("{:?} is not a cookie's name", message.cookie))?;
     if message.values.len() != targets.len() {
@@ -147,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_route_without_rules_costs_nothing() {
-        assert!(compile(&mut v1::Route::default(), &[]).unwrap().is_none());
+        assert!(compile(&mut v1::Route::default(), &[], 0).unwrap().is_none());
     }
 
     #[test]
@@ -186,6 +205,10 @@ mod tests {
         let fault = v1::Route { fault: Some(fault), ..v1::Route::default() };
         let sticky = v1::Stickiness { cookie: "c".into(), max_age_s: None, values: vec!["a".into()] };
         let sticky = v1::Route { stickiness: Some(sticky), ..v1::Route::default() };
+        let mirror = |endpoint_set, copies| v1::Route {
+            mirrors: vec![v1::Mirror { endpoint_set, share: WHOLE, copies }],
+            ..v1::Route::default()
+        };
         for (mut route, expected) in [
             (both, "it both redirects and responds"),
             (split, "is not a header value"),
@@ -194,8 +217,10 @@ mod tests {
             (target("/a?b"), "is not a path"),
             (fault, "more than all requests"),
             (sticky, "1 values for 0 backends"),
+            (mirror(1, 1), "endpoint set 1 of 1"),
+            (mirror(0, 101), "too many copies"),
         ] {
-            let error = compile(&mut route, &[]).unwrap_err();
+            let error = compile(&mut route, &[], 1).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -38,6 +38,19 @@ pub struct Rules {
     pub fault: Option<Fault>,
     /// Keeps users with a backend.
     pub stickiness: Option<Stickiness>,
+    /// Where copies go.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A share of requests of which copies are sent besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    /// Into `Service::sets`.
+    pub set: usize,
+    /// Part of [`WHOLE`].
+    pub share: u32,
+    /// Of each.
+    pub copies: u32,
 }
 
 impl Rules {

@@ -9,6 +9,7 @@ mod changes;
 mod cors;
 mod faults;
 mod matches;
+mod mirror;
 mod stickiness;
 
 /// A client's sidecar, plain applications behind it: one for each set of the service.

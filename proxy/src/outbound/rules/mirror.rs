@@ -1,0 +1,149 @@
+//! Copies of requests whose answers nobody waits for.
+//!
+//! # Guarantees
+//!
+//! - The caller waits for nothing here: a copy is a task of its own. One without a body begins at once; one with a body when the answer to the
+//!   caller does, for by then the body has been read and kept, as for another attempt. Nothing is read for the sake of a copy.
+//! - Bounded: at most [`MAX_COPIES`] at once for each worker, each for at most [`PATIENCE`]; what is beyond, and what was not kept whole, is
+//!   not copied, and counted.
+//! - A copy counts for nothing but its own metric: neither for the balancer, nor for ejections, nor as evidence of a release.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, header};
+use http_body::Body as _;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use super::{
+    super::{http::Session, reachable},
+    drawn,
+};
+use crate::{
+    accept::Worker,
+    balance::{self, Endpoint},
+    http::{
+        body::{Body, Ending, Held},
+        exchange::Call,
+    },
+    route::{Service, rules::Mirror},
+    telemetry::{MirrorOutcome, Requests},
+};
+
+/// Copies that one worker has on their way at most: as many as a busy pod needs for requests of some 100 ms, and with bodies of the
+/// greatest length 8 MiB.
+pub const MAX_COPIES: usize = 128;
+
+/// The longest body that is kept for copies: what a form or an API's request takes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// How long a copy may take until the last byte of its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much of an answer is read so that its connection can be used again.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// On each copy, with its number: so that an application can leave out what must not happen twice. A request that carries it is not copied
+/// again, so copies of copies end where an application passes it on.
+const MIRROR: HeaderName = HeaderName::from_static("fairlead-mirror");
+
+/// Copies that have to wait for the request's body.
+#[derive(Debug)]
+pub(in crate::outbound) struct Copies {
+    /// As it is sent, without a body.
+    call: Call,
+    body: Option<Arc<Held>>,
+    endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Session {
+    /// Draws the copies of a request, and sends them if they need not wait.
+    pub(super) fn mirror(&self, mirrors: &[Mirror], service: &Service, call: &Call) -> Option<Copies> {
+        let headers = &call.head.headers;
+        let ordinary = call.head.method != Method::CONNECT && !headers.contains_key(&header::UPGRADE);
+        if !ordinary || headers.contains_key(&MIRROR) {
+            return None;
+        }
+        let mut endpoints = Vec::new();
+        for mirror in mirrors.iter().filter(|mirror| drawn(mirror.share)) {
+            for _ in 0..mirror.copies {
+                let set = service.sets.get(mirror.set);
+                let now = tokio::time::Instant::now();
+                match set.and_then(|set| balance::pick(&set.endpoints, &[], balance::random(), now)) {
+                    Some(endpoint) => endpoints.push(reachable(&self.worker.mesh, endpoint)),
+                    None => self.requests.mirrored.count(MirrorOutcome::NoEndpoints),
+                }
+            }
+        }
+        if endpoints.is_empty() {
+            return None;
+        }
+        let mut copy = call.with_body(Bytes::new());
+        let headers = &mut copy.head.headers;
+        // The body is there already.
+        headers.remove(&header::EXPECT);
+        let copies = Copies { call: copy, body: call.held(), endpoints };
+        if let Some(body) = &copies.body {
+            body.keep(MAX_BODY);
+            return Some(copies);
+        }
+        self.send(copies);
+        None
+    }
+
+    /// Sends what had to wait, now that the caller is answered.
+    pub(in crate::outbound) fn send(&self, copies: Copies) {
+        let Copies { call, body, endpoints } = copies;
+        let body = match body {
+            None => Bytes::new(),
+            Some(held) => match held.whole() {
+                Some(body) => body,
+                None => return self.requests.mirrored.add(MirrorOutcome::Body, endpoints.len()),
+            },
+        };
+        for (number, endpoint) in (1_u64..).zip(endpoints) {
+            let Ok(permit) = self.worker.copies.clone().try_acquire_owned() else {
+                self.requests.mirrored.count(MirrorOutcome::Dropped);
+                continue;
+            };
+            let mut call = call.with_body(body.clone());
+            call.head.headers.insert(MIRROR, HeaderValue::from(number));
+            tokio::spawn(deliver(self.worker.clone(), self.requests.clone(), call, endpoint, permit));
+        }
+    }
+}
+
+async fn deliver(
+    worker: Arc<Worker>,
+    requests: Arc<Requests>,
+    call: Call,
+    endpoint: Arc<Endpoint>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let answered = timeout(PATIENCE, async {
+        match call.attempt(&worker.pool, &worker.dialler, &endpoint).await {
+            Ok((response, lease)) => {
+                let ending = Ending { lease: Some(lease), ..Ending::default() };
+                drain(Body::observed(response.into_body(), ending)).await;
+                true
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, endpoint = %endpoint.address, "a copy was not delivered");
+                false
+            }
+        }
+    });
+    let outcome = if answered.await == Ok(true) { MirrorOutcome::Answered } else { MirrorOutcome::Failed };
+    requests.mirrored.count(outcome);
+}
+
+/// Reads an answer that nobody wants. One that is too long ends with its connection.
+async fn drain(mut body: Body) {
+    let mut read = 0;
+    while read <= MAX_ANSWER {
+        match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) | None => return,
+        }
+    }
+}

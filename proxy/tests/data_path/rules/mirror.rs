@@ -1,0 +1,162 @@
+use std::{sync::Arc, time::Duration};
+
+use fairlead_proxy::telemetry::groups::Reported;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
+
+use super::*;
+
+const APP: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nreal";
+
+/// An application that remembers what it was sent, and never hurries: it answers after `pause`.
+struct Shadow {
+    app: App,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Shadow {
+    async fn start(pause: Duration) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        let app = App::start(move |mut stream| {
+            let log = log.clone();
+            async move {
+                while let Some(mut request) = read_head(&mut stream).await {
+                    if let Some(length) = value(&request, "content-length").and_then(|l| l.parse().ok()) {
+                        let mut body = vec![0; length];
+                        stream.read_exact(&mut body).await.unwrap();
+                        request.push_str(&String::from_utf8_lossy(&body));
+                    }
+                    log.lock().push(request);
+                    tokio::time::sleep(pause).await;
+                    stream.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 4\r\n\r\ndark").await.unwrap();
+                }
+            }
+        })
+        .await;
+        Self { app, seen }
+    }
+
+    /// Waits for so many requests.
+    async fn seen(&self, count: usize) -> Vec<String> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let seen = self.seen.lock().clone();
+            if seen.len() >= count {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "only {seen:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A client whose requests go to `real`, with copies to the shadow.
+fn mirrored(real: &App, shadow: &Shadow, mirror: v1::Mirror) -> Sidecar {
+    let group = "n/release/r/0/0/canary".to_owned();
+    let dark = v1::Endpoint { group, ..endpoint(shadow.app.address, "") };
+    let mut service = service(vec![vec![endpoint(real.address, "")], vec![dark]]);
+    service.routes[0].mirrors = vec![mirror];
+    client_of(&Authority::new(), service)
+}
+
+fn all(copies: u32) -> v1::Mirror {
+    v1::Mirror { endpoint_set: 1, share: 1_000_000, copies }
+}
+
+fn outcome(outcome: &str, count: u32) -> String {
+    format!(
+        r#"fairlead_proxy_mirrored_total{{direction="outbound",service="test/server:9080",outcome="{outcome}"}} {count}"#
+    )
+}
+
+#[tokio::test]
+async fn the_caller_gets_the_real_answer_and_does_not_wait_for_copies() {
+    let (real, shadow) = (App::answering(APP).await, Shadow::start(Duration::from_secs(2)).await);
+    let client = mirrored(&real, &shadow, all(3));
+    let began = Instant::now();
+    let answer = get(client.outbound, "/a?b=c", "X-One: 1\r\n").await;
+    assert!(answer.ends_with("real"), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(1), "it waited for the shadow");
+    let mut numbers = Vec::new();
+    for copy in shadow.seen(3).await {
+        assert!(copy.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{copy}");
+        assert_eq!(value(&copy, "x-one"), Some("1"));
+        numbers.push(value(&copy, "fairlead-mirror").unwrap().to_owned());
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, ["1", "2", "3"]);
+    client.counted(&outcome("answered", 3)).await;
+    let counts = client.telemetry.groups.changed(&mut Reported::default());
+    assert!(counts.is_empty(), "copies are no evidence: {counts:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_was_kept_goes_along() {
+    let (real, shadow) = (App::start(post).await, Shadow::start(Duration::ZERO).await);
+    let client = mirrored(&real, &shadow, all(2));
+    let request = "POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    assert!(talk(client.outbound, request).await.ends_with("real"));
+    for copy in shadow.seen(2).await {
+        assert!(copy.ends_with("\r\n\r\nhello"), "{copy}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_to_be_kept_is_not_copied_and_counted() {
+    let (real, shadow) = (App::start(post).await, Shadow::start(Duration::ZERO).await);
+    let client = mirrored(&real, &shadow, all(2));
+    let body = "x".repeat(1024 * 1024);
+    let request =
+        format!("POST / HTTP/1.1\r\nHost: server\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    assert!(talk(client.outbound, &request).await.ends_with("real"));
+    client.counted(&outcome("body", 2)).await;
+    assert_eq!(shadow.app.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_shadow_that_hangs_holds_a_bounded_number_of_copies() {
+    let (real, shadow) = (App::answering(APP).await, Shadow::start(Duration::from_secs(60)).await);
+    let client = mirrored(&real, &shadow, all(100));
+    // Two workers with 128 places each.
+    for _ in 0..6 {
+        assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    }
+    let deadline = Instant::now() + SOON;
+    while shadow.app.connections() < 128 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(shadow.app.connections() <= 256, "{}", shadow.app.connections());
+    let text = client.telemetry.render().unwrap();
+    assert!(text.contains(r#"outcome="dropped""#), "{text}");
+}
+
+#[tokio::test]
+async fn nobody_to_copy_to_and_copies_of_copies_are_nobodys_trouble() {
+    let (real, shadow) = (App::answering(APP).await, Shadow::start(Duration::ZERO).await);
+    let client = mirrored(&real, &shadow, all(1));
+    assert!(get(client.outbound, "/", "Fairlead-Mirror: 1\r\n").await.ends_with("real"));
+    assert!(get(client.outbound, "/once", "").await.ends_with("real"));
+    let seen = shadow.seen(1).await;
+    assert!(seen[0].starts_with("GET /once"), "{seen:?}");
+
+    let mut service = service(vec![vec![endpoint(real.address, "")], vec![]]);
+    service.routes[0].mirrors = vec![all(1)];
+    let client = client_of(&Authority::new(), service);
+    assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    client.counted(&outcome("no-endpoints", 1)).await;
+}
+
+/// Reads a request with a body, then answers.
+async fn post(mut stream: tokio::net::TcpStream) {
+    while let Some(head) = read_head(&mut stream).await {
+        let length = value(&head, "content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        stream.write_all(APP.as_bytes()).await.unwrap();
+    }
+}

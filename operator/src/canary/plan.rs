@@ -4,16 +4,16 @@
 //! new status is persisted first, and the next plan, made from it, says what follows. So wherever the operator stops, the next
 //! one goes on from what is written.
 
+mod conditions;
+mod record;
+
 use std::time::Duration;
 
-use fairlead_crds::{
-    CanaryStatus, CanaryStepStatus, ConditionType, Fact, Outcome, Percent, Phase, Release, Verdict, VerdictResult,
-    VersionStatus, set_condition,
-};
+use fairlead_crds::{CanaryStatus, ConditionType, Fact, Outcome, Phase, Verdict, VerdictResult, set_condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::counts::Counts;
+use self::record::version;
 use super::judge::judge;
 use super::observe::{Deployment, Observed};
 
@@ -23,9 +23,6 @@ pub const ACKNOWLEDGE_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// The reason of the condition `Accepted` while the API server does not take the clone.
 const CLONE_REFUSED: &str = "CloneRefused";
-
-/// How many releases the status remembers.
-const REMEMBERED: usize = 10;
 
 /// While there is evidence to look at. Proxies report about once a second.
 const WATCHFUL: Duration = Duration::from_secs(2);
@@ -117,13 +114,6 @@ enum Moved {
     No,
 }
 
-/// Why a Canary is not in force.
-struct Objection {
-    condition: ConditionType,
-    reason: &'static str,
-    message: String,
-}
-
 struct Planner<'a> {
     observed: &'a Observed,
     status: CanaryStatus,
@@ -135,99 +125,6 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn workload(&self) -> &str {
         &self.observed.canary.spec.workload_ref.name
-    }
-
-    fn objection(&self) -> Option<Objection> {
-        let workload = self.workload();
-        if let Some(rival) = &self.observed.rival {
-            return Some(Objection {
-                condition: ConditionType::Accepted,
-                reason: "Conflicted",
-                message: format!(
-                    "Canary {rival} is older and releases Deployment {workload} already: delete one of the two"
-                ),
-            });
-        }
-        if self.observed.deployment.is_none() {
-            return Some(Objection {
-                condition: ConditionType::ResolvedRefs,
-                reason: "DeploymentNotFound",
-                message: format!(
-                    "Deployment {workload} does not exist in this namespace: create it or correct spec.workloadRef.name"
-                ),
-            });
-        }
-        if self.observed.clone.as_ref().is_some_and(|clone| !clone.ours) {
-            return Some(Objection {
-                condition: ConditionType::Accepted,
-                reason: "NameTaken",
-                message: format!(
-                    "Deployment {workload}-canary exists and is not Fairlead's: rename it, the new version runs under that name"
-                ),
-            });
-        }
-        if !self.observed.injected {
-            return Some(Objection {
-                condition: ConditionType::Accepted,
-                reason: "NotInjected",
-                message: format!(
-                    "Pods of Deployment {workload} get no sidecar, so their traffic cannot be split: label the namespace \
-                     fairlead.dev/inject=enabled (and do not opt the pods out) and restart the Deployment"
-                ),
-            });
-        }
-        None
-    }
-
-    /// What [`clone_refused`] wrote, while it is true.
-    fn refusal(&self) -> Option<String> {
-        let releasing = matches!(self.status.phase, Some(Phase::Progressing | Phase::Holding | Phase::Suspended));
-        let wanted = self.observed.deployment.as_ref().filter(|_| releasing)?;
-        let clone = self.observed.clone.as_ref();
-        if clone.is_some_and(|clone| clone.revision == wanted.revision && clone.replicas == wanted.replicas) {
-            return None;
-        }
-        let known = self.status.conditions.iter().find(|known| known.reason == CLONE_REFUSED)?;
-        Some(known.message.clone())
-    }
-
-    fn conditions(&mut self) {
-        let now = Time(self.observed.now);
-        let generation = Some(self.observed.canary.generation);
-        let objection = self.objection();
-        let mut facts = [
-            (ConditionType::Accepted, Fact::holds("Accepted", "Changes of the Deployment are released step by step")),
-            (ConditionType::ResolvedRefs, Fact::holds("ResolvedRefs", "The Deployment exists")),
-        ];
-        if let Some(refusal) = self.refusal() {
-            facts[0].1 = Fact::fails(CLONE_REFUSED, refusal);
-        }
-        if let Some(objection) = objection {
-            for (condition, fact) in &mut facts {
-                if *condition == objection.condition {
-                    *fact = Fact::fails(objection.reason, objection.message.clone());
-                }
-            }
-        }
-        for (condition, fact) in facts {
-            let name = condition.to_string();
-            let failed = |status: &CanaryStatus| {
-                status.conditions.iter().any(|known| known.type_ == name && known.status == "False")
-            };
-            let failed_before = failed(&self.status);
-            set_condition(&mut self.status.conditions, condition, &fact, generation, &now);
-            if fact.status == Some(false) && !failed_before {
-                self.notes.push(Note { warning: true, reason: fact.reason, message: fact.message });
-            }
-        }
-        let proxies = &self.observed.proxies;
-        let message = format!("{}/{} proxies", proxies.acknowledged, proxies.proxies);
-        let fact = match &proxies.refused {
-            Some(refused) => Fact::fails("Rejected", format!("{message}: {refused}")),
-            None if proxies.acknowledged < proxies.proxies => Fact::fails("Pending", message),
-            None => Fact::holds("Programmed", message),
-        };
-        set_condition(&mut self.status.conditions, ConditionType::Programmed, &fact, generation, &now);
     }
 
     fn advance(&mut self) -> Moved {
@@ -562,141 +459,6 @@ impl Planner<'_> {
         self.verdict(result.unwrap_or(VerdictResult::Inconclusive), reason);
         self.warn("RollingBack", format!("The new version is taken away: {reason}"))
     }
-
-    /// Ends a release's traces in the status, except for what the history and the numbering of splits keep.
-    fn settle(&mut self, phase: Phase) {
-        self.status.phase = Some(phase);
-        self.status.canary = None;
-        self.status.verdict = None;
-        if let Some(stable) = &mut self.status.stable {
-            *stable = version(&stable.revision);
-        }
-    }
-
-    /// Whether the canary gets traffic.
-    fn splits(&self) -> bool {
-        self.status.step.as_ref().is_some_and(|step| step.weight > Percent::ZERO)
-    }
-
-    /// Whether no proxy sends the canary anything, or those that might had their time.
-    fn unused(&self) -> bool {
-        if self.splits() {
-            return false;
-        }
-        let proxies = &self.observed.proxies;
-        let over = self
-            .status
-            .step
-            .as_ref()
-            .is_none_or(|step| self.observed.now.duration_since(step.since.0) > ACKNOWLEDGE_WITHIN);
-        over || proxies.acknowledged >= proxies.proxies
-    }
-
-    /// Takes the clone away once it is unused. True when there is none.
-    fn remove_clone(&mut self) -> bool {
-        match self.observed.clone.as_ref().filter(|clone| clone.ours) {
-            None => true,
-            Some(clone) => {
-                if !clone.deleting && self.unused() {
-                    self.actions.push(Action::DeleteClone);
-                }
-                self.again = SOON;
-                false
-            }
-        }
-    }
-
-    /// Has the Deployment itself remember that what it holds was proved bad.
-    fn refuse(&mut self, deployment: &Deployment) {
-        if deployment.held && !deployment.refused {
-            self.actions.push(Action::Refuse);
-            self.again = SOON;
-        }
-    }
-
-    /// Takes our label from the Deployment.
-    fn release(&mut self, deployment: &Deployment, unpause: bool) {
-        if deployment.managed_by.as_deref() == Some(&self.observed.canary.name) {
-            self.actions.push(Action::Release { unpause: unpause && deployment.rolls_out_on_release() });
-            self.again = SOON;
-        }
-    }
-
-    /// A new split, later than all before. `None`: the canary gets nothing.
-    fn split(&mut self, to: Option<(usize, Percent)>) {
-        let last = self.status.step.as_ref();
-        let earliest = last.map_or(Timestamp::MIN.as_second(), |step| step.since.0.as_second() + 1);
-        let since = Timestamp::from_second(self.observed.now.as_second().max(earliest)).unwrap_or(self.observed.now);
-        let index = to.map_or(last.map_or(0, |step| step.index), |(index, _)| i32::try_from(index).unwrap_or(i32::MAX));
-        let weight = to.map_or(Percent::ZERO, |(_, weight)| weight);
-        self.status.step = Some(CanaryStepStatus { index, weight, since: Time(since) });
-    }
-
-    fn count(&mut self) {
-        let sides = [
-            (&mut self.status.canary, &self.observed.canary_counts),
-            (&mut self.status.stable, &self.observed.stable_counts),
-        ];
-        for (side, counts) in sides {
-            if let Some(side) = side {
-                *side = counted(&side.revision, counts);
-            }
-        }
-    }
-
-    fn verdict(&mut self, result: VerdictResult, reason: &str) {
-        // A verdict on the evidence keeps the evidence.
-        let evidence = match &self.status.verdict {
-            Some(verdict) if verdict.result == result => verdict.evidence.clone(),
-            _ => String::new(),
-        };
-        self.status.verdict = Some(Verdict { result, evidence, reason: bounded(reason) });
-    }
-
-    fn remember(&mut self, outcome: Outcome, reason: &str) {
-        let Some(canary) = &self.status.canary else { return };
-        let release = Release {
-            revision: canary.revision.clone(),
-            outcome,
-            reason: bounded(reason),
-            finished: Time(self.observed.now),
-        };
-        self.status.history.insert(0, release);
-        self.status.history.truncate(REMEMBERED);
-    }
-
-    fn note(&mut self, reason: &'static str, message: String) -> Moved {
-        self.notes.push(Note { warning: false, reason, message });
-        Moved::Yes
-    }
-
-    fn warn(&mut self, reason: &'static str, message: String) -> Moved {
-        self.notes.push(Note { warning: true, reason, message });
-        Moved::Yes
-    }
-}
-
-/// A version of which nothing is counted yet.
-fn version(revision: &str) -> VersionStatus {
-    VersionStatus { revision: revision.to_owned(), ..VersionStatus::default() }
-}
-
-fn counted(revision: &str, counts: &Counts) -> VersionStatus {
-    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    // Two decimals: more would pretend a precision that buckets do not have.
-    let milliseconds = |share| counts.quantile(share).map(|limit| (limit * 100.0).round() / 100.0);
-    VersionStatus {
-        revision: revision.to_owned(),
-        requests: count(counts.requests),
-        errors: count(counts.failures),
-        p50: milliseconds(0.5),
-        p99: milliseconds(0.99),
-    }
-}
-
-/// What the schema takes of a sentence.
-fn bounded(sentence: &str) -> String {
-    sentence.chars().take(1024).collect()
 }
 
 #[cfg(test)]

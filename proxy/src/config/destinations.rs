@@ -15,16 +15,14 @@
 //! - Until the operator has answered for an address, it passes through: bytes reach the address itself, in plain. Whatever demands
 //!   authentication refuses them there.
 
+mod slot;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release, SeqCst},
-            fence,
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -34,8 +32,9 @@ use fairlead_proxy_api::v1;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Programmed, Refused, canonical};
-use crate::route::{self, Destination, Handle};
+pub(super) use self::slot::Slot;
+use super::{Programmed, canonical};
+use crate::route::{Destination, Handle};
 
 /// How many destinations a proxy keeps. Pods that talk to more at once are scanners or gateways; a slot with a hundred endpoints takes
 /// some 20 KiB.
@@ -49,103 +48,6 @@ const PATIENCE_AWAY: Duration = Duration::from_millis(250);
 /// An operator that restarts, or whose replica was replaced, is back within this; until then callers are as patient as with one that
 /// is there.
 const RESTART: Duration = Duration::from_secs(10);
-
-/// One destination.
-#[derive(Debug)]
-pub(super) struct Slot {
-    address: SocketAddr,
-    // Held by the map through this slot, and by connections.
-    destination: Handle,
-    programmed: Mutex<Programmed>,
-    answered: AtomicBool,
-    answer: Notify,
-    patience_ends: Instant,
-    // Has left the map, or is about to: whoever finds it now must ask the map again.
-    retired: AtomicBool,
-    // Seconds since `Destinations::start`.
-    last_used: AtomicU64,
-}
-
-impl Slot {
-    fn new(address: SocketAddr, start: Instant, patience: Duration) -> Self {
-        Self {
-            address,
-            destination: Arc::new(ArcSwap::from_pointee(Destination::PassThrough)),
-            programmed: Mutex::default(),
-            answered: AtomicBool::new(false),
-            answer: Notify::new(),
-            patience_ends: Instant::now() + patience,
-            retired: AtomicBool::new(false),
-            last_used: AtomicU64::new(start.elapsed().as_secs()),
-        }
-    }
-
-    pub(super) fn programmed(&self) -> Programmed {
-        self.programmed.lock().clone()
-    }
-
-    /// Uses `destination` from now on, or says why not and keeps what it had.
-    pub(super) fn apply(&self, version: &str, destination: v1::Destination) -> Result<(), String> {
-        let previous = self.destination.load();
-        match route::compile(Some(&previous), destination) {
-            Ok(compiled) => {
-                self.destination.store(Arc::new(compiled));
-                *self.programmed.lock() = Programmed { version: version.to_owned(), refused: None };
-                self.answered();
-                Ok(())
-            }
-            Err(reason) => {
-                self.programmed.lock().refused = Some(Refused { version: version.to_owned(), reason: reason.clone() });
-                // There is nothing better to wait for.
-                self.answered();
-                Err(reason)
-            }
-        }
-    }
-
-    fn answered(&self) {
-        self.answered.store(true, Release);
-        self.answer.notify_waiters();
-    }
-
-    /// Waits for the operator's word, but not for ever.
-    async fn settled(&self) {
-        if self.answered.load(Acquire) {
-            return;
-        }
-        let notified = self.answer.notified();
-        tokio::pin!(notified);
-        // Registered before looking again, so that an answer in between is not missed.
-        notified.as_mut().enable();
-        if self.answered.load(Acquire) {
-            return;
-        }
-        if tokio::time::timeout_at(self.patience_ends, notified).await.is_err() {
-            tracing::debug!(address = %self.address, "the operator has not answered: passing through");
-        }
-    }
-
-    /// For a connection; `None` if the slot is leaving the map.
-    fn hold(&self) -> Option<Handle> {
-        let handle = self.destination.clone();
-        // With the fence in `retire`: either this sees that it is retired, or that sees that it is held.
-        fence(SeqCst);
-        (!self.retired.load(Relaxed)).then_some(handle)
-    }
-
-    fn held(&self) -> bool {
-        Arc::strong_count(&self.destination) > 1
-    }
-
-    /// Fails if somebody holds it. For the one who changes the map.
-    fn retire(&self) -> bool {
-        self.retired.store(true, Relaxed);
-        fence(SeqCst);
-        let free = !self.held();
-        self.retired.store(free, Relaxed);
-        free
-    }
-}
 
 pub(super) type Slots = HashMap<SocketAddr, Arc<Slot>>;
 
@@ -350,6 +252,7 @@ fn make_room(slots: &mut Slots) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Refused;
 
     fn address(n: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], n))
@@ -482,31 +385,5 @@ mod tests {
         let handle = destinations.get(mapped).await;
         assert!(matches!(**handle.load(), Destination::Pod(_)));
         assert_eq!(destinations.len(), 1);
-    }
-
-    #[test]
-    fn a_retired_slot_is_not_handed_out() {
-        let slot = Slot::new(address(1), Instant::now(), PATIENCE);
-        let handle = slot.hold().unwrap();
-        assert!(!slot.retire());
-        drop(handle);
-        drop(slot.hold().unwrap());
-        assert!(slot.retire());
-        assert!(slot.hold().is_none());
-    }
-
-    #[test]
-    fn nobody_is_left_with_a_destination_that_was_dropped() {
-        let slot = Slot::new(address(1), Instant::now(), PATIENCE);
-        for _ in 0..2000 {
-            let (held, retired) = std::thread::scope(|scope| {
-                let holder = scope.spawn(|| slot.hold());
-                let retirer = scope.spawn(|| slot.retire());
-                (holder.join().unwrap(), retirer.join().unwrap())
-            });
-            assert!(!(held.is_some() && retired));
-            drop(held);
-            slot.retired.store(false, Relaxed);
-        }
     }
 }

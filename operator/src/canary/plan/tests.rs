@@ -1,11 +1,11 @@
 //! Releases from the first write to the last, in a world that behaves like a cluster with its proxies.
 
-use fairlead_crds::{CanarySpec, CanaryStep};
+use fairlead_crds::{CanarySpec, CanaryStep, Percent};
 use serde_json::json;
 
 use super::*;
 use crate::canary::observe::{CloneDeployment, Rollout, Subject};
-use crate::canary::{Acknowledgements, generation};
+use crate::canary::{Acknowledgements, Counts, generation};
 
 /// Requests per second to the Service.
 const TRAFFIC: f64 = 20_000.0;

@@ -1,0 +1,149 @@
+//! What a plan is put together from: the split, the clone that goes, verdict, history and notes.
+
+use fairlead_crds::{CanaryStepStatus, Outcome, Percent, Phase, Release, Verdict, VerdictResult, VersionStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use super::super::counts::Counts;
+use super::super::observe::Deployment;
+use super::{ACKNOWLEDGE_WITHIN, Action, Moved, Note, Planner, SOON};
+
+/// How many releases the status remembers.
+const REMEMBERED: usize = 10;
+
+impl Planner<'_> {
+    /// Ends a release's traces in the status, except for what the history and the numbering of splits keep.
+    pub(super) fn settle(&mut self, phase: Phase) {
+        self.status.phase = Some(phase);
+        self.status.canary = None;
+        self.status.verdict = None;
+        if let Some(stable) = &mut self.status.stable {
+            *stable = version(&stable.revision);
+        }
+    }
+
+    /// Whether the canary gets traffic.
+    pub(super) fn splits(&self) -> bool {
+        self.status.step.as_ref().is_some_and(|step| step.weight > Percent::ZERO)
+    }
+
+    /// Whether no proxy sends the canary anything, or those that might had their time.
+    pub(super) fn unused(&self) -> bool {
+        if self.splits() {
+            return false;
+        }
+        let proxies = &self.observed.proxies;
+        let over = self
+            .status
+            .step
+            .as_ref()
+            .is_none_or(|step| self.observed.now.duration_since(step.since.0) > ACKNOWLEDGE_WITHIN);
+        over || proxies.acknowledged >= proxies.proxies
+    }
+
+    /// Takes the clone away once it is unused. True when there is none.
+    pub(super) fn remove_clone(&mut self) -> bool {
+        match self.observed.clone.as_ref().filter(|clone| clone.ours) {
+            None => true,
+            Some(clone) => {
+                if !clone.deleting && self.unused() {
+                    self.actions.push(Action::DeleteClone);
+                }
+                self.again = SOON;
+                false
+            }
+        }
+    }
+
+    /// Has the Deployment itself remember that what it holds was proved bad.
+    pub(super) fn refuse(&mut self, deployment: &Deployment) {
+        if deployment.held && !deployment.refused {
+            self.actions.push(Action::Refuse);
+            self.again = SOON;
+        }
+    }
+
+    /// Takes our label from the Deployment.
+    pub(super) fn release(&mut self, deployment: &Deployment, unpause: bool) {
+        if deployment.managed_by.as_deref() == Some(&self.observed.canary.name) {
+            self.actions.push(Action::Release { unpause: unpause && deployment.rolls_out_on_release() });
+            self.again = SOON;
+        }
+    }
+
+    /// A new split, later than all before. `None`: the canary gets nothing.
+    pub(super) fn split(&mut self, to: Option<(usize, Percent)>) {
+        let last = self.status.step.as_ref();
+        let earliest = last.map_or(Timestamp::MIN.as_second(), |step| step.since.0.as_second() + 1);
+        let since = Timestamp::from_second(self.observed.now.as_second().max(earliest)).unwrap_or(self.observed.now);
+        let index = to.map_or(last.map_or(0, |step| step.index), |(index, _)| i32::try_from(index).unwrap_or(i32::MAX));
+        let weight = to.map_or(Percent::ZERO, |(_, weight)| weight);
+        self.status.step = Some(CanaryStepStatus { index, weight, since: Time(since) });
+    }
+
+    pub(super) fn count(&mut self) {
+        let sides = [
+            (&mut self.status.canary, &self.observed.canary_counts),
+            (&mut self.status.stable, &self.observed.stable_counts),
+        ];
+        for (side, counts) in sides {
+            if let Some(side) = side {
+                *side = counted(&side.revision, counts);
+            }
+        }
+    }
+
+    pub(super) fn verdict(&mut self, result: VerdictResult, reason: &str) {
+        // A verdict on the evidence keeps the evidence.
+        let evidence = match &self.status.verdict {
+            Some(verdict) if verdict.result == result => verdict.evidence.clone(),
+            _ => String::new(),
+        };
+        self.status.verdict = Some(Verdict { result, evidence, reason: bounded(reason) });
+    }
+
+    pub(super) fn remember(&mut self, outcome: Outcome, reason: &str) {
+        let Some(canary) = &self.status.canary else { return };
+        let release = Release {
+            revision: canary.revision.clone(),
+            outcome,
+            reason: bounded(reason),
+            finished: Time(self.observed.now),
+        };
+        self.status.history.insert(0, release);
+        self.status.history.truncate(REMEMBERED);
+    }
+
+    pub(super) fn note(&mut self, reason: &'static str, message: String) -> Moved {
+        self.notes.push(Note { warning: false, reason, message });
+        Moved::Yes
+    }
+
+    pub(super) fn warn(&mut self, reason: &'static str, message: String) -> Moved {
+        self.notes.push(Note { warning: true, reason, message });
+        Moved::Yes
+    }
+}
+
+/// A version of which nothing is counted yet.
+pub(super) fn version(revision: &str) -> VersionStatus {
+    VersionStatus { revision: revision.to_owned(), ..VersionStatus::default() }
+}
+
+fn counted(revision: &str, counts: &Counts) -> VersionStatus {
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    // Two decimals: more would pretend a precision that buckets do not have.
+    let milliseconds = |share| counts.quantile(share).map(|limit| (limit * 100.0).round() / 100.0);
+    VersionStatus {
+        revision: revision.to_owned(),
+        requests: count(counts.requests),
+        errors: count(counts.failures),
+        p50: milliseconds(0.5),
+        p99: milliseconds(0.99),
+    }
+}
+
+/// What the schema takes of a sentence.
+fn bounded(sentence: &str) -> String {
+    sentence.chars().take(1024).collect()
+}

@@ -10,7 +10,7 @@ use clap::Parser;
 use fairlead_operator::ca::keeper::{self, Keeper};
 use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
 use fairlead_operator::ca::serving::ServingCertificate;
-use fairlead_operator::ca::{SpiffeId, bundles};
+use fairlead_operator::ca::{SpiffeId, TrustDomain, bundles};
 use fairlead_operator::canary::controller::Releases;
 use fairlead_operator::config::{self, ConfigService, ReplicaService};
 use fairlead_operator::index::{self, Index};
@@ -84,7 +84,7 @@ struct Args {
     log_format: LogFormat,
     /// The first part of every identity: spiffe://DOMAIN/ns/…/sa/…. Changing it in a running mesh makes every pod a stranger until it is restarted.
     #[arg(long, env = "FAIRLEAD_TRUST_DOMAIN", default_value = "cluster.local", value_name = "DOMAIN")]
-    trust_domain: String,
+    trust_domain: TrustDomain,
     /// What Kubernetes' own names end in; proxies find the operator by it.
     #[arg(long, env = "FAIRLEAD_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "DOMAIN")]
     cluster_domain: String,
@@ -112,8 +112,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let identity = SpiffeId::new(&args.trust_domain, &args.namespace, NAME)
-        .context("--trust-domain or --namespace cannot be part of an identity")?;
+    let identity = SpiffeId::new(args.trust_domain.as_str(), &args.namespace, NAME)
+        .context("--namespace cannot be part of an identity")?;
     let service_name = format!("{NAME}.{}.svc", args.namespace);
     let full_name = format!("{service_name}.{}", args.cluster_domain);
     let client = kube::Client::try_default()
@@ -127,7 +127,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     // What is known of the cluster.
     let index = Arc::new(Index::new(index::Settings {
-        trust_domain: args.trust_domain.clone(),
+        trust_domain: args.trust_domain.to_string(),
         operator_namespace: args.namespace.clone(),
     }));
     tasks.spawn(index::watch::run(client.clone(), Arc::clone(&index), stop.clone().cancelled_owned()));
@@ -156,7 +156,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         operator_address: format!("{full_name}:{GRPC_PORT}"),
         operator_identity: identity.to_string(),
-        trust_domain: args.trust_domain.clone(),
+        trust_domain: args.trust_domain.to_string(),
         proxy_log: args.proxy_log,
         proxy_access_log: args.proxy_access_log,
         proxy_log_format: args.proxy_log_format.name().to_owned(),
@@ -167,10 +167,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         events: Events::publish(client.clone(), &args.pod_name, stop.clone()),
         metrics: webhook::Metrics::register(&mut registry),
     });
-    let webhook_tls = Protocol::Tls {
-        config: Arc::new(ArcSwap::from_pointee(tls::webhooks(Arc::clone(&serving))?)),
-        trust_domain: args.trust_domain.clone(),
-    };
+    let webhook_tls = Protocol::Tls(Arc::new(ArcSwap::from_pointee(tls::webhooks(Arc::clone(&serving))?)));
     let connections = accept(
         listen(WEBHOOK_PORT).await?,
         webhook_tls,
@@ -212,7 +209,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
             let said = Arc::new(config::Registry::default());
             let identities = IdentityService::new(
-                &args.trust_domain,
+                args.trust_domain.as_str(),
                 authority,
                 ApiReviewer::new(client.clone()),
                 Arc::clone(&index) as _,
@@ -223,20 +220,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let routes = Routes::new(IdentityServer::new(identities).max_decoding_message_size(MAX_CERTIFY))
                 .add_service(ConfigServer::new(configuration))
                 .add_service(replica.into_server());
-            let protocol = Protocol::Tls {
-                config: tls::follow(Arc::clone(&serving), roots.clone(), args.trust_domain.clone())?,
-                trust_domain: args.trust_domain,
-            };
+            let protocol = Protocol::Tls(tls::follow(Arc::clone(&serving), roots.clone(), args.trust_domain)?);
             let connections = accept(listen(GRPC_PORT).await?, protocol, GRPC_LIMITS, grpc_metrics, stop.clone());
             tasks.spawn(http::run(connections, routes.into_axum_router(), stop.clone(), PATIENCE));
 
-            let replicas = Arc::new(Replicas {
-                serving,
-                bundles: roots.clone(),
-                operator: identity,
-                dns_name: full_name,
-                port: GRPC_PORT,
-            });
+            let replicas = Arc::new(Replicas { serving, bundles: roots.clone(), operator: identity, port: GRPC_PORT });
             let connect: config::Connect = Arc::new(move |address| {
                 let replicas = Arc::clone(&replicas);
                 Box::pin(async move { replicas.connect(&address).await })

@@ -104,7 +104,7 @@ fn listen(port: u16) -> anyhow::Result<Listen> {
 
 impl Control {
     fn new(args: RunArgs) -> anyhow::Result<Self> {
-        let own = SpiffeId::new(&args.trust_domain, &args.pod_namespace, &args.service_account)
+        let own = SpiffeId::new(args.trust_domain.as_str(), &args.pod_namespace, &args.service_account)
             .context("POD_NAMESPACE and SERVICE_ACCOUNT make no identity")?;
         let operator = Operator {
             address: args.operator_address.clone(),

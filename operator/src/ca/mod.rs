@@ -1,23 +1,21 @@
 //! Identities: who may have a certificate, and the authority that signs it.
 //!
 //! [`keeper`] keeps root and intermediate in Secrets, [`service`] answers proxies (`Identity.Certify`), [`serving`] holds the operator's own
-//! certificate, [`bundles`] brings the roots to where sidecars are. What decides is pure: [`authority`] signs, [`csr`] and `token` judge requests,
-//! [`peer`] reads whom a client certificate proves.
+//! certificate, [`bundles`] brings the roots to where sidecars are. What decides is pure: [`authority`] signs, [`csr`] and `token` judge requests.
 
 pub mod authority;
 pub mod bundles;
 pub mod csr;
 pub mod keeper;
 mod limit;
-pub mod peer;
 pub mod service;
 pub mod serving;
-mod spiffe;
 mod token;
 
 use std::net::IpAddr;
 
-pub use self::spiffe::{ParseSpiffeIdError, SpiffeId};
+pub use fairlead_identity::{SpiffeId, TrustDomain};
+
 use crate::index::Index;
 use crate::model::ObjectName;
 

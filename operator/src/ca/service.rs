@@ -251,8 +251,8 @@ mod tests {
         let response = call(&service, request()).await.unwrap();
         assert_eq!(response.chain.len(), 2);
         assert_eq!(response.trust_bundle.unwrap().roots.len(), 1);
-        let proof = super::super::peer::read(&response.chain[0], "cluster.local").unwrap();
-        assert_eq!(proof.identity.0.to_string(), "spiffe://cluster.local/ns/bookinfo/sa/reviews");
+        let claims = fairlead_identity::leaf::claims(&response.chain[0].as_slice().into()).unwrap();
+        assert_eq!(claims.identity.as_str(), "spiffe://cluster.local/ns/bookinfo/sa/reviews");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::SystemTime;
 
-use time::OffsetDateTime;
+use fairlead_identity::leaf::Claims;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -14,7 +14,6 @@ use tokio_rustls::server::TlsStream;
 
 use super::listen::Slot;
 use crate::ca::PeerIdentity;
-use crate::ca::peer::Proof;
 
 /// Plain or TLS. It ends with an error when the certificate that the other side showed ends: an identity is not proved for longer than that.
 pub struct Connection {
@@ -40,14 +39,14 @@ impl Connection {
     pub(super) fn tls(
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
-        proof: Option<Proof>,
-        now: OffsetDateTime,
+        proof: Option<Claims>,
+        now: SystemTime,
         slot: Slot,
     ) -> Self {
         let (identity, end) = match proof {
             Some(proof) => {
-                let left = Duration::try_from(proof.not_after - now).unwrap_or_default();
-                (Some(proof.identity), Some(Box::pin(tokio::time::sleep(left))))
+                let left = proof.not_after.duration_since(now).unwrap_or_default();
+                (Some(PeerIdentity(proof.identity)), Some(Box::pin(tokio::time::sleep(left))))
             }
             None => (None, None),
         };
@@ -117,6 +116,8 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 

@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use fairlead_identity::leaf::{self, Claims};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use time::OffsetDateTime;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
-use crate::ca::peer;
 use crate::telemetry::ListenerMetrics;
 
 /// From the first byte to the end of the TLS handshake.
@@ -42,12 +41,7 @@ pub enum Protocol {
     /// For health and metrics.
     Plain,
     /// The configuration may be swapped; a handshake takes what is there at its time.
-    Tls {
-        /// Certificates, and what a client must show.
-        config: Arc<ArcSwap<ServerConfig>>,
-        /// Of which the identities of clients must be.
-        trust_domain: String,
-    },
+    Tls(Arc<ArcSwap<ServerConfig>>),
 }
 
 /// Accepts until stopped; then the socket is closed. Connections arrive in the order in which their handshakes end.
@@ -87,18 +81,16 @@ pub fn accept(
             tokio::spawn(async move {
                 let connection = match protocol {
                     Protocol::Plain => Connection::plain(stream, address, slot),
-                    Protocol::Tls { config, trust_domain } => {
+                    Protocol::Tls(config) => {
                         let handshake = async {
                             let _turn = handshakes.acquire().await.map_err(|_| "stopping".to_owned())?;
-                            shake_hands(stream, config.load_full(), &trust_domain).await
+                            shake_hands(stream, config.load_full()).await
                         };
                         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
                             .await
                             .unwrap_or_else(|_| Err("it took too long".to_owned()))
                         {
-                            Ok((stream, proof)) => {
-                                Connection::tls(stream, address, proof, OffsetDateTime::now_utc(), slot)
-                            }
+                            Ok((stream, proof)) => Connection::tls(stream, address, proof, SystemTime::now(), slot),
                             Err(error) => {
                                 metrics.failed_handshakes.inc();
                                 tracing::debug!(%address, error, "TLS handshake failed");
@@ -115,12 +107,13 @@ pub fn accept(
     receiver
 }
 
-type Secured = (tokio_rustls::server::TlsStream<TcpStream>, Option<peer::Proof>);
+type Secured = (tokio_rustls::server::TlsStream<TcpStream>, Option<Claims>);
 
-async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>, trust_domain: &str) -> Result<Secured, String> {
+/// The handshake has verified the certificate; what it says is only read here.
+async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Secured, String> {
     let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| error.to_string())?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let proof = leaf.map(|leaf| peer::read(leaf, trust_domain)).transpose().map_err(|error| error.to_string())?;
+    let proof = leaf.map(leaf::claims).transpose().map_err(|error| error.to_string())?;
     Ok((stream, proof))
 }
 

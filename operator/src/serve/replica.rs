@@ -30,8 +30,6 @@ pub struct Replicas {
     pub bundles: watch::Receiver<Arc<TrustBundle>>,
     /// Who the other side must be.
     pub operator: SpiffeId,
-    /// One of the names in the operator's certificate.
-    pub dns_name: String,
     /// Where replicas listen.
     pub port: u16,
 }
@@ -44,7 +42,7 @@ impl Replicas {
     pub async fn connect(&self, address: &str) -> Result<Channel, Error> {
         let address = SocketAddr::new(address.parse::<IpAddr>()?, self.port);
         let bundle = Arc::clone(&self.bundles.borrow());
-        let config = Arc::new(tls::replica(Arc::clone(&self.serving), &bundle, &self.operator, &self.dns_name)?);
+        let config = Arc::new(tls::replica(Arc::clone(&self.serving), &bundle, &self.operator)?);
         let connector = tower::service_fn(move |_| {
             let config = Arc::clone(&config);
             async move {

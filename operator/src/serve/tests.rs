@@ -24,7 +24,7 @@ use super::replica::Replicas;
 use super::{http, tls};
 use crate::ca::authority::{Authority, Material, Serial};
 use crate::ca::serving::tests::serving;
-use crate::ca::{PeerAddress, PeerIdentity, SpiffeId};
+use crate::ca::{PeerAddress, PeerIdentity, SpiffeId, TrustDomain};
 use crate::telemetry::ListenerMetrics;
 
 const DNS_NAME: &str = "fairlead-operator.fairlead-system.svc";
@@ -34,6 +34,10 @@ fn authority() -> Authority {
     let root = Material::new_root(&Serial::random().unwrap(), now).unwrap();
     let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
     Authority::new(root, issuer)
+}
+
+fn trust_domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
 }
 
 fn operator() -> SpiffeId {
@@ -60,8 +64,7 @@ async fn serve(config: ServerConfig, limits: Limits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (metrics, stop) = (ListenerMetrics::default(), CancellationToken::new());
-    let protocol =
-        Protocol::Tls { config: Arc::new(ArcSwap::from_pointee(config)), trust_domain: "cluster.local".to_owned() };
+    let protocol = Protocol::Tls(Arc::new(ArcSwap::from_pointee(config)));
     let connections = accept(listener, protocol, limits, metrics.clone(), stop.clone());
     let router = Router::new().route("/", get(who));
     let running = tokio::spawn(http::run(connections, router, stop.clone(), Duration::from_secs(5)));
@@ -71,12 +74,12 @@ async fn serve(config: ServerConfig, limits: Limits) -> Server {
 const MANY: Limits = Limits { connections: 100, per_address: 100 };
 
 fn grpc(authority: &Authority) -> ServerConfig {
-    tls::grpc(serving(authority, &operator(), &[DNS_NAME]), &authority.trust_bundle(), "cluster.local").unwrap()
+    tls::grpc(serving(authority, &operator(), &[DNS_NAME]), &authority.trust_bundle(), &trust_domain()).unwrap()
 }
 
 /// A client that trusts `authority` and shows a certificate that `of` issued.
 fn client(authority: &Authority, of: &Authority, identity: &SpiffeId) -> ClientConfig {
-    tls::replica(serving(of, identity, &[]), &authority.trust_bundle(), &operator(), DNS_NAME).unwrap()
+    tls::replica(serving(of, identity, &[]), &authority.trust_bundle(), &operator()).unwrap()
 }
 
 async fn ask(address: SocketAddr, config: ClientConfig) -> Result<String, String> {
@@ -122,7 +125,7 @@ async fn a_foreign_certificate_is_refused_in_the_handshake_and_counted() {
 async fn a_replica_talks_to_the_operator_alone() {
     let ours = authority();
     let impostor = SpiffeId::new("cluster.local", "bookinfo", "reviews").unwrap();
-    let config = tls::grpc(serving(&ours, &impostor, &[DNS_NAME]), &ours.trust_bundle(), "cluster.local").unwrap();
+    let config = tls::grpc(serving(&ours, &impostor, &[DNS_NAME]), &ours.trust_bundle(), &trust_domain()).unwrap();
     let server = serve(config, MANY).await;
     ask(server.address, client(&ours, &ours, &operator())).await.unwrap_err();
     // Another mesh's operator bears the same name.
@@ -139,7 +142,6 @@ async fn a_channel_to_the_leader_carries_the_operators_identity() {
         serving: serving(&ours, &operator(), &[DNS_NAME]),
         bundles,
         operator: operator(),
-        dns_name: DNS_NAME.to_owned(),
         port: server.address.port(),
     };
     let mut channel = replicas.connect("127.0.0.1").await.unwrap();

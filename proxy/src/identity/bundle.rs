@@ -1,5 +1,6 @@
 //! The trust bundle: the roots that this mesh trusts, with the sequence number that orders its versions.
 
+use fairlead_identity::verifier;
 use fairlead_proxy_api::v1;
 use rustls::pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
 
@@ -48,11 +49,7 @@ impl TrustBundle {
         let anchors = roots
             .iter()
             .enumerate()
-            .map(|(index, root)| {
-                webpki::anchor_from_trusted_cert(root)
-                    .map(|anchor| anchor.to_owned())
-                    .map_err(|source| BundleError::Root { index, source })
-            })
+            .map(|(index, root)| verifier::anchor(root).map_err(|source| BundleError::Root { index, source }))
             .collect::<Result<_, _>>()?;
         Ok(Self { sequence, roots, anchors })
     }

@@ -1,105 +1,21 @@
-//! Leaf certificates: what a peer's must look like, and our own with its key.
+//! Our own certificate with its key.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
+use std::{sync::Arc, time::SystemTime};
+
+use fairlead_identity::{
+    SpiffeId,
+    leaf::{Claims, LeafError, claims},
+    verifier,
 };
-
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
 
-use super::{
-    bundle::TrustBundle,
-    spiffe::{SpiffeError, SpiffeId},
-    verifier,
-};
+use super::bundle::TrustBundle;
 
 /// Root, online intermediate, leaf: a chain has two certificates; the bound leaves room for one more intermediate.
 const MAX_CHAIN: usize = 4;
-
-/// Why a certificate is not the leaf of a workload.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeafError {
-    /// Not DER, or not X.509.
-    #[error("certificate does not parse")]
-    Unparsable,
-    /// Bytes after the certificate.
-    #[error("certificate is followed by other data")]
-    Trailing,
-    /// basicConstraints or keyUsage of an authority.
-    #[error("certificate is an authority's, not a leaf")]
-    Authority,
-    /// keyUsage without digitalSignature, or extendedKeyUsage without what this side of TLS needs.
-    #[error("certificate's key usage does not allow TLS authentication")]
-    KeyUsage,
-    /// No URI name, two, or one that is not text.
-    #[error("certificate must have exactly one URI name")]
-    Uri,
-    /// The one URI name is not an identity.
-    #[error("certificate's URI name: {0}")]
-    Spiffe(#[from] SpiffeError),
-}
-
-/// What a leaf says about its bearer. It says so truthfully only after its chain was verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
-    /// The one URI name.
-    pub identity: SpiffeId,
-    /// First moment of validity.
-    pub not_before: SystemTime,
-    /// Last moment of validity.
-    pub not_after: SystemTime,
-}
-
-/// Checks the rules of X.509-SVID for a leaf and reads its identity. Counts URI names with a parser that does not skip malformed ones.
-pub fn claims(certificate: &CertificateDer<'_>) -> Result<Claims, LeafError> {
-    let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| LeafError::Unparsable)?;
-    if !rest.is_empty() {
-        return Err(LeafError::Trailing);
-    }
-    // Each accessor fails where the extension occurs twice or does not parse.
-    let constraints = parsed.basic_constraints().map_err(|_| LeafError::Unparsable)?;
-    if constraints.is_some_and(|constraints| constraints.value.ca) {
-        return Err(LeafError::Authority);
-    }
-    let usage = parsed.key_usage().map_err(|_| LeafError::Unparsable)?;
-    let usage = usage.ok_or(LeafError::KeyUsage)?.value;
-    if usage.key_cert_sign() || usage.crl_sign() {
-        return Err(LeafError::Authority);
-    }
-    if !usage.digital_signature() {
-        return Err(LeafError::KeyUsage);
-    }
-    // Which purposes, webpki checks; here only that they are stated at all.
-    let purposes = parsed.extended_key_usage().map_err(|_| LeafError::Unparsable)?;
-    if purposes.is_none_or(|purposes| purposes.value.any) {
-        return Err(LeafError::KeyUsage);
-    }
-    let names = parsed.subject_alternative_name().map_err(|_| LeafError::Unparsable)?.ok_or(LeafError::Uri)?;
-    let mut uri = None;
-    for name in &names.value.general_names {
-        match name {
-            GeneralName::URI(_) if uri.is_some() => return Err(LeafError::Uri),
-            GeneralName::URI(text) => uri = Some(*text),
-            GeneralName::Invalid(..) => return Err(LeafError::Uri),
-            _ => {}
-        }
-    }
-    let validity = parsed.validity();
-    Ok(Claims {
-        identity: SpiffeId::parse(uri.ok_or(LeafError::Uri)?)?,
-        not_before: system_time(validity.not_before),
-        not_after: system_time(validity.not_after),
-    })
-}
-
-fn system_time(time: ASN1Time) -> SystemTime {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-}
 
 /// Why what the operator issued, or what the state directory holds, cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -10,27 +10,20 @@ pub mod certify;
 pub mod leaf;
 pub mod operator;
 pub mod renew;
-pub mod spiffe;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
-pub mod verifier;
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
+pub use fairlead_identity::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer};
 use tokio::sync::{Notify, watch};
 
 use self::certify::Issued;
-pub use self::{
-    bundle::TrustBundle,
-    leaf::Leaf,
-    operator::Operator,
-    spiffe::{SpiffeId, TrustDomain},
-    tls::Alpn,
-};
+pub use self::{bundle::TrustBundle, leaf::Leaf, operator::Operator, tls::Alpn};
 
 /// How many client configurations are kept. A pod that talks to more workloads than this rebuilds some, at a few microseconds each.
 const MAX_CLIENT_CONFIGS: usize = 512;
@@ -48,7 +41,7 @@ pub struct Peer {
 ///
 /// The handshake has verified them already; this only reads. `None`: there is no certificate (not a mesh connection).
 pub fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Option<Peer> {
-    let claims = leaf::claims(certificates?.first()?).ok()?;
+    let claims = fairlead_identity::leaf::claims(certificates?.first()?).ok()?;
     Some(Peer { identity: claims.identity, not_after: claims.not_after })
 }
 

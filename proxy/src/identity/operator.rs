@@ -9,12 +9,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{
-    Identity, TrustBundle,
-    bundle::BundleError,
-    spiffe::{SpiffeId, TrustDomain},
-    tls,
-};
+use super::{Identity, SpiffeId, TrustBundle, TrustDomain, bundle::BundleError, tls};
 
 /// The mounted files are a few KiB; whatever is larger is not what it should be.
 pub(super) const MAX_FILE: u64 = 256 * 1024;

@@ -5,10 +5,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use fairlead_identity::leaf::Claims;
+
 use super::{
     Identity, TrustBundle,
     certify::{CertifyError, Issued},
-    leaf::Claims,
 };
 use crate::backoff;
 

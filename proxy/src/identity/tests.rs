@@ -5,6 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use fairlead_identity::{
+    leaf::{LeafError, claims},
+    verifier,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
     string::Ia5String,
@@ -229,10 +233,10 @@ fn an_intermediate_does_not_pass_as_a_leaf() {
     let key = KeyPair::generate().unwrap();
     let now = SystemTime::now();
     let chain = authority.sign(&key, REVIEWS, (now - DAY, now + DAY), |_| {});
-    assert_eq!(leaf::claims(&chain[1]), Err(leaf::LeafError::Authority));
+    assert_eq!(claims(&chain[1]), Err(LeafError::Authority));
     let mut trailing = chain[0].to_vec();
     trailing.push(0);
-    assert_eq!(leaf::claims(&CertificateDer::from(trailing)), Err(leaf::LeafError::Trailing));
+    assert_eq!(claims(&CertificateDer::from(trailing)), Err(LeafError::Trailing));
 }
 
 #[test]

@@ -5,6 +5,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use fairlead_identity::{
+    SpiffeId, TrustDomain,
+    verifier::{ClientVerifier, ServerVerifier},
+};
 use rustls::{
     ClientConfig, ServerConfig, SignatureScheme,
     client::{ResolvesClientCert, Resumption},
@@ -12,11 +16,6 @@ use rustls::{
     pki_types::TrustAnchor,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
-};
-
-use super::{
-    spiffe::{SpiffeId, TrustDomain},
-    verifier::{ClientVerifier, ServerVerifier},
 };
 
 /// What follows the handshake between two proxies.

@@ -82,10 +82,7 @@ impl Operator {
         let routes = tonic::service::Routes::new(IdentityServer::new(identities))
             .add_service(ConfigServer::new(configuration))
             .into_axum_router();
-        let protocol = Protocol::Tls {
-            config: tls::follow(serving, roots, TRUST_DOMAIN.to_owned())?,
-            trust_domain: TRUST_DOMAIN.to_owned(),
-        };
+        let protocol = Protocol::Tls(tls::follow(serving, roots, TRUST_DOMAIN.parse()?)?);
         for (pod, address) in pair.pods() {
             let socket = pod.enter(move || Ok(std::net::TcpListener::bind((address, PORT))?)).await?;
             socket.set_nonblocking(true)?;

@@ -7,6 +7,7 @@ pub mod capture;
 mod kubectl;
 mod load;
 mod namespace;
+pub mod outside;
 mod process;
 mod wait;
 

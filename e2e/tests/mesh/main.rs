@@ -4,7 +4,9 @@
 //! the others must not notice: that is what it tests.
 
 mod autoscaler;
+mod bad_input;
 mod canary;
+mod forgery;
 mod identity;
 mod injection;
 mod network_policy;
@@ -12,6 +14,7 @@ mod operator;
 mod orders;
 mod protocols;
 mod routing;
+mod wire;
 
 use std::collections::BTreeMap;
 

@@ -95,6 +95,18 @@ pub enum Protocol {
         #[arg(long, default_value = "hello")]
         line: String,
     },
+    /// Open a TCP connection, send bytes that need not mean anything, print what comes back until the server closes it.
+    Raw {
+        /// Where to connect.
+        #[arg(value_name = "HOST:PORT")]
+        address: String,
+        /// What to send; `\r`, `\n`, `\\` and `\xff` stand for bytes.
+        #[arg(value_parser = units::bytes)]
+        bytes: Bytes,
+        /// Close our direction after that, for servers that end with their client.
+        #[arg(long)]
+        end: bool,
+    },
 }
 
 /// Makes the exchange and prints it.
@@ -107,6 +119,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             (Some(Protocol::Ws { url, message, messages }), _) => websocket(&url, &message, messages).await,
             (Some(Protocol::Grpc { url, messages }), _) => grpc_stream(&url, messages).await,
             (Some(Protocol::Tcp { address, server_first, line }), _) => tcp(&address, server_first, &line).await,
+            (Some(Protocol::Raw { address, bytes, end }), _) => raw(&address, &bytes, end).await,
             (None, Some(call)) => http(call).await,
             (None, None) => bail!("nothing to call: give an address, or see `call --help`"),
         }
@@ -277,6 +290,20 @@ async fn tcp(address: &str, server_first: bool, line: &str) -> Result<bool> {
     let answer = read_line(&mut stream).await.context("wait for the line to come back")?;
     println!("{answer}");
     Ok(answer == line)
+}
+
+async fn raw(address: &str, bytes: &[u8], end: bool) -> Result<bool> {
+    let mut stream = connect(address).await?;
+    stream.write_all(bytes).await.context("send the bytes")?;
+    if end {
+        stream.shutdown().await.context("close our direction")?;
+    }
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await.context("read until the server closes")?;
+    let mut stdout = tokio::io::stdout();
+    stdout.write_all(&answer).await.context("print the answer")?;
+    stdout.flush().await.context("print the answer")?;
+    Ok(true)
 }
 
 async fn read_line(stream: &mut BufReader<TcpStream>) -> Result<String> {

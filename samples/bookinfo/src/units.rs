@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri};
 
 /// Reads a duration such as `5s`, `250ms` or `1m30s`; `0s` is zero.
@@ -87,6 +88,33 @@ pub fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name.parse().map_err(|_| wrong())?, value.parse().map_err(|_| wrong())?))
 }
 
+/// Reads bytes in which `\r`, `\n`, `\\` and `\x` with two hexadecimal digits stand for one each.
+///
+/// # Errors
+/// A sentence that names the form.
+pub fn bytes(text: &str) -> Result<Bytes, String> {
+    let wrong = || "after a backslash comes r, n, x and two hexadecimal digits, or another backslash".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend(before.as_bytes());
+        let (byte, length) = match after.as_bytes().first() {
+            Some(b'r') => (b'\r', 1),
+            Some(b'n') => (b'\n', 1),
+            Some(b'\\') => (b'\\', 1),
+            Some(b'x') => {
+                let digits = after.get(1..3).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                (digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?, 3)
+            }
+            _ => return Err(wrong()),
+        };
+        bytes.push(byte);
+        rest = &after[length..];
+    }
+    bytes.extend(rest.as_bytes());
+    Ok(bytes.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +155,15 @@ mod tests {
         assert_eq!((name.as_str(), value.as_bytes()), ("end-user", &b"jason=x"[..]));
         for bad in ["end-user", "=x", "a b=c", "a=b\nc"] {
             assert!(header(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn bytes_may_be_written_as_escapes() {
+        assert_eq!(bytes(r"GET / HTTP/1.1\r\n\x00\xfF\\n").unwrap(), &b"GET / HTTP/1.1\r\n\x00\xff\\n"[..]);
+        assert_eq!(bytes("").unwrap(), "");
+        for text in [r"\", r"\q", r"\x", r"\x1", r"\x+1", r"\xé"] {
+            assert!(bytes(text).is_err(), "{text}");
         }
     }
 }

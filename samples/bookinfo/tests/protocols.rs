@@ -124,6 +124,12 @@ async fn websocket_grpc_and_tcp_are_echoed() {
     let (code, stdout, stderr) = call(&format!("tcp {} --line ahoy", echo.plain)).await;
     assert_eq!((code, stdout.as_str()), (0, "ahoy\n"), "{stderr}");
 
+    let (code, stdout, stderr) = call(&format!("raw {} \\x00\\x01ahoy\\r\\n --end", echo.plain)).await;
+    assert_eq!((code, stdout.as_str()), (0, "\0\u{1}ahoy\r\n"), "{stderr}");
+    // A server that does not close has not answered.
+    let (code, _, stderr) = call(&format!("raw {} ahoy --timeout 200ms", echo.plain)).await;
+    assert_eq!(code, 3, "{stderr}");
+
     // The greeting is not the line that was sent.
     let (code, stdout, _) = call(&format!("tcp {}", echo.greeter)).await;
     assert_eq!((code, stdout.as_str()), (1, "220 welcome to echo-pod\n"));

@@ -94,6 +94,25 @@ impl Call {
         Self { head: self.head.clone(), body: None, ready, interim: Interim::default(), version: self.version }
     }
 
+    /// Has it go on over HTTP/2, which the endpoints are stated to speak. What HTTP/2 has no words for stays as it came: an upgrade, a tunnel,
+    /// a question about the server as a whole. `address` stands in for a host that cannot be named.
+    pub fn into_http2(mut self, address: SocketAddr) -> Self {
+        let head = &mut self.head;
+        let stays =
+            head.method == Method::CONNECT || head.headers.contains_key(&header::UPGRADE) || head.uri.path() == "*";
+        if self.version == Version::Http2 || stays {
+            return self;
+        }
+        let mut fields = head.headers.to_map();
+        // Of one connection, like all that is left out when a head is read.
+        fields.remove(header::CONNECTION);
+        head.headers = Fields::Map(fields);
+        complete_http2(head, address);
+        head.headers.remove(&header::HOST);
+        self.version = Version::Http2;
+        self
+    }
+
     /// Whether it can be sent again as it came.
     pub fn untouched(&self) -> bool {
         self.body.as_ref().is_none_or(|body| !body.touched())

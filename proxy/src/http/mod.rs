@@ -41,7 +41,8 @@ pub(crate) struct Failed {
     pub(crate) caller: bool,
 }
 
-/// Which HTTP a connection speaks. Requests go on in the version they came in: the proxy does not translate.
+/// Which HTTP a connection speaks. Requests go on in the version they came in, but for those of HTTP/1 where endpoints are stated to speak
+/// HTTP/2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
     /// 1.0 and 1.1.

@@ -66,6 +66,9 @@ impl Service for Session {
         let grpc = is_grpc(&request.head.headers);
         let mut call = Call::new(request, self.version, self.original);
         let (mut applied, stopped) = self.before(&mut call, began, grpc).await;
+        if matches!(&**self.destination.load(), Destination::Service(service) if service.http2) {
+            call = call.into_http2(self.original);
+        }
         let result = match stopped {
             None => self.call(&call, &applied, began, grpc).await,
             Some(Stopped::Own(own)) => Err((own, Tls::None)),

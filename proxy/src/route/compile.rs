@@ -50,6 +50,7 @@ pub fn endpoint(message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
 
 fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String> {
     let protocol = Protocol::from(service.protocol());
+    let http2 = service.protocol() == v1::Protocol::Http2;
     let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, service.port).into();
     let sets = service
         .endpoint_sets
@@ -79,7 +80,7 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
         targets_of(service.opaque_backends, sets.len()).map_err(|error| format!("opaque backends: {error}"))?;
     let has_rules = routes.iter().any(|route| route.rules.is_some());
     let index = Box::new(Index::new(&routes));
-    Ok(Service { name, protocol, index, routes, sets, has_rules, opaque: Split::new(opaque) })
+    Ok(Service { name, protocol, http2, index, routes, sets, has_rules, opaque: Split::new(opaque) })
 }
 
 pub(super) fn route_of(mut route: v1::Route, sets: usize) -> Result<Route, String> {

@@ -73,6 +73,8 @@ pub struct Service {
     pub name: Arc<str>,
     /// What the port is stated to speak.
     pub protocol: Protocol,
+    /// The endpoints are stated to speak HTTP/2, whatever callers do.
+    pub http2: bool,
     /// In the order they are tried. The last one matches every request ([`compile`] sees to that).
     pub routes: Vec<Route>,
     /// Which of them to ask.

@@ -31,10 +31,11 @@ pub use duration::{Duration, ParseDurationError};
 pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, PortMtls};
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
-    Backend, CookieMatch, Cors, Fault, FaultAbort, FaultDelay, GrpcMatch, GrpcStatus, HeaderChanges, HeaderField,
-    HeaderMatch, HeaderRules, HttpMethod, Mirror, PathChange, PathMatch, PathMatchType, PolicyProtocol,
-    QueryParamMatch, RateLimit, RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Rewrite, Route,
-    RouteMatch, ServiceRef, SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts,
+    Algorithm, Backend, Backoff, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Fault, FaultAbort, FaultDelay,
+    GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HttpMethod, LoadBalancing, Mirror,
+    OutlierDetection, PathChange, PathMatch, PathMatchType, PolicyProtocol, Probe, QueryParamMatch, RateLimit,
+    RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Retry, RetryBudget, RetryOn, Rewrite, Route,
+    RouteMatch, ServiceRef, SourceIp, SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts,
     TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
 };
 

@@ -141,7 +141,13 @@ fn the_kinds_round_trip() {
                     {"subset": "v2", "fallback": "v1", "weight": 100},
                     {"service": {"name": "old", "namespace": "bookinfo", "port": 9080}, "weight": 0},
                 ],
-                "timeouts": {"request": "5s"},
+                "timeouts": {"request": "5s", "backendRequest": "1s", "idle": "1m"},
+                "retry": {
+                    "attempts": 1,
+                    "on": ["ConnectFailure", "ServerError"],
+                    "methods": ["POST"],
+                    "backoff": {"base": "50ms", "max": "1s"},
+                },
                 "rewrite": {"path": {"prefix": "/v2"}, "host": "reviews.internal"},
                 "headers": {
                     "request": {"set": [{"name": "x-env", "value": "staging"}], "remove": ["x-debug"]},
@@ -173,6 +179,19 @@ fn the_kinds_round_trip() {
                 "key": [{"identity": true}, {"identity": false, "header": "x-tenant"}],
             }],
             "protocol": "HTTP",
+            "retryBudget": {"percent": 12.5, "minPerSecond": 0},
+            "loadBalancing": {
+                "algorithm": "ConsistentHash",
+                "consistentHash": {"sourceIp": {}},
+                "slowStart": "30s",
+            },
+            "outlierDetection": {
+                "consecutiveErrors": 3,
+                "errorRate": {"percent": 20, "minRequests": 100},
+                "ejection": {"base": "5s", "max": "1m"},
+                "maxEjected": 10,
+                "probe": {"path": "/healthz"},
+            },
         },
     });
     let parsed: TrafficPolicy = serde_json::from_value(policy.clone()).unwrap();
@@ -210,6 +229,20 @@ fn the_kinds_round_trip() {
     });
     let parsed: Canary = serde_json::from_value(canary.clone()).unwrap();
     assert_eq!(serde_json::to_value(&parsed).unwrap(), canary);
+}
+
+#[test]
+fn a_retry_that_says_nothing_more_is_a_careful_one() {
+    let retry: Retry = serde_json::from_value(serde_json::json!({})).unwrap();
+    assert_eq!(retry, Retry::default());
+    assert_eq!(retry.attempts, 2);
+    assert!(retry.methods.is_empty() && !retry.on.contains(&RetryOn::ServerError));
+    let (_, schema) = schemas().remove(0);
+    let route = &schema["properties"]["spec"]["properties"]["routes"]["items"]["properties"];
+    let defaults = serde_json::to_value(&retry).unwrap();
+    for field in ["attempts", "on", "backoff"] {
+        assert_eq!(route["retry"]["properties"][field]["default"], defaults[field], "{field}");
+    }
 }
 
 #[test]

@@ -299,7 +299,11 @@ fn script(pod: &str, name: &v1::ResourceName) -> Option<v1::Resource> {
                     name: "ratings".into(),
                     port: APP.into(),
                     routes: vec![v1::Route { backends: vec![backend()], ..Default::default() }],
-                    endpoint_sets: vec![v1::EndpointSet { name: "ratings".into(), endpoints: vec![ratings()] }],
+                    endpoint_sets: vec![v1::EndpointSet {
+                        name: "ratings".into(),
+                        endpoints: vec![ratings()],
+                        ..v1::EndpointSet::default()
+                    }],
                     opaque_backends: vec![backend()],
                     ..Default::default()
                 })

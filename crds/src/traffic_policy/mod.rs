@@ -9,20 +9,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::{self, DNS_LABEL};
 
+mod balancing;
 mod cors;
 mod fault;
 mod headers;
 mod matches;
 mod mirror;
+mod outliers;
 mod protocol;
 mod rate_limit;
 mod respond;
+mod retry;
 mod route;
 mod stickiness;
 mod target;
 mod timeouts;
 mod url;
 
+pub use balancing::{Algorithm, ConsistentHash, LoadBalancing, SourceIp};
 pub use cors::Cors;
 pub use fault::{Fault, FaultAbort, FaultDelay, GrpcStatus};
 pub use headers::{HeaderChanges, HeaderField, HeaderRules};
@@ -31,9 +35,11 @@ pub use matches::{
     SourceMatch, ValueMatchType,
 };
 pub use mirror::Mirror;
+pub use outliers::{Ejection, ErrorRate, OutlierDetection, Probe};
 pub use protocol::PolicyProtocol;
 pub use rate_limit::{RateLimit, RateLimitKey, RateLimitScope};
 pub use respond::Respond;
+pub use retry::{Backoff, Retry, RetryBudget, RetryOn};
 pub use route::{Backend, Route, ServiceRef};
 pub use stickiness::{Stickiness, StickyCookie};
 pub use target::{TargetKind, TargetRef};
@@ -100,6 +106,19 @@ pub struct TrafficPolicySpec {
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name == a.name))")
         .message("routes: two routes have the same name; give each its own"))]
     pub routes: Vec<Route>,
+
+    /// How much of the traffic to the target may be tries after the first, over all routes: of each caller's proxy for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+
+    /// Which endpoint of the target gets a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+
+    /// Endpoints of the target that are left out because they fail. On by default, with the defaults of each field; maxEjected: 0 turns
+    /// it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
 
     /// How many requests each pod takes; every limit that a request meets must have room for it, of all Services that lead to the
     /// pod, at most 64. They hold where the pods are, so a policy for another namespace's Service has none. A port with limits whose

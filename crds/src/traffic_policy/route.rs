@@ -10,6 +10,7 @@ use super::headers::HeaderRules;
 use super::matches::RouteMatch;
 use super::mirror::Mirror;
 use super::respond::Respond;
+use super::retry::Retry;
 use super::stickiness::Stickiness;
 use super::timeouts::Timeouts;
 use super::url::{Redirect, Rewrite};
@@ -43,6 +44,9 @@ pub struct Route {
     /// How long a request may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// When a request is made again after it failed. Absent: only where it certainly did nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// What the endpoint sees instead of the caller's path and host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,

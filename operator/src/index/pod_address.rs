@@ -3,8 +3,9 @@
 use super::compile::Compiler;
 use super::route::DEFAULT_ROUTE;
 use super::state::Dependency;
+use super::traffic_policy::{default_behaviour, default_budget};
 use crate::model::{
-    Backend, Destination, Endpoint, EndpointSet, ObjectName, Protocol, Route, Rules, Service, SourceKind, Target,
+    Backend, Destination, Endpoint, EndpointSet, ObjectName, Protocol, Route, Rules, Service, SourceKind, Target, Tries,
 };
 
 impl Compiler<'_> {
@@ -38,7 +39,8 @@ impl Compiler<'_> {
         match stated {
             None | Some((_, _, Protocol::Detect)) => Destination::Pod(endpoint),
             Some((service, port, protocol)) => {
-                let set = EndpointSet { name: format!("{service}:{port}/{}", name.name), endpoints: vec![endpoint] };
+                let name = format!("{service}:{port}/{}", name.name);
+                let set = EndpointSet { name, endpoints: vec![endpoint], behaviour: default_behaviour() };
                 let backends = vec![Backend { weight: 1, sticky: String::new(), target: Target::EndpointSet(0) }];
                 Destination::Service(Service {
                     namespace: service.namespace,
@@ -52,8 +54,10 @@ impl Compiler<'_> {
                         request_timeout_ms: 0,
                         mirrors: Vec::new(),
                         rules: Rules::default(),
+                        tries: Tries::default(),
                     }],
                     endpoint_sets: vec![set],
+                    retry_budget: default_budget(),
                 })
             }
         }

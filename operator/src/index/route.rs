@@ -7,8 +7,10 @@ use super::compile::{Candidate, Compiler};
 use super::service::ServicePort;
 use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
-use super::traffic_policy::{BackendRule, Reference, RouteRule};
-use crate::model::{Backend, Endpoint, EndpointSet, Mirror, ObjectName, Route, Rules, Service, SourceKind, Target};
+use super::traffic_policy::{BackendRule, Reference, RouteRule, behaviour, default_budget};
+use crate::model::{
+    Backend, Behaviour, Endpoint, EndpointSet, Mirror, ObjectName, Route, Rules, Service, SourceKind, Target, Tries,
+};
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
 #[derive(Default)]
@@ -50,6 +52,7 @@ impl<'a> Compiler<'a> {
                     request_timeout_ms: rule.request_timeout_ms,
                     mirrors,
                     rules: rule.rules.clone(),
+                    tries: rule.tries.clone(),
                 });
             }
         }
@@ -64,6 +67,7 @@ impl<'a> Compiler<'a> {
                 request_timeout_ms: 0,
                 mirrors: Vec::new(),
                 rules: Rules::default(),
+                tries: Tries::default(),
             });
         }
         Service {
@@ -73,6 +77,7 @@ impl<'a> Compiler<'a> {
             protocol: policies.protocol(port),
             routes,
             endpoint_sets: sets.done,
+            retry_budget: policies.first(|rules| rules.retry_budget).unwrap_or_else(default_budget),
         }
     }
 
@@ -185,6 +190,13 @@ impl<'a> Compiler<'a> {
         }
         let candidates = sets.candidates.get(&key).map_or(&[][..], Vec::as_slice);
         self.depend(Dependency::Namespace(service.namespace.clone()));
+        // How endpoints are used is their own Service's business, whoever routes there.
+        self.depend(Dependency::Defaults(service.namespace.clone()));
+        let policies = self.state.policies_on(service, &wanted.port.name, self.caller);
+        for (policy, rules) in policies.iter() {
+            self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
+        }
+        let behaviour = behaviour(&policies);
 
         let mut clones: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
         let mut base: Vec<(Endpoint, Option<&str>)> = Vec::new();
@@ -222,11 +234,11 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
-        let set = sets.push(name.clone(), base.into_iter().map(|(e, _)| e).collect());
+        let set = sets.push(name.clone(), base.into_iter().map(|(e, _)| e).collect(), &behaviour);
         let releases = releases
             .into_iter()
             .zip(all)
-            .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints)))
+            .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints, &behaviour)))
             .collect();
         let part = Part { set, endpoints, releases };
         sets.parts.insert(name, part.clone());
@@ -259,8 +271,8 @@ fn mark(base: &mut [(Endpoint, Option<&str>)], clone: &mut [Endpoint], canary: &
 }
 
 impl Sets<'_> {
-    fn push(&mut self, name: String, endpoints: Vec<Endpoint>) -> u32 {
-        self.done.push(EndpointSet { name, endpoints });
+    fn push(&mut self, name: String, endpoints: Vec<Endpoint>, behaviour: &Behaviour) -> u32 {
+        self.done.push(EndpointSet { name, endpoints, behaviour: behaviour.clone() });
         (self.done.len() - 1) as u32
     }
 }

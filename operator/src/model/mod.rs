@@ -3,8 +3,10 @@
 //! [`crate::index`] computes these values from what it watches, [`crate::config`] sends them. Values compare by content, so "has
 //! anything changed for this proxy" is `==`.
 
+mod balancing;
 mod matches;
 mod rate_limit;
+mod retry;
 mod route;
 mod rules;
 mod service;
@@ -13,8 +15,10 @@ mod workload;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+pub use balancing::{Algorithm, Balancing, Behaviour, HashKey, Outliers};
 pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
 pub use rate_limit::{RateLimit, RateLimitKey};
+pub use retry::{Retry, RetryBudget, Tries};
 pub use route::{Backend, Mirror, Route, Target};
 pub use rules::{Answer, Cors, Fault, HeaderChanges, PathChange, Redirect, Rewrite, Rules, Stickiness};
 pub use service::{Endpoint, EndpointSet, Protocol, Service};

@@ -1,6 +1,6 @@
 //! Routes: which requests, and where they go.
 
-use super::{Match, Rules};
+use super::{Match, Rules, Tries};
 
 /// Requests of a kind and where they go.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// From the first byte of the request to the last of the response head, milliseconds; 0: none.
     pub request_timeout_ms: u64,
+    /// Of each try.
+    pub tries: Tries,
     /// Where copies of them go.
     pub mirrors: Vec<Mirror>,
     /// What happens to them on their way.

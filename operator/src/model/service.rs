@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::Route;
+use super::{Behaviour, RetryBudget, Route};
 
 /// How requests to a port of a Service are treated.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// What backends refer to by index.
     pub endpoint_sets: Vec<EndpointSet>,
+    /// Over all routes.
+    pub retry_budget: RetryBudget,
 }
 
 /// What the bytes of a port are.
@@ -41,6 +43,8 @@ pub struct EndpointSet {
     pub name: String,
     /// Ordered by address; none: the set's share gets 503.
     pub endpoints: Vec<Endpoint>,
+    /// As the Service's policy says.
+    pub behaviour: Behaviour,
 }
 
 /// An address that serves.

@@ -173,8 +173,14 @@ impl Proxy {
                     listeners.push((listener, listen.socket));
                 }
             }
-            let worker =
-                worker::Start { mesh: mesh.clone(), inbox, listeners, draining: draining.clone(), stop: stop.clone() };
+            let worker = worker::Start {
+                mesh: mesh.clone(),
+                inbox,
+                listeners,
+                draining: draining.clone(),
+                stop: stop.clone(),
+                probes: index == last,
+            };
             threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?);
         }
         Ok(Self { threads, draining, stop, open })

@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Mesh, Open, OriginalDestination, callers::Place, listener::Listener};
 use crate::{
-    balance::pool::{Dialler, Pool},
+    balance::{
+        pool::{Dialler, Pool},
+        probe::Prober,
+    },
     inbound, outbound, tcp,
     telemetry::{Direction, Refusal},
 };
@@ -115,6 +118,8 @@ pub(super) struct Start {
     pub(super) listeners: Vec<(Listener, TcpListener)>,
     pub(super) draining: CancellationToken,
     pub(super) stop: CancellationToken,
+    /// Whether this worker asks endpoints that were left out; one does.
+    pub(super) probes: bool,
 }
 
 impl Start {
@@ -134,6 +139,11 @@ impl Start {
                 Direction::Outbound => self.stop.clone(),
             };
             tokio::spawn(listener.run(socket, until));
+        }
+        if self.probes {
+            let mesh = &self.mesh;
+            let (destinations, identity) = (mesh.destinations.clone(), mesh.identity.clone());
+            tokio::spawn(Prober { destinations, identity, telemetry: mesh.telemetry.clone() }.run());
         }
         let worker = Arc::new(Worker::new(self.mesh, self.draining));
         tokio::spawn(keep_pool(worker.clone()));

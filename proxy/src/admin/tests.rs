@@ -96,6 +96,7 @@ async fn config_shows_what_is_programmed_and_no_secret() {
                 identity: "spiffe://cluster.local/ns/bookinfo/sa/ratings".into(),
                 ..Default::default()
             }],
+            ..Default::default()
         }],
         ..Default::default()
     };

@@ -1,9 +1,16 @@
 //! Which endpoint gets the next request, and over which connection.
 //!
-//! [`pick`] chooses by power of two choices on peak-EWMA cost; [`pool`] keeps upstream connections of one worker.
+//! [`set::EndpointSet::pick`] chooses among the endpoints of a backend, as its policy says; [`pick`] does among endpoints without one;
+//! [`pool`] keeps upstream connections of one worker.
 
+pub mod budget;
+pub mod health;
+pub mod key;
 mod load;
 pub mod pool;
+pub mod probe;
+pub mod ring;
+pub mod set;
 
 use std::{
     fmt,
@@ -11,6 +18,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use self::health::Health;
 pub use self::load::{InFlight, Load};
 use crate::{
     identity::SpiffeId,
@@ -28,6 +36,8 @@ pub struct Endpoint {
     pub zone: Arc<str>,
     /// What is known about its speed; shared by the versions of a destination.
     pub load: Arc<Load>,
+    /// How well it does in its set; shared by the versions of that.
+    pub health: Arc<Health>,
     group: Option<GroupRef>,
 }
 
@@ -51,14 +61,28 @@ impl Endpoint {
             identity,
             zone: zone.into(),
             load,
+            health: Arc::default(),
             group: (!group.is_empty()).then(|| GroupRef { name: group.into(), counters: OnceLock::new() }),
         }
+    }
+
+    /// With what was learned before about how it does.
+    #[must_use]
+    pub fn with_health(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// The same endpoint without a proxy in between: for the pod itself.
     #[must_use]
     pub fn in_plain(&self) -> Self {
-        Self { address: self.address, identity: None, zone: self.zone.clone(), load: self.load.clone(), group: None }
+        Self {
+            address: self.address,
+            identity: None,
+            zone: self.zone.clone(),
+            load: self.load.clone(),
+            health: self.health.clone(),
+            group: None,
+        }
     }
 
     /// Where attempts on this endpoint are counted during a release; `None`: nowhere.

@@ -215,6 +215,11 @@ impl Destinations {
         list
     }
 
+    /// Shows each as it is used now.
+    pub fn each(&self, mut show: impl FnMut(&Destination)) {
+        self.slots.load().values().for_each(|slot| show(&slot.destination.load()));
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.slots.load().len()

@@ -3,27 +3,27 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     grpc,
     h1::{Conn, H1Body, client::Early},
     http2::H2Body,
+    idle::Idle,
+    replay::Reader,
     upgrade::Switch,
 };
 use crate::{
-    balance::{InFlight, pool::Lease},
+    balance::{InFlight, pool::Lease, set::Settle},
     telemetry::{Direction, Telemetry, groups::Group},
 };
 
@@ -82,87 +82,18 @@ pub enum Body {
     /// A few words of the proxy's own; taken once.
     Full(Option<Bytes>),
     /// A request's.
-    Request(Arc<Held>),
+    Request(Reader),
     /// A response's.
     Response(Box<Observed>),
     /// The end of HTTP: both sides agreed to carry something else.
     Switched(Box<Switch>),
 }
 
-/// A request's body that can be taken back as long as nobody has read from it.
-#[derive(Debug)]
-pub struct Held {
-    touched: AtomicBool,
-    // Never contended: an attempt ends before the next one begins.
-    body: Mutex<Incoming>,
-    /// Bytes that may be kept; 0: none.
-    limit: AtomicUsize,
-    kept: Mutex<Kept>,
-}
-
-/// What was read of a body.
-#[derive(Debug, Default)]
-struct Kept {
-    data: BytesMut,
-    /// Something was read and not kept.
-    lost: bool,
-    ended: bool,
-}
-
-impl Held {
-    /// Not read from yet.
-    pub fn new(body: Incoming) -> Self {
-        Self {
-            touched: AtomicBool::new(false),
-            body: Mutex::new(body),
-            limit: AtomicUsize::new(0),
-            kept: Mutex::default(),
-        }
-    }
-
-    /// Keeps what is read from now on, up to `limit` bytes.
-    pub fn keep(&self, limit: usize) {
-        self.limit.store(limit, Relaxed);
-    }
-
-    /// All of it, if it has ended and was kept; without trailers.
-    pub fn whole(&self) -> Option<Bytes> {
-        let mut kept = self.kept.lock();
-        let ended = self.touched() && (kept.ended || self.body.lock().is_end_stream());
-        (ended && !kept.lost && self.limit.load(Relaxed) > 0).then(|| kept.data.split().freeze())
-    }
-
-    fn note(&self, frame: Option<&io::Result<Frame<Bytes>>>) {
-        let limit = self.limit.load(Relaxed);
-        if limit == 0 {
-            return;
-        }
-        let mut kept = self.kept.lock();
-        match frame {
-            None => kept.ended = true,
-            // The caller broke off: nobody can have it whole.
-            Some(Err(_)) => kept.lost = true,
-            Some(Ok(frame)) => {
-                let data = frame.data_ref().map_or(&[][..], |data| data);
-                if kept.lost || kept.data.len() + data.len() > limit {
-                    *kept = Kept { lost: true, ..Kept::default() };
-                } else {
-                    kept.data.extend_from_slice(data);
-                }
-            }
-        }
-    }
-
-    /// Whether something was read: then only who read it has it whole.
-    pub fn touched(&self) -> bool {
-        self.touched.load(Relaxed)
-    }
-}
-
 /// A response's body; knows what to do when it ends.
 #[derive(Debug)]
 pub struct Observed {
     inner: Incoming,
+    idle: Option<Idle>,
     ending: Ending,
 }
 
@@ -181,11 +112,15 @@ pub struct Ending {
 #[derive(Debug)]
 pub struct Verdict {
     /// Where it is counted.
-    pub group: Arc<Group>,
+    pub group: Option<Arc<Group>>,
+    /// What the balancer is told.
+    pub settle: Option<Settle>,
     /// Until the response head.
     pub latency: Duration,
     /// What is known so far.
     pub failed: bool,
+    /// Whether that speaks against the endpoint.
+    pub against: bool,
     /// The trailers have the last word.
     pub awaits_grpc_status: bool,
 }
@@ -196,13 +131,19 @@ impl Verdict {
             // A stream that ends without a status is UNKNOWN to its caller.
             let status = trailers.and_then(grpc::status_of_trailers).unwrap_or(2);
             self.failed |= grpc::failed_status(status);
+            self.against |= grpc::speaks_against(status);
         }
     }
 }
 
 impl Drop for Verdict {
     fn drop(&mut self) {
-        self.group.count(self.failed, Some(self.latency));
+        if let Some(group) = &self.group {
+            group.count(self.failed, Some(self.latency));
+        }
+        if let Some(settle) = &self.settle {
+            settle.settle(self.against, Instant::now());
+        }
     }
 }
 
@@ -220,6 +161,7 @@ impl Ending {
     fn broke(&mut self) {
         if let Some(verdict) = &mut self.verdict {
             verdict.failed = true;
+            verdict.against = true;
         }
         self.verdict = None;
         self.lease = None;
@@ -229,21 +171,32 @@ impl Ending {
 
 impl Body {
     /// Forwards what follows the head of an answer: its body, or what both sides agreed to carry instead.
-    pub fn forwarded(inner: Incoming, mut ending: Ending, telemetry: &Arc<Telemetry>, direction: Direction) -> Self {
-        let Incoming::Switched(endpoint) = inner else { return Self::observed(inner, ending) };
+    /// A body is cut off when `idle` ends.
+    pub fn forwarded(
+        inner: Incoming,
+        idle: Option<Idle>,
+        mut ending: Ending,
+        telemetry: &Arc<Telemetry>,
+        direction: Direction,
+    ) -> Self {
+        let Incoming::Switched(endpoint) = inner else { return Self::watched(inner, idle, ending) };
         // It carries no other request.
         ending.lease = None;
         Self::Switched(Box::new(Switch { endpoint, telemetry: telemetry.clone(), direction, held: ending }))
     }
 
     /// Forwards a response's body, with `ending` at its end.
-    pub fn observed(inner: Incoming, mut ending: Ending) -> Self {
+    pub fn observed(inner: Incoming, ending: Ending) -> Self {
+        Self::watched(inner, None, ending)
+    }
+
+    fn watched(inner: Incoming, idle: Option<Idle>, mut ending: Ending) -> Self {
         if inner.is_end_stream() {
             // The server will not poll it.
             ending.ended(None);
             return Self::Empty;
         }
-        Self::Response(Box::new(Observed { inner, ending }))
+        Self::Response(Box::new(Observed { inner, idle, ending }))
     }
 }
 
@@ -255,15 +208,24 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Empty | Self::Switched(_) => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Request(held) => {
-                held.touched.store(true, Relaxed);
-                let frame = ready!(Pin::new(&mut *held.body.lock()).poll_frame(cx));
-                held.note(frame.as_ref());
-                Poll::Ready(frame)
-            }
+            Self::Request(reader) => reader.poll_frame(cx),
             Self::Response(observed) => {
-                let Observed { inner, ending } = &mut **observed;
-                let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                let Observed { inner, idle, ending } = &mut **observed;
+                let frame = match (Pin::new(&mut *inner).poll_frame(cx), idle) {
+                    (Poll::Ready(frame), None) => frame,
+                    (Poll::Ready(frame), Some(idle)) => {
+                        idle.moved();
+                        frame
+                    }
+                    (Poll::Pending, None) => return Poll::Pending,
+                    (Poll::Pending, Some(idle)) => {
+                        ready!(Pin::new(idle).poll(cx));
+                        Some(Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "nothing moved within the route's idle timeout",
+                        )))
+                    }
+                };
                 match &frame {
                     None => ending.ended(None),
                     Some(Err(_)) => ending.broke(),
@@ -284,7 +246,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Switched(_) => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Request(held) => held.body.lock().is_end_stream(),
+            Self::Request(reader) => reader.is_end_stream(),
             Self::Response(observed) => observed.inner.is_end_stream(),
         }
     }
@@ -293,7 +255,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Request(held) => held.body.lock().size_hint(),
+            Self::Request(reader) => reader.size_hint(),
             Self::Response(observed) => observed.inner.size_hint(),
         }
     }

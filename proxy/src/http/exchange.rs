@@ -12,10 +12,12 @@ use thiserror::Error;
 
 use super::{
     Failed, Head, Request, Response, Version,
-    body::{Body, Held, Incoming},
+    body::{Body, Incoming},
     fields::Fields,
     headers,
+    idle::Activity,
     interim::Interim,
+    replay::Held,
 };
 use crate::{
     balance::{
@@ -113,9 +115,23 @@ impl Call {
         self
     }
 
-    /// Whether it can be sent again as it came.
-    pub fn untouched(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| !body.touched())
+    /// Whether it can be sent again as it came: nothing of its body was read, or all of that is kept.
+    pub fn repeatable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.repeatable())
+    }
+
+    /// Has its body kept while it is sent, up to `limit` bytes.
+    pub fn keep_body(&self, limit: usize) {
+        if let Some(body) = &self.body {
+            body.keep(limit);
+        }
+    }
+
+    /// Notes there when something of its body moves.
+    pub fn watch(&self, activity: &Arc<Activity>) {
+        if let Some(body) = &self.body {
+            body.watch(activity.clone());
+        }
     }
 
     /// Sends it to `endpoint` over a pooled connection or a new one.
@@ -140,11 +156,11 @@ impl Call {
             if caller {
                 return Err(Failure::Caller(source));
             }
-            // A body that was read from cannot be replayed in any case.
-            let again = self.untouched() && lease.reused() && (nothing_sent || self.head.method.is_idempotent());
+            // A body that was read from and not kept cannot be replayed in any case.
+            let again = self.repeatable() && lease.reused() && (nothing_sent || self.head.method.is_idempotent());
             if again {
                 lease = pool.fresh(dialler, endpoint, self.version).await?;
-            } else if nothing_sent && self.untouched() {
+            } else if nothing_sent && self.repeatable() {
                 return Err(Failure::NotSent { address, source });
             } else {
                 return Err(Failure::Reset { address, source });
@@ -156,7 +172,7 @@ impl Call {
         match &self.body {
             None if self.ready.is_empty() => Body::Empty,
             None => Body::Full(Some(self.ready.clone())),
-            Some(held) => Body::Request(held.clone()),
+            Some(held) => Body::Request(held.read()),
         }
     }
 }

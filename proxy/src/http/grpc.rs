@@ -56,6 +56,12 @@ pub fn failed_status(status: u8) -> bool {
     matches!(status, 2 | 4 | 8 | 12 | 13 | 14 | 15)
 }
 
+/// Whether a status says that the endpoint is not well. Of those that [`failed_status`] counts, `RESOURCE_EXHAUSTED` says that it protects
+/// itself, and `UNIMPLEMENTED` that it is asked for something that none of its kind can do.
+pub fn speaks_against(status: u8) -> bool {
+    failed_status(status) && !matches!(status, 8 | 12)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

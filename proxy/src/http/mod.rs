@@ -5,22 +5,25 @@
 //! is in [`h1`] and `http2`; above them a message is a [`Head`] or a [`Response`] and a body, whatever version it came in.
 
 pub mod body;
+pub mod deadline;
 pub mod exchange;
 mod fields;
 mod grpc;
 pub mod h1;
 pub mod headers;
 pub(crate) mod http2;
+pub mod idle;
 pub(crate) mod interim;
 mod message;
 mod reason;
+pub mod replay;
 mod respond;
 pub mod server;
 mod upgrade;
 
 pub use self::{
     fields::Fields,
-    grpc::{failed_status, is_grpc, is_grpc_type, status_for, status_of},
+    grpc::{failed_status, is_grpc, is_grpc_type, speaks_against, status_for, status_of},
     message::{Head, Request, Response},
     reason::Reason,
     respond::{MARK, answer, respond},

@@ -18,8 +18,10 @@ pub enum Reason {
     ConnectFailure,
     /// The endpoint closed the connection before it answered.
     UpstreamReset,
-    /// The route's request timeout passed.
+    /// The route's request timeout passed, or that of one try, or the deadline that came with the request.
     RequestTimeout,
+    /// Nothing of request or response moved for as long as the route allows.
+    IdleTimeout,
     /// Too many requests wait for connections already.
     Overload,
     /// The caller is over a rate limit of the Service.
@@ -42,7 +44,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::MalformedRequest,
         Self::PlaintextRefused,
         Self::UnresolvedBackend,
@@ -50,6 +52,7 @@ impl Reason {
         Self::ConnectFailure,
         Self::UpstreamReset,
         Self::RequestTimeout,
+        Self::IdleTimeout,
         Self::Overload,
         Self::RateLimited,
         Self::HeadTooLarge,
@@ -71,6 +74,7 @@ impl Reason {
             Self::ConnectFailure => "connect-failure",
             Self::UpstreamReset => "upstream-reset",
             Self::RequestTimeout => "request-timeout",
+            Self::IdleTimeout => "idle-timeout",
             Self::Overload => "overload",
             Self::RateLimited => "rate-limited",
             Self::HeadTooLarge => "head-too-large",
@@ -100,7 +104,7 @@ impl Reason {
             }
             Self::UpstreamReset => StatusCode::BAD_GATEWAY,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -130,7 +134,7 @@ impl Reason {
             // UNAUTHENTICATED
             Self::PlaintextRefused => 16,
             // DEADLINE_EXCEEDED
-            Self::RequestTimeout => 4,
+            Self::RequestTimeout | Self::IdleTimeout => 4,
             // RESOURCE_EXHAUSTED
             Self::Overload | Self::RateLimited => 8,
             // UNAVAILABLE

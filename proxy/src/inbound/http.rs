@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,8 +14,9 @@ use crate::{
     accept::Worker,
     balance::Endpoint,
     http::{
-        MARK, Reason, Request, Response, Version,
+        Fields, MARK, Reason, Request, Response, Version,
         body::{Body, Ending},
+        deadline,
         exchange::{Call, Failure},
         is_grpc, respond,
         server::{self, Service},
@@ -94,6 +95,18 @@ impl Session {
         let head = call.map(|call| RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers));
         access.note(Direction::Inbound, &self.name, caller, head.as_ref(), status, reason, began.elapsed());
     }
+
+    /// When the answer must be there, and says so to the application. Only a caller who proved who it is can set a deadline; what others
+    /// write is not passed on either.
+    fn deadline(&self, headers: &mut Fields, began: Instant) -> Option<Instant> {
+        if self.tls == Tls::None {
+            deadline::forget(headers);
+            return None;
+        }
+        let deadline = deadline::of_proxy(headers, began)?;
+        deadline::tell_application(headers, deadline, deadline::Now::read());
+        Some(deadline)
+    }
 }
 
 impl Service for Session {
@@ -108,7 +121,8 @@ impl Service for Session {
         if self.tls == Tls::None && self.policy_changed() {
             return answer(None, Reason::PlaintextRefused, "mTLS is Strict here by now");
         }
-        let call = Call::new(request, self.version, self.application.address);
+        let mut call = Call::new(request, self.version, self.application.address);
+        let deadline = self.deadline(&mut call.head.headers, began);
         let own = |reason, detail: &str| answer(Some(&call), reason, detail);
         if let Err(limited) = self.take(&call) {
             let mut response = own(Reason::RateLimited, &format!("over the limit {}", limited.name));
@@ -118,7 +132,17 @@ impl Service for Session {
             return response;
         }
         let worker = &self.worker;
-        match call.attempt(&worker.pool, &worker.dialler, &self.application).await {
+        let attempt = call.attempt(&worker.pool, &worker.dialler, &self.application);
+        let outcome = match deadline {
+            None => attempt.await,
+            Some(deadline) => match timeout_at(deadline, attempt).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    return own(Reason::RequestTimeout, "no response before the deadline that came with the request");
+                }
+            },
+        };
+        match outcome {
             Ok((mut response, lease)) => {
                 self.requests.answered(self.tls, response.status(), began.elapsed());
                 self.note(Some(&call), response.status(), None, began);
@@ -126,7 +150,7 @@ impl Service for Session {
                 response.headers_mut().remove(&MARK);
                 let ending = Ending { lease: Some(lease), ..Ending::default() };
                 let telemetry = &worker.mesh.telemetry;
-                response.map(|body| Body::forwarded(body, ending, telemetry, Direction::Inbound))
+                response.map(|body| Body::forwarded(body, None, ending, telemetry, Direction::Inbound))
             }
             // Both say to the proxy that called: this was not done, ask another endpoint.
             Err(failure @ (Failure::Connect(_) | Failure::NotSent { .. })) => {

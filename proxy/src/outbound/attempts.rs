@@ -1,31 +1,38 @@
-//! The attempts of one request: where each goes, and whether there is another.
+//! The attempts of one request: how long each may take, and whether there is another.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
+    choose::Choice,
     http::{Own, Session},
     opaque::tls,
     reachable,
     rules::Applied,
 };
 use crate::{
-    balance::{Endpoint, pool::Lease},
+    backoff,
+    balance::{Endpoint, pool::Lease, set::Settle},
     http::{
         MARK, Reason, Response,
         body::{Body, Ending, Incoming, Verdict},
+        deadline,
         exchange::{Call, Failure},
-        failed_status, status_of,
+        failed_status,
+        idle::{Activity, Idle},
+        replay::MAX_KEPT,
+        speaks_against, status_of,
     },
-    telemetry::{Tls, groups::Group},
+    route::Tried,
+    telemetry::{NoTry, Tls, TryFailed, groups::Group},
 };
 
 /// Attempts for one request, as long as nothing of it was sent. With the pauses of [`BACKOFF`] the last one begins 175 ms after the first:
 /// long enough for news of a vanished endpoint to arrive.
 const ATTEMPTS: u32 = 5;
 
-/// No attempt begins later than this after the request: an endpoint that accepts and then says nothing takes seconds each time, and by
+/// No such attempt begins later than this after the request: an endpoint that accepts and then says nothing takes seconds each time, and by
 /// then the caller is better served by an error.
 const WINDOW: Duration = Duration::from_secs(3);
 
@@ -35,42 +42,75 @@ const BACKOFF: Duration = Duration::from_millis(25);
 /// A caller who goes away after this long did so for want of an answer; one who goes earlier may have had other reasons.
 const GIVING_UP: Duration = Duration::from_secs(1);
 
+/// What an attempt knows of those before.
+struct Course {
+    began: Instant,
+    grpc: bool,
+    /// What the caller said.
+    deadline: Option<Instant>,
+    attempts: u32,
+    /// Those that followed one which may have done something.
+    repeats: u32,
+    failed: Vec<SocketAddr>,
+    /// Where the first went.
+    set: Option<String>,
+    /// What the route asks for before the next.
+    pause: Option<Duration>,
+    activity: Option<Arc<Activity>>,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Copy)]
+enum Failed {
+    /// The endpoint certainly did nothing.
+    Refused,
+    /// It may have.
+    Tried(Tried),
+    /// There is no time for another.
+    Over,
+}
+
 impl Session {
     /// Tries endpoints until one answers or there is nothing more to try.
     pub(super) async fn call(
         &self,
-        call: &Call,
+        call: &mut Call,
         applied: &Applied,
         began: Instant,
         grpc: bool,
     ) -> Result<Response<Body>, (Own, Tls)> {
-        let mut failed: Vec<SocketAddr> = Vec::new();
-        let mut set = applied.set.clone();
-        let mut attempt = 0;
+        let mut course = Course::new(call, began, grpc);
+        course.set.clone_from(&applied.set);
         loop {
-            attempt += 1;
+            course.attempts += 1;
             // Read again for each attempt: a failure is often the first sign of a change that is on its way.
             let destination = self.destination.load_full();
             let choice = self
-                .choose(&destination, &applied.head(call), set.as_deref(), &failed)
+                .choose(&destination, &applied.head(call), course.set.as_deref(), &course.failed)
                 .map_err(|own| (own, Tls::None))?;
-            let deadline = choice.timeout.map(|timeout| began + timeout);
-            set = choice.set.map(str::to_owned);
+            if course.attempts == 1 {
+                course.begin(call, &choice);
+            }
             let endpoint = reachable(&self.worker.mesh, &choice.endpoint);
             let tls = tls(&endpoint);
-            if failed.contains(&endpoint.address) {
-                let pause = sleep(BACKOFF * 2_u32.pow(attempt.min(ATTEMPTS) - 2));
-                within(deadline, pause).await.map_err(|own| (own, tls))?;
+            let mut limits = Limits::of(&choice, &course);
+            if let Some(pause) = course.pause(endpoint.address) {
+                limits.within(sleep(pause)).await.map_err(|late| (late.into(), tls))?;
             }
             let started = Instant::now();
+            limits.begin_try(&choice, started);
+            if let Some(ends) = limits.ends() {
+                let proxy = endpoint.identity.is_some();
+                deadline::tell_next(&mut call.head.headers, ends, started, grpc, proxy);
+            }
             let mut in_flight = endpoint.load.begin();
             let group = endpoint.group(&self.worker.mesh.telemetry.groups);
             let mut patience = Patience { group, since: started };
-            let outcome = within(deadline, call.attempt(&self.worker.pool, &self.worker.dialler, &endpoint)).await;
+            let outcome = limits.within(call.attempt(&self.worker.pool, &self.worker.dialler, &endpoint)).await;
             in_flight.heard();
             patience.group = None;
             let now = Instant::now();
-            let own = match outcome {
+            let (failed, own) = match outcome {
                 Ok(Ok((response, lease))) if !says(&endpoint, &response, Reason::ConnectFailure) => {
                     if says(&endpoint, &response, Reason::UpstreamReset) {
                         // An application that breaks connections does so fast; that must not attract more of them.
@@ -78,59 +118,258 @@ impl Session {
                     } else {
                         endpoint.load.observe(now - started, now);
                     }
+                    let verdict = self.verdict(&choice, group, &response, now - started, grpc);
+                    let failed = Failed::Tried(Tried::Answered(response.status(), status_of(response.headers())));
+                    if let Some(pause) = self.another(call, &choice, &course, &limits, failed, now) {
+                        discard(response, lease);
+                        course.next(&choice, failed, pause);
+                        continue;
+                    }
                     self.requests.answered(tls, response.status(), now - began);
-                    let verdict = group.map(|group| verdict(group, &response, now - started, grpc));
                     let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict };
-                    return Ok(self.forward(&endpoint, response, ending));
+                    return Ok(self.forward(&endpoint, response, limits.into_idle(), ending));
                 }
                 Ok(Ok((response, lease))) => {
                     // Another proxy says that it could not reach its application.
                     discard(response, lease);
-                    Failed::again(call.untouched(), Reason::ConnectFailure, || {
-                        format!("{} cannot reach its application", endpoint.address)
-                    })
+                    let detail = format!("{} cannot reach its application", endpoint.address);
+                    (Failed::Refused, Own::new(Reason::ConnectFailure, detail))
                 }
                 // Says nothing of the endpoint.
                 Ok(Err(failure @ Failure::Caller(_))) => {
                     return Err((Own::new(reason(&failure), failure.to_string()), tls));
                 }
-                Ok(Err(failure)) => {
-                    let again = failure.nothing_sent() && call.untouched();
-                    Failed::again(again, reason(&failure), || failure.to_string())
-                }
-                Err(own) => Failed { own, again: false },
+                Ok(Err(failure)) => (Failed::from(&failure), Own::new(reason(&failure), failure.to_string())),
+                Err(late) => (Failed::from(late), late.into()),
             };
             endpoint.load.fail(now);
             if let Some(group) = group {
                 group.count(true, None);
             }
-            if !own.again || attempt >= ATTEMPTS || now - began > WINDOW {
-                return Err((own.own, tls));
+            // A caller's own deadline may be shorter than what any endpoint needs.
+            if !(matches!(failed, Failed::Over) && limits.is_callers && now - started < GIVING_UP) {
+                self.settle(&choice, true, now);
             }
-            failed.push(endpoint.address);
+            match self.another(call, &choice, &course, &limits, failed, now) {
+                Some(pause) => course.next(&choice, failed, pause),
+                None => return Err((own, tls)),
+            }
+        }
+    }
+
+    /// Tells the balancer what came of an attempt.
+    fn settle(&self, choice: &Choice<'_>, failed: bool, now: Instant) {
+        if let Some(set) = choice.set
+            && let Some(event) = set.record(&choice.endpoint, choice.trial, failed, now)
+        {
+            self.requests.outliers.count(event);
+        }
+    }
+
+    /// What an answer says for releases and for the balancer; of calls of gRPC only the end tells.
+    fn verdict(
+        &self,
+        choice: &Choice<'_>,
+        group: Option<&Arc<Group>>,
+        response: &Response<Incoming>,
+        latency: Duration,
+        grpc: bool,
+    ) -> Option<Verdict> {
+        let in_headers = status_of(response.headers());
+        let broken = response.status().is_server_error();
+        let against = broken || (grpc && in_headers.is_some_and(speaks_against));
+        let awaits_grpc_status = grpc && in_headers.is_none() && response.status().is_success();
+        let settle = if awaits_grpc_status {
+            choice.set.map(|set| Settle {
+                set: set.clone(),
+                endpoint: choice.endpoint.clone(),
+                trial: choice.trial,
+                requests: self.requests.clone(),
+            })
+        } else {
+            self.settle(choice, against, Instant::now());
+            None
+        };
+        (group.is_some() || settle.is_some()).then(|| Verdict {
+            group: group.cloned(),
+            settle,
+            latency,
+            failed: broken || (grpc && in_headers.is_some_and(failed_status)),
+            against,
+            awaits_grpc_status,
+        })
+    }
+
+    /// Whether another attempt follows one that failed so, and after which pause.
+    fn another(
+        &self,
+        call: &Call,
+        choice: &Choice<'_>,
+        course: &Course,
+        limits: &Limits,
+        failed: Failed,
+        now: Instant,
+    ) -> Option<Duration> {
+        let (cause, pause) = match failed {
+            Failed::Over => return None,
+            Failed::Refused if course.attempts >= ATTEMPTS || now - course.began > WINDOW => return None,
+            Failed::Refused => (TryFailed::Refused, Duration::ZERO),
+            Failed::Tried(tried) => {
+                let retry = choice.route?.retry.as_ref()?;
+                if course.repeats >= retry.attempts || !retry.follows(tried, &call.head.method, course.grpc) {
+                    return None;
+                }
+                let cause = match tried {
+                    Tried::Answered(..) => TryFailed::Answered,
+                    Tried::Broke => TryFailed::Broke,
+                    Tried::Late => TryFailed::Late,
+                };
+                (cause, backoff::delay(course.repeats, retry.base, retry.max, rand::random()))
+            }
+        };
+        let refused = if !call.repeatable() {
+            NoTry::Body
+        } else if limits.deadline.is_some_and(|deadline| now + pause >= deadline) {
+            NoTry::Deadline
+        } else if choice.budget.is_some_and(|budget| !budget.withdraw(now)) {
+            NoTry::Budget
+        } else {
+            self.requests.tries.again(cause);
+            return Some(pause);
+        };
+        self.requests.tries.no_more(refused);
+        None
+    }
+}
+
+impl Course {
+    fn new(call: &mut Call, began: Instant, grpc: bool) -> Self {
+        let headers = &mut call.head.headers;
+        let deadline = deadline::is_stated(headers, grpc)
+            .then(|| deadline::of_application(headers, grpc, deadline::Now::read()))
+            .flatten();
+        let (failed, set, pause, activity) = (Vec::new(), None, None, None);
+        Self { began, grpc, deadline, attempts: 0, repeats: 0, failed, set, pause, activity }
+    }
+
+    /// The first attempt is about to be made.
+    fn begin(&mut self, call: &Call, choice: &Choice<'_>) {
+        if let Some(budget) = choice.budget {
+            budget.request(self.began);
+        }
+        let Some(route) = choice.route else { return };
+        if route.retry.as_ref().is_some_and(|retry| retry.concerns(&call.head.method, self.grpc)) {
+            call.keep_body(MAX_KEPT);
+        }
+        self.activity = route.idle.map(Activity::new);
+        if let Some(activity) = &self.activity {
+            call.watch(activity);
+        }
+    }
+
+    /// What to wait before an attempt on that endpoint.
+    fn pause(&mut self, address: SocketAddr) -> Option<Duration> {
+        let again = self.failed.contains(&address);
+        self.pause.take().or_else(|| again.then(|| BACKOFF * 2_u32.pow(self.attempts.clamp(2, ATTEMPTS) - 2)))
+    }
+
+    /// Another attempt follows.
+    fn next(&mut self, choice: &Choice<'_>, failed: Failed, pause: Duration) {
+        self.failed.push(choice.endpoint.address);
+        self.set = choice.set.map(|set| set.name.clone());
+        if let Failed::Tried(_) = failed {
+            self.repeats += 1;
+            self.pause = Some(pause);
         }
     }
 }
 
-/// An attempt without a response.
-struct Failed {
-    own: Own,
-    again: bool,
-}
-
-impl Failed {
-    fn again(again: bool, reason: Reason, detail: impl FnOnce() -> String) -> Self {
-        Self { own: Own::new(reason, detail()), again }
+impl From<&Failure> for Failed {
+    fn from(failure: &Failure) -> Self {
+        if failure.nothing_sent() { Self::Refused } else { Self::Tried(Tried::Broke) }
     }
 }
 
-/// Bounds a part of a request by its deadline.
-async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Own> {
-    match deadline {
-        None => Ok(future.await),
-        Some(deadline) => timeout_at(deadline, future)
-            .await
-            .map_err(|_| Own::new(Reason::RequestTimeout, "no response within the route's request timeout")),
+impl From<Late> for Failed {
+    fn from(late: Late) -> Self {
+        if late == Late::Try { Self::Tried(Tried::Late) } else { Self::Over }
+    }
+}
+
+/// What bounds the time of one attempt.
+struct Limits {
+    deadline: Option<Instant>,
+    /// Of this attempt alone.
+    one: Option<Instant>,
+    activity: Option<Arc<Activity>>,
+    /// The deadline is the caller's own, not the route's.
+    is_callers: bool,
+}
+
+/// Which of the bounds was reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    Deadline,
+    Try,
+    Idle,
+}
+
+impl Limits {
+    fn of(choice: &Choice<'_>, course: &Course) -> Self {
+        let routes = choice.route.and_then(|route| route.timeout).map(|timeout| course.began + timeout);
+        let deadline = routes.into_iter().chain(course.deadline).min();
+        Self { deadline, one: None, activity: course.activity.clone(), is_callers: deadline != routes }
+    }
+
+    fn begin_try(&mut self, choice: &Choice<'_>, now: Instant) {
+        self.one = choice.route.and_then(|route| route.try_timeout).map(|timeout| now + timeout);
+        if let Some(activity) = &self.activity {
+            activity.moved();
+        }
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.one).min()
+    }
+
+    fn into_idle(self) -> Option<Idle> {
+        let activity = self.activity?;
+        activity.moved();
+        Some(Idle::of(activity))
+    }
+
+    async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, Late> {
+        let late = if self.one < self.deadline && self.one.is_some() || self.deadline.is_none() {
+            Late::Try
+        } else {
+            Late::Deadline
+        };
+        let future = async {
+            match self.ends() {
+                None => Ok(future.await),
+                // A timer ends a little late, and an answer may be quick.
+                Some(ends) if ends <= Instant::now() => Err(late),
+                Some(ends) => timeout_at(ends, future).await.map_err(|_| late),
+            }
+        };
+        match &self.activity {
+            None => future.await,
+            Some(activity) => tokio::select! {
+                biased;
+                done = future => done,
+                () = Idle::of(activity.clone()) => Err(Late::Idle),
+            },
+        }
+    }
+}
+
+impl From<Late> for Own {
+    fn from(late: Late) -> Self {
+        match late {
+            Late::Deadline => Self::new(Reason::RequestTimeout, "no response before the request's deadline"),
+            Late::Try => Self::new(Reason::RequestTimeout, "no response within the route's timeout for one try"),
+            Late::Idle => Self::new(Reason::IdleTimeout, "nothing moved within the route's idle timeout"),
+        }
     }
 }
 
@@ -174,14 +413,4 @@ fn discard(response: Response<Incoming>, lease: Lease) {
         // What another proxy says for itself is a sentence, and comes at once.
         let _ = timeout(Duration::from_secs(1), http_body_util::Limited::new(body, 4096).collect()).await;
     });
-}
-
-fn verdict(group: &Arc<Group>, response: &Response<Incoming>, latency: Duration, grpc: bool) -> Verdict {
-    let in_headers = status_of(response.headers());
-    Verdict {
-        group: group.clone(),
-        latency,
-        failed: response.status().is_server_error() || (grpc && in_headers.is_some_and(failed_status)),
-        awaits_grpc_status: grpc && in_headers.is_none() && response.status().is_success(),
-    }
 }

@@ -1,14 +1,18 @@
 //! Where one attempt goes: route, part of the Service, endpoint.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::http::{Own, Session};
 use crate::{
-    balance::{self, Endpoint},
+    balance::{
+        self, Endpoint,
+        budget::Budget,
+        set::{EndpointSet, Picked},
+    },
     http::Reason,
-    route::{Destination, EndpointSet, RequestHead, Route, Service, Target},
+    route::{Destination, RequestHead, Route, Service, Target},
 };
 
 /// Requests that one endpoint may have in flight from this proxy: the default of `limits.requests`. Beyond it something is stuck, and
@@ -40,7 +44,9 @@ impl Session {
             Some(set) => set,
             None => set_of(service, route, balance::random())?,
         };
-        let endpoint = balance::pick(&chosen.endpoints, failed, balance::random(), Instant::now())
+        let key = chosen.key().and_then(|source| source.key(head, self.worker.mesh.own_addresses.first().copied()));
+        let Picked { endpoint, trial } = chosen
+            .pick(failed, key, balance::random(), Instant::now())
             .ok_or_else(|| Own::new(Reason::NoEndpoints, format!("{} has no ready endpoint", chosen.name)))?;
         if endpoint.load.in_flight() >= MAX_IN_FLIGHT {
             return Err(Own::new(
@@ -48,7 +54,8 @@ impl Session {
                 format!("{} has {MAX_IN_FLIGHT} requests in flight at each endpoint", chosen.name),
             ));
         }
-        Ok(Choice { endpoint: endpoint.clone(), set: Some(&chosen.name), timeout: route.timeout })
+        let budget = service.budget.as_ref();
+        Ok(Choice { endpoint: endpoint.clone(), set: Some(chosen), trial, route: Some(route), budget })
     }
 }
 
@@ -56,17 +63,22 @@ impl Session {
 pub(super) struct Choice<'a> {
     pub(super) endpoint: Arc<Endpoint>,
     /// The part of the Service that it was chosen from.
-    pub(super) set: Option<&'a str>,
-    pub(super) timeout: Option<Duration>,
+    pub(super) set: Option<&'a Arc<EndpointSet>>,
+    /// Its answer decides whether the endpoint, which was left out, returns.
+    pub(super) trial: bool,
+    /// What it says of the request's tries.
+    pub(super) route: Option<&'a Route>,
+    /// Of the target.
+    pub(super) budget: Option<&'a Budget>,
 }
 
 impl Choice<'_> {
     fn of(endpoint: Arc<Endpoint>) -> Self {
-        Self { endpoint, set: None, timeout: None }
+        Self { endpoint, set: None, trial: false, route: None, budget: None }
     }
 }
 
-fn set_of<'a>(service: &'a Service, route: &Route, random: u64) -> Result<&'a EndpointSet, Own> {
+fn set_of<'a>(service: &'a Service, route: &Route, random: u64) -> Result<&'a Arc<EndpointSet>, Own> {
     let unresolved = |why: &str| Own::new(Reason::UnresolvedBackend, why);
     match route.split.choose(random) {
         None => Err(Own::new(Reason::NoEndpoints, format!("all backends of {} have weight 0", service.name))),

@@ -13,6 +13,7 @@ use crate::{
         MARK, Reason, Request, Response, Version,
         body::{Body, Ending, Incoming},
         exchange::Call,
+        idle::Idle,
         is_grpc, respond,
         server::{self, Service},
     },
@@ -70,7 +71,7 @@ impl Service for Session {
             call = call.into_http2(self.original);
         }
         let result = match stopped {
-            None => self.call(&call, &applied, began, grpc).await,
+            None => self.call(&mut call, &applied, began, grpc).await,
             Some(Stopped::Own(own)) => Err((own, Tls::None)),
             Some(Stopped::Answered(reason, mut response)) => {
                 let status = response.status();
@@ -127,6 +128,7 @@ impl Session {
         &self,
         endpoint: &Endpoint,
         mut response: Response<Incoming>,
+        idle: Option<Idle>,
         ending: Ending,
     ) -> Response<Body> {
         if endpoint.identity.is_none() {
@@ -134,7 +136,7 @@ impl Session {
             response.headers_mut().remove(&MARK);
         }
         let telemetry = &self.worker.mesh.telemetry;
-        response.map(|body| Body::forwarded(body, ending, telemetry, Direction::Outbound))
+        response.map(|body| Body::forwarded(body, idle, ending, telemetry, Direction::Outbound))
     }
 }
 

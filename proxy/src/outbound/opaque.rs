@@ -8,7 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use super::{Outgoing, reachable};
 use crate::{
     accept::Worker,
-    balance::{self, Endpoint, InFlight, pool::Opaque},
+    balance::{self, Endpoint, InFlight, pool::Opaque, set::EndpointSet},
     route::{Destination, Target},
     tcp::{self, Stream, connect, copy},
     telemetry::{Direction, Refusal, Tls, Transport},
@@ -32,7 +32,7 @@ pub(super) async fn connect(outgoing: &Outgoing<'_>) -> Option<Upstream> {
     let random = balance::random();
     for _ in 0..ATTEMPTS {
         let destination = outgoing.destination.load_full();
-        let Some(endpoint) = choose(&destination, outgoing.original, random, &failed) else {
+        let Some((endpoint, picked)) = choose(&destination, outgoing.original, random, &failed) else {
             telemetry.refused(Direction::Outbound, Refusal::NoEndpoints);
             tracing::debug!(address = %outgoing.original, "there is no endpoint for a connection");
             return None;
@@ -44,11 +44,13 @@ pub(super) async fn connect(outgoing: &Outgoing<'_>) -> Option<Upstream> {
             Ok(connection) => {
                 let now = Instant::now();
                 endpoint.load.observe(now - began, now);
+                settle(outgoing, picked, false, now);
                 in_flight.heard();
                 return Some(Upstream { connection, tls: tls(&endpoint), _in_flight: in_flight });
             }
             Err(error) => {
                 endpoint.load.fail(Instant::now());
+                settle(outgoing, picked, true, Instant::now());
                 in_flight.heard();
                 tracing::debug!(address = %outgoing.original, %error, "an endpoint was not reached");
                 failed.push(endpoint.address);
@@ -59,20 +61,43 @@ pub(super) async fn connect(outgoing: &Outgoing<'_>) -> Option<Upstream> {
     None
 }
 
+/// Where an endpoint was chosen from.
+struct Chosen {
+    set: Arc<EndpointSet>,
+    endpoint: Arc<Endpoint>,
+    trial: bool,
+    service: Arc<str>,
+}
+
+/// Of bytes only the connection tells how the endpoint does.
+fn settle(outgoing: &Outgoing<'_>, chosen: Option<Chosen>, failed: bool, now: Instant) {
+    let Some(Chosen { set, endpoint, trial, service }) = chosen else { return };
+    if let Some(event) = set.record(&endpoint, trial, failed, now) {
+        outgoing.worker.mesh.telemetry.requests(Direction::Outbound, &service).outliers.count(event);
+    }
+}
+
 fn choose(
     destination: &Destination,
     original: SocketAddr,
     random: u64,
     failed: &[SocketAddr],
-) -> Option<Arc<Endpoint>> {
+) -> Option<(Arc<Endpoint>, Option<Chosen>)> {
     match destination {
         // It left the mesh's knowledge while the connection was being looked at.
-        Destination::PassThrough => Some(Arc::new(Endpoint::new(original, None, "", "", Arc::default()))),
-        Destination::Pod(endpoint) => Some(endpoint.clone()),
+        Destination::PassThrough => Some((Arc::new(Endpoint::new(original, None, "", "", Arc::default())), None)),
+        Destination::Pod(endpoint) => Some((endpoint.clone(), None)),
         Destination::Service(service) => match service.opaque.choose(random)? {
             Target::Set(index) => {
-                let endpoints = &service.sets.get(*index)?.endpoints;
-                balance::pick(endpoints, failed, balance::random(), Instant::now()).cloned()
+                let set = service.sets.get(*index)?;
+                let picked = set.pick(failed, None, balance::random(), Instant::now())?;
+                let chosen = Chosen {
+                    set: set.clone(),
+                    endpoint: picked.endpoint.clone(),
+                    trial: picked.trial,
+                    service: service.name.clone(),
+                };
+                Some((picked.endpoint.clone(), Some(chosen)))
             }
             Target::Unresolved(_) => None,
         },

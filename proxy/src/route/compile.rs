@@ -11,14 +11,17 @@ use fairlead_proxy_api::v1;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
-    Destination, EndpointSet, GrpcMatch, HeaderMatch, Index, Match, NamedMatch, PathMatch, Protocol, Route, Service,
-    Split, Target, ValueMatch, rules,
+    Destination, GrpcMatch, HeaderMatch, Index, Match, NamedMatch, PathMatch, Protocol, Retry, Route, Service, Split,
+    Target, ValueMatch, behaviour::behaviour, rules,
 };
-use crate::balance::{Endpoint, Load};
+use crate::balance::{Endpoint, Load, budget::Budget, set::EndpointSet};
 
 /// Bytes that one compiled pattern may take; the operator checks patterns with the same limit, so this refuses only what a broken
 /// operator sends.
 const REGEX_SIZE: usize = 256 * 1024;
+
+/// Milliseconds; a year. Nothing waits for longer, and a time so far away is still one that clocks can tell.
+const LONGEST: u64 = 365 * 24 * 3600 * 1000;
 
 type Loads = HashMap<(SocketAddr, String), Arc<Load>>;
 
@@ -35,11 +38,17 @@ pub fn compile(previous: Option<&Destination>, message: v1::Destination) -> Resu
             ((endpoint.address, identity.unwrap_or_default()), endpoint.load.clone())
         })
         .collect();
+    let before = match previous {
+        Some(Destination::Service(service)) => Some(service),
+        _ => None,
+    };
     match message.kind {
         None => Err("the destination has no kind that this proxy knows; is it older than the operator?".into()),
         Some(v1::destination::Kind::PassThrough(_)) => Ok(Destination::PassThrough),
         Some(v1::destination::Kind::Pod(pod)) => Ok(Destination::Pod(known_endpoint(&mut loads, pod)?)),
-        Some(v1::destination::Kind::Service(service)) => service_of(&mut loads, service).map(Destination::Service),
+        Some(v1::destination::Kind::Service(service)) => {
+            service_of(&mut loads, before, service).map(Destination::Service)
+        }
     }
 }
 
@@ -48,7 +57,7 @@ pub fn endpoint(message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
     known_endpoint(&mut Loads::new(), message)
 }
 
-fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String> {
+fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Service) -> Result<Service, String> {
     let protocol = Protocol::from(service.protocol());
     let http2 = service.protocol() == v1::Protocol::Http2;
     let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, service.port).into();
@@ -56,13 +65,8 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
         .endpoint_sets
         .into_iter()
         .map(|set| {
-            let endpoints = set
-                .endpoints
-                .into_iter()
-                .map(|endpoint| known_endpoint(loads, endpoint))
-                .collect::<Result<_, _>>()
-                .map_err(|error| format!("endpoint set {}: {error}", set.name))?;
-            Ok(EndpointSet { name: set.name, endpoints })
+            let name = set.name.clone();
+            set_of(loads, previous, set).map(Arc::new).map_err(|error| format!("endpoint set {name}: {error}"))
         })
         .collect::<Result<Vec<_>, String>>()?;
     let routes = service
@@ -80,7 +84,38 @@ fn service_of(loads: &mut Loads, service: v1::Service) -> Result<Service, String
         targets_of(service.opaque_backends, sets.len()).map_err(|error| format!("opaque backends: {error}"))?;
     let has_rules = routes.iter().any(|route| route.rules.is_some());
     let index = Box::new(Index::new(&routes));
-    Ok(Service { name, protocol, http2, index, routes, sets, has_rules, opaque: Split::new(opaque) })
+    let traffic = previous.and_then(|service| service.budget.as_ref()).map(|budget| budget.traffic.clone());
+    let budget = service.retry_budget.map(|budget| Budget {
+        share: budget.share,
+        min_per_second: budget.min_per_second,
+        traffic: traffic.unwrap_or_default(),
+    });
+    Ok(Service { name, protocol, http2, index, routes, sets, has_rules, opaque: Split::new(opaque), budget })
+}
+
+/// A set, with what the one of the same name knew before.
+fn set_of(loads: &mut Loads, previous: Option<&Service>, set: v1::EndpointSet) -> Result<EndpointSet, String> {
+    let before = previous.and_then(|service| service.sets.iter().find(|before| before.name == set.name));
+    let healths: HashMap<_, _> = before
+        .iter()
+        .flat_map(|set| &set.endpoints)
+        .map(|endpoint| ((endpoint.address, &endpoint.identity), &endpoint.health))
+        .collect();
+    let endpoints = set
+        .endpoints
+        .into_iter()
+        .map(|endpoint| {
+            let endpoint = unshared_endpoint(loads, endpoint)?;
+            let known = healths.get(&(endpoint.address, &endpoint.identity)).map(|health| Arc::clone(health));
+            Ok(Arc::new(match known {
+                Some(health) => endpoint.with_health(health),
+                None => endpoint,
+            }))
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    let behaviour = behaviour(&endpoints, set.load_balancing, set.outlier_detection.as_ref())?;
+    let shared = before.map(|set| set.shared()).unwrap_or_default();
+    Ok(EndpointSet::new(set.name, endpoints, behaviour, shared))
 }
 
 pub(super) fn route_of(mut route: v1::Route, sets: usize) -> Result<Route, String> {
@@ -89,9 +124,17 @@ pub(super) fn route_of(mut route: v1::Route, sets: usize) -> Result<Route, Strin
         rules: rules::compile(&mut route, &targets, sets)?,
         matches: route.matches.into_iter().map(match_of).collect::<Result<_, _>>()?,
         split: Split::new(targets),
-        timeout: (route.request_timeout_ms > 0).then(|| Duration::from_millis(route.request_timeout_ms)),
+        timeout: limit(route.request_timeout_ms),
+        try_timeout: limit(route.backend_request_timeout_ms),
+        idle: limit(route.idle_timeout_ms),
+        retry: route.retry.map(Retry::try_from).transpose()?,
         name: route.name,
     })
+}
+
+/// 0 is none.
+fn limit(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis.min(LONGEST)))
 }
 
 fn targets_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Vec<(u32, Target)>, String> {
@@ -165,6 +208,10 @@ fn regex(pattern: &str) -> Result<Regex, String> {
 }
 
 fn known_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
+    unshared_endpoint(loads, message).map(Arc::new)
+}
+
+fn unshared_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, String> {
     let address = SocketAddr::new(ip(&message.ip)?, port(message.port)?);
     let identity = match message.identity.as_str() {
         "" => None,
@@ -173,7 +220,7 @@ fn known_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Arc<Endpoi
         }
     };
     let load = loads.entry((address, message.identity)).or_default().clone();
-    Ok(Arc::new(Endpoint::new(address, identity, &message.zone, &message.group, load)))
+    Ok(Endpoint::new(address, identity, &message.zone, &message.group, load))
 }
 
 fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
@@ -214,8 +261,10 @@ mod tests {
                     .iter()
                     .map(|host| v1::Endpoint { ip: vec![10, 0, 0, *host], port: 9080, ..v1::Endpoint::default() })
                     .collect(),
+                ..v1::EndpointSet::default()
             }],
             opaque_backends: vec![backend(1, 0)],
+            ..v1::Service::default()
         }
     }
 
@@ -239,6 +288,43 @@ mod tests {
         let service = compiled(None, service).unwrap();
         let loads: Vec<_> = service.endpoints().map(|e| &e.load).collect();
         assert!(Arc::ptr_eq(loads[0], loads[1]));
+    }
+
+    #[test]
+    fn a_set_keeps_who_is_left_out() {
+        let detecting = |hosts: &[u8]| {
+            let mut service = reviews(hosts);
+            service.endpoint_sets[0].outlier_detection = Some(v1::OutlierDetection {
+                consecutive_errors: 1,
+                ejection_base_ms: 10_000,
+                ejection_max_ms: 10_000,
+                max_ejected: 500_000,
+                ..v1::OutlierDetection::default()
+            });
+            service
+        };
+        let set = |destination: &Destination| match destination {
+            Destination::Service(service) => service.sets[0].clone(),
+            other => panic!("{other:?}"),
+        };
+        let before = compiled(None, detecting(&[1, 2])).unwrap();
+        let failing = set(&before).endpoints[1].clone();
+        assert!(set(&before).record(&failing, false, true, tokio::time::Instant::now()).is_some());
+        let after = compiled(Some(&before), detecting(&[2, 3])).unwrap();
+        let out: Vec<_> = set(&after).ejected().map(|e| e.address).collect();
+        assert_eq!(out, [failing.address]);
+    }
+
+    #[test]
+    fn a_balancing_that_is_not_known_is_refused() {
+        for balancing in [
+            v1::LoadBalancing { algorithm: 99, ..v1::LoadBalancing::default() },
+            v1::LoadBalancing { algorithm: 4, ..v1::LoadBalancing::default() },
+        ] {
+            let mut service = reviews(&[1]);
+            service.endpoint_sets[0].load_balancing = Some(balancing);
+            assert!(compiled(None, service).unwrap_err().starts_with("endpoint set all: "));
+        }
     }
 
     #[test]

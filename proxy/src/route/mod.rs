@@ -4,11 +4,13 @@
 //! stream, and its error is what the proxy refuses the version with. Requests then call [`Service::route`] and [`Split::choose`]; nothing here
 //! performs I/O, and randomness is an argument.
 
+mod behaviour;
 mod compile;
 mod head;
 mod index;
 mod matcher;
-mod params;
+pub mod params;
+mod retry;
 pub mod rules;
 mod split;
 
@@ -22,10 +24,11 @@ pub use self::{
     index::Index,
     matcher::{GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, ValueMatch},
     params::cookie,
+    retry::{Retry, Tried},
     rules::Rules,
     split::{Split, Target},
 };
-use crate::balance::Endpoint;
+use crate::balance::{Endpoint, budget::Budget, set::EndpointSet};
 
 /// Where the newest version of one destination is read from: the configuration stream swaps it, the data path loads it once per attempt. A
 /// connection holds it for as long as it routes, and that keeps the destination subscribed.
@@ -80,11 +83,13 @@ pub struct Service {
     /// Which of them to ask.
     pub index: Box<Index>,
     /// Parts of the Service's endpoints; [`Target::Set`] points into this list.
-    pub sets: Vec<EndpointSet>,
+    pub sets: Vec<Arc<EndpointSet>>,
     /// Whether a route has rules.
     pub has_rules: bool,
     /// Where connections that are not HTTP go.
     pub opaque: Split,
+    /// How many tries after the first there may be, over all routes; `None`: no bound.
+    pub budget: Option<Budget>,
 }
 
 /// One rule: which requests, and where they go.
@@ -98,6 +103,12 @@ pub struct Route {
     pub split: Split,
     /// From the first byte of the request to the last of the response head; `None`: no limit.
     pub timeout: Option<Duration>,
+    /// The same of each try.
+    pub try_timeout: Option<Duration>,
+    /// How long nothing of request or response may move; `None`: for ever.
+    pub idle: Option<Duration>,
+    /// `None`: only what certainly did nothing is tried elsewhere.
+    pub retry: Option<Retry>,
     /// What happens to requests on their way; `None`: they go as they came.
     pub rules: Option<Arc<Rules>>,
 }
@@ -117,15 +128,6 @@ impl Route {
             taken(&head.asked_about().filter(|_| cors)?)
         })
     }
-}
-
-/// Endpoints that a backend stands for.
-#[derive(Debug)]
-pub struct EndpointSet {
-    /// For people: `bookinfo/reviews:9080/v2`.
-    pub name: String,
-    /// Without any the set's share of requests gets 503.
-    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 impl Service {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// The value of the first parameter of this name, decoded; one without `=` has an empty value.
-pub(super) fn query_param<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+pub fn query_param<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key).as_ref() == name.as_bytes()).then(|| decode(value))

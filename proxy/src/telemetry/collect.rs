@@ -30,6 +30,7 @@ impl Collector for Collect {
         self.latency(&mut encoder)?;
         self.delays(&mut encoder)?;
         self.mirrored(&mut encoder)?;
+        self.tries(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.events(&mut encoder)?;
         encoder
@@ -74,6 +75,13 @@ impl Collect {
             }
         }
         Ok(())
+    }
+
+    fn tries(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+        let services = self.tables.services.read();
+        let services = services.iter().map(|((direction, service), requests)| (*direction, &**service, &**requests));
+        super::tries::encode(encoder, services.clone())?;
+        super::outliers::encode(encoder, services)
     }
 
     fn latency(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {

@@ -60,6 +60,12 @@ macro_rules! label {
     };
 }
 
+mod outliers;
+mod tries;
+
+pub use self::outliers::{OutlierEvent, Outliers};
+pub use self::tries::{NoTry, Tries, TryFailed};
+
 label! {
     /// Which way a connection goes, as the pod sees it.
     Direction {
@@ -158,6 +164,10 @@ pub struct Requests {
     delayed: AtomicU64,
     /// Copies of requests.
     pub mirrored: Mirrored,
+    /// Tries after the first.
+    pub tries: Tries,
+    /// Endpoints that were left out.
+    pub outliers: Outliers,
     latency: Latency,
 }
 
@@ -175,6 +185,8 @@ impl Requests {
             own: Default::default(),
             delayed: AtomicU64::new(0),
             mirrored: Mirrored::default(),
+            tries: Tries::default(),
+            outliers: Outliers::default(),
             latency: Latency::default(),
         }
     }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod access_log;
+mod balancing;
 mod destinations;
 mod framing;
 mod http1;
@@ -12,4 +13,5 @@ mod policy;
 mod rules;
 mod support;
 mod tcp;
+mod tries;
 mod tunnels;

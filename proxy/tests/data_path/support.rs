@@ -223,9 +223,14 @@ pub fn service(sets: Vec<Vec<v1::Endpoint>>) -> v1::Service {
         endpoint_sets: sets
             .into_iter()
             .enumerate()
-            .map(|(index, endpoints)| v1::EndpointSet { name: format!("set-{index}"), endpoints })
+            .map(|(index, endpoints)| v1::EndpointSet {
+                name: format!("set-{index}"),
+                endpoints,
+                ..v1::EndpointSet::default()
+            })
             .collect(),
         opaque_backends: vec![backend(1, 0)],
+        ..v1::Service::default()
     }
 }
 

@@ -1,8 +1,10 @@
 //! The model in the words of the wire contract, and back.
 
+mod behaviour;
 mod rate_limit;
 mod route;
 mod rules;
+mod tries;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -144,11 +146,17 @@ fn service(s: &Service, caller: &Caller) -> v1::Service {
         opaque_backends: routes.last().map(|route| route.backends.clone()).unwrap_or_default(),
         routes,
         endpoint_sets: s.endpoint_sets.iter().map(endpoint_set).collect(),
+        retry_budget: Some(tries::budget(s.retry_budget)),
     }
 }
 
 fn endpoint_set(s: &EndpointSet) -> v1::EndpointSet {
-    v1::EndpointSet { name: s.name.clone(), endpoints: s.endpoints.iter().map(endpoint).collect() }
+    v1::EndpointSet {
+        name: s.name.clone(),
+        endpoints: s.endpoints.iter().map(endpoint).collect(),
+        load_balancing: Some(behaviour::balancing(&s.behaviour.balancing)),
+        outlier_detection: Some(behaviour::outliers(&s.behaviour.outliers)),
+    }
 }
 
 fn endpoint(e: &Endpoint) -> v1::Endpoint {
@@ -164,7 +172,7 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, Route, Rules, Target};
+    use crate::model::{Backend, RetryBudget, Route, Rules, Target, Tries};
 
     fn resource(weight: u32) -> Resource {
         let route = Route {
@@ -174,6 +182,7 @@ mod tests {
             request_timeout_ms: 0,
             mirrors: vec![],
             rules: Rules::default(),
+            tries: Tries::default(),
         };
         Resource {
             body: Body::Destination(Destination::Service(Service {
@@ -183,6 +192,7 @@ mod tests {
                 protocol: Protocol::Http2,
                 routes: vec![route],
                 endpoint_sets: vec![],
+                retry_budget: RetryBudget { share: 200_000, min_per_second: 10 },
             })),
             sources: vec![],
         }

@@ -2,7 +2,7 @@
 
 use fairlead_proxy_api::v1;
 
-use super::rules;
+use super::{rules, tries};
 use crate::model::{Backend, Caller, HeaderMatch, Match, Mirror, PathMatch, Route, StringMatch, Target};
 
 /// The routes that `caller` can meet, up to the first that takes every request of its.
@@ -28,6 +28,9 @@ fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
         matches,
         backends: r.backends.iter().map(backend).collect(),
         request_timeout_ms: r.request_timeout_ms,
+        backend_request_timeout_ms: r.tries.timeout_ms,
+        idle_timeout_ms: r.tries.idle_timeout_ms,
+        retry: r.tries.retry.as_ref().map(tries::retry),
         mirrors: r.mirrors.iter().map(mirror).collect(),
         ..v1::Route::default()
     };
@@ -82,7 +85,7 @@ fn backend(b: &Backend) -> v1::Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Rules, SourceMatch};
+    use crate::model::{Rules, SourceMatch, Tries};
 
     fn from(namespace: &str) -> Match {
         let source = SourceMatch { namespaces: vec![namespace.into()], ..SourceMatch::default() };
@@ -99,6 +102,7 @@ mod tests {
             matches,
             backends: vec![],
             request_timeout_ms: 0,
+            tries: Tries::default(),
             mirrors: vec![],
             rules: Rules::default(),
         }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::index::{Index, Problem, Report};
 use crate::model::{
-    Answer, GrpcMatch, HeaderMatch, Match, ObjectName, ResourceName, Rules, SourceMatch, StringMatch, Target,
+    Algorithm, Answer, Balancing, GrpcMatch, HashKey, HeaderMatch, Match, ObjectName, ResourceName, Retry, RetryBudget,
+    Rules, SourceMatch, StringMatch, Target, Tries,
 };
 
 fn versions(index: &Index) {
@@ -55,6 +56,78 @@ fn a_route_leads_to_a_subset_and_the_rest_to_the_service() {
     assert_eq!(sources(&index, &address()), ["TrafficPolicy shop/p 3"]);
     let report = report(&index, "p");
     assert_eq!((report.problem, report.unresolved), (None, vec![]));
+}
+
+#[test]
+fn a_route_says_how_often_and_how_long_it_is_tried() {
+    let index = index();
+    versions(&index);
+    let default = service_at(&index, "10.96.0.1:80");
+    assert_eq!(default.routes[0].tries, Tries::default());
+    assert_eq!(default.retry_budget, RetryBudget { share: 200_000, min_per_second: 10 });
+
+    let mut spec = testers(json!([]));
+    spec["routes"][0]["timeouts"] = json!({"request": "5s", "backendRequest": "1s", "idle": "1m"});
+    spec["routes"][0]["retry"] =
+        json!({"attempts": 3, "on": ["ServerError"], "methods": ["POST"], "backoff": {"base": "10ms"}});
+    spec["retryBudget"] = json!({"percent": 0.5});
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    let retry = Retry {
+        attempts: 3,
+        gateway_errors: true,
+        server_errors: true,
+        grpc: false,
+        methods: vec!["POST".into()],
+        backoff_base_ms: 10,
+        backoff_max_ms: 250,
+    };
+    let tries = Tries { timeout_ms: 1000, idle_timeout_ms: 60_000, retry: Some(retry) };
+    assert_eq!(service.routes[0].tries, tries);
+    assert_eq!(service.routes[1].tries, Tries::default(), "the Service as it is");
+    assert_eq!(service.retry_budget, RetryBudget { share: 5000, min_per_second: 10 });
+}
+
+#[test]
+fn endpoints_are_used_as_their_own_service_s_policy_says() {
+    let index = index();
+    versions(&index);
+    let behaviour = |index: &Index| service_at(index, "10.96.0.1:80").endpoint_sets[0].behaviour.clone();
+    let default = behaviour(&index);
+    assert_eq!(default.balancing, Balancing::default());
+    let outliers = default.outliers;
+    assert_eq!(
+        (outliers.consecutive, outliers.error_share, outliers.max_ejected),
+        (5, 500_000, 500_000),
+        "on by default"
+    );
+    assert_eq!((outliers.base_ms, outliers.max_ms), (10_000, 300_000));
+
+    let mut spec = testers(json!([{"subset": "v2"}]));
+    spec["loadBalancing"] =
+        json!({"algorithm": "ConsistentHash", "consistentHash": {"header": "X-User"}, "slowStart": "30s"});
+    spec["outlierDetection"] = json!({"maxEjected": 0, "probe": {"path": "/healthz"}});
+    index.apply(policy("p", 1, spec));
+    let service = service_at(&index, "10.96.0.1:80");
+    for set in &service.endpoint_sets {
+        assert_eq!(
+            set.behaviour.balancing.algorithm,
+            Algorithm::ConsistentHash(HashKey::Header("x-user".into())),
+            "{}",
+            set.name
+        );
+        assert_eq!(set.behaviour.balancing.slow_start_ms, 30_000);
+        assert_eq!((set.behaviour.outliers.max_ejected, set.behaviour.outliers.consecutive), (0, 5));
+        assert_eq!(set.behaviour.outliers.probe_path, "/healthz");
+    }
+    // Another Service that routes here.
+    index.apply(crate::index::tests::build::service("cart", &["10.96.0.2"]));
+    let mut elsewhere = testers(json!([{"service": {"name": "web", "port": 80}}]));
+    elsewhere["targetRef"]["name"] = json!("cart");
+    index.apply(policy("q", 1, elsewhere));
+    let cart = service_at(&index, "10.96.0.2:80");
+    let web = cart.endpoint_sets.iter().find(|set| set.name == "shop/web:80").unwrap();
+    assert_eq!(web.behaviour.balancing.slow_start_ms, 30_000);
 }
 
 #[test]

@@ -6,16 +6,20 @@ use fairlead_crds::{PolicyProtocol, TargetKind, TargetRef, TrafficPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 
+mod behaviour;
 mod matches;
 mod rate_limits;
 mod routes;
 mod rules;
+mod tries;
 
+pub(super) use behaviour::{behaviour, default_behaviour};
 pub(super) use rate_limits::RateLimitRule;
 pub(super) use routes::{BackendRule, Reference, RouteRule};
+pub(super) use tries::default_budget;
 
 use super::scope::{Attachment, Target};
-use crate::model::{ObjectName, Protocol};
+use crate::model::{Balancing, ObjectName, Outliers, Protocol, RetryBudget};
 
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +44,9 @@ pub(super) struct Rules {
     pub attachment: Attachment,
     pub subsets: BTreeMap<String, BTreeMap<String, String>>,
     pub routes: Vec<RouteRule>,
+    pub retry_budget: Option<RetryBudget>,
+    pub balancing: Option<Balancing>,
+    pub outliers: Option<Outliers>,
     pub rate_limits: Vec<RateLimitRule>,
     /// What the bytes are, whatever the Service says.
     pub protocol: Option<Protocol>,
@@ -119,7 +126,10 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
         PolicyProtocol::Tcp => Protocol::Opaque,
     });
     let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
-    Ok(Rules { generation, attachment, subsets, routes, rate_limits, protocol })
+    let balancing = spec.load_balancing.map(behaviour::balancing).transpose()?;
+    let outliers = spec.outlier_detection.map(behaviour::outliers);
+    let retry_budget = spec.retry_budget.map(|budget| tries::budget(&budget));
+    Ok(Rules { generation, attachment, subsets, routes, retry_budget, balancing, outliers, rate_limits, protocol })
 }
 
 #[cfg(test)]

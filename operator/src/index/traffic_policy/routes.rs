@@ -2,8 +2,8 @@
 
 use fairlead_crds::{Route, ServiceRef};
 
-use super::rules;
-use crate::model::{Match, ObjectName, Rules};
+use super::{rules, tries};
+use crate::model::{Match, ObjectName, Rules, Tries};
 
 /// A route whose references are still names.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,7 @@ pub(in crate::index) struct RouteRule {
     /// None: the Service itself.
     pub backends: Vec<BackendRule>,
     pub request_timeout_ms: u64,
+    pub tries: Tries,
     pub rules: Rules,
     pub mirrors: Vec<MirrorRule>,
 }
@@ -79,12 +80,13 @@ pub(super) fn parse(namespace: &str, uid: &str, mut route: Route) -> Result<Rout
         let copies = u32::try_from(mirror.copies).unwrap_or(1);
         mirrors.push(MirrorRule { reference, share: rules::share(mirror.percent), copies });
     }
-    let timeout = route.timeouts.and_then(|t| t.request).unwrap_or_default();
+    let timeouts = route.timeouts.unwrap_or_default();
     Ok(RouteRule {
         name: route.name,
         matches,
         backends,
-        request_timeout_ms: u64::try_from(timeout.as_std().as_millis()).unwrap_or(u64::MAX),
+        request_timeout_ms: tries::millis(timeouts.request.unwrap_or_default()),
+        tries: tries::parse(&timeouts, route.retry),
         rules,
         mirrors,
     })

@@ -23,8 +23,9 @@ use crate::{
     accept::Worker,
     balance::{self, Endpoint},
     http::{
-        body::{Body, Ending, Held},
+        body::{Body, Ending},
         exchange::Call,
+        replay::Held,
     },
     route::{Service, rules::Mirror},
     telemetry::{MirrorOutcome, Requests},

@@ -1,0 +1,67 @@
+//! How a set of endpoints is used.
+
+/// How a set of endpoints is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behaviour {
+    /// Which endpoint gets a request.
+    pub balancing: Balancing,
+    /// Who is left out.
+    pub outliers: Outliers,
+}
+
+/// Which endpoint gets a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balancing {
+    /// How it is chosen.
+    pub algorithm: Algorithm,
+    /// For how long an endpoint that comes gets less than its share, milliseconds.
+    pub slow_start_ms: u64,
+}
+
+/// Which endpoint gets a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// By latency and what waits.
+    #[default]
+    PeakEwma,
+    /// By requests in flight.
+    LeastRequest,
+    /// In turn.
+    RoundRobin,
+    /// Any.
+    Random,
+    /// By a key.
+    ConsistentHash(HashKey),
+}
+
+/// What the key of a request is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// A header's value; lower case.
+    Header(String),
+    /// A cookie's.
+    Cookie(String),
+    /// A query parameter's.
+    QueryParam(String),
+    /// The calling pod's address.
+    SourceIp,
+}
+
+/// Endpoints that are left out because they fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outliers {
+    /// Failures in a row; 0: not looked at.
+    pub consecutive: u32,
+    /// A share of failures, millionths; 0: not looked at.
+    pub error_share: u32,
+    /// With fewer requests the share says nothing.
+    pub min_requests: u32,
+    /// The first time, milliseconds.
+    pub base_ms: u64,
+    /// At most, milliseconds.
+    pub max_ms: u64,
+    /// Of the endpoints, millionths.
+    pub max_ejected: u32,
+    /// What is asked before the endpoint returns; empty: one request of a caller is its trial.
+    pub probe_path: String,
+}

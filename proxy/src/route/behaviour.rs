@@ -1,0 +1,67 @@
+//! How a set of endpoints is used: from the operator's message to what decides.
+
+use std::{sync::Arc, time::Duration};
+
+use fairlead_proxy_api::v1;
+
+use crate::balance::{
+    Endpoint,
+    health::Outliers,
+    key::KeySource,
+    ring::Ring,
+    set::{Algorithm, Behaviour},
+};
+
+pub(super) fn behaviour(
+    endpoints: &[Arc<Endpoint>],
+    balancing: Option<v1::LoadBalancing>,
+    detection: Option<&v1::OutlierDetection>,
+) -> Result<Behaviour, String> {
+    let balancing = balancing.unwrap_or_default();
+    let slow_start = Duration::from_millis(balancing.slow_start_ms);
+    Ok(Behaviour {
+        algorithm: algorithm(endpoints, balancing)?,
+        slow_start,
+        outliers: detection.map(outliers).transpose()?.filter(|outliers| outliers.max_ejected > 0),
+    })
+}
+
+fn algorithm(endpoints: &[Arc<Endpoint>], balancing: v1::LoadBalancing) -> Result<Algorithm, String> {
+    use v1::load_balancing::{Algorithm as Wire, HashKey};
+    let algorithm = Wire::try_from(balancing.algorithm)
+        .map_err(|_| "the load balancing has an algorithm that this proxy does not know".to_owned())?;
+    Ok(match algorithm {
+        Wire::PeakEwma => Algorithm::PeakEwma,
+        Wire::LeastRequest => Algorithm::LeastRequest,
+        Wire::RoundRobin => Algorithm::RoundRobin,
+        Wire::Random => Algorithm::Random,
+        Wire::ConsistentHash => {
+            let source = match balancing.hash_key {
+                Some(HashKey::Header(name)) => {
+                    KeySource::Header(name.parse().map_err(|_| format!("{name:?} is not a header name"))?)
+                }
+                Some(HashKey::Cookie(name)) => KeySource::Cookie(name),
+                Some(HashKey::QueryParam(name)) => KeySource::QueryParam(name),
+                Some(HashKey::SourceIp(_)) => KeySource::SourceIp,
+                None => return Err("consistent hashing has no key that this proxy knows".into()),
+            };
+            Algorithm::Hash(source, Ring::new(endpoints.iter().map(|endpoint| endpoint.address)))
+        }
+    })
+}
+
+fn outliers(message: &v1::OutlierDetection) -> Result<Outliers, String> {
+    let probe = match message.probe_path.as_str() {
+        "" => None,
+        path => Some(path.parse().map_err(|_| format!("{path:?} is not a path to probe"))?),
+    };
+    Ok(Outliers {
+        consecutive: message.consecutive_errors,
+        error_share: message.error_share,
+        min_requests: message.min_requests,
+        base: Duration::from_millis(message.ejection_base_ms),
+        max: Duration::from_millis(message.ejection_max_ms),
+        max_ejected: message.max_ejected,
+        probe,
+    })
+}

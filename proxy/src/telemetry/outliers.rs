@@ -1,0 +1,76 @@
+//! Counts of endpoints that are left out.
+
+use std::{
+    fmt::Error,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use super::{Direction, Requests};
+use crate::balance::{health::Cause, set::Event};
+
+label! {
+    /// What became of an endpoint that fails.
+    OutlierEvent {
+        /// Left out for failures in a row.
+        Consecutive = "ejected-consecutive-errors",
+        /// Left out for its share of failures.
+        ErrorRate = "ejected-error-rate",
+        /// Left out again, because it failed on trial.
+        Trial = "ejected-trial",
+        /// Kept, because too many are left out already.
+        Kept = "kept",
+        /// Back.
+        Returned = "returned",
+    }
+}
+
+impl From<Event> for OutlierEvent {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Ejected(Cause::Consecutive) => Self::Consecutive,
+            Event::Ejected(Cause::ErrorRate) => Self::ErrorRate,
+            Event::Ejected(Cause::Trial) => Self::Trial,
+            Event::Kept => Self::Kept,
+            Event::Returned => Self::Returned,
+        }
+    }
+}
+
+/// Of one Service.
+#[derive(Debug, Default)]
+pub struct Outliers([AtomicU64; OutlierEvent::ALL.len()]);
+
+impl Outliers {
+    /// Something happened to an endpoint.
+    pub fn count(&self, event: Event) {
+        self.0[OutlierEvent::from(event) as usize].fetch_add(1, Relaxed);
+    }
+}
+
+/// Writes out what was counted, if anything.
+pub(super) fn encode<'a>(
+    encoder: &mut DescriptorEncoder,
+    services: impl Iterator<Item = (Direction, &'a str, &'a Requests)>,
+) -> Result<(), Error> {
+    let mut metric = encoder.encode_descriptor(
+        "outlier_events",
+        "Endpoints that were left out because they fail, or came back",
+        None,
+        MetricType::Counter,
+    )?;
+    for (direction, service, requests) in services {
+        for (count, event) in requests.outliers.0.iter().zip(OutlierEvent::ALL) {
+            let labels = [("direction", direction.as_str()), ("service", service), ("event", event.as_str())];
+            let count = count.load(Relaxed);
+            if count > 0 {
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+    }
+    Ok(())
+}

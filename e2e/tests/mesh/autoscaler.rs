@@ -51,7 +51,8 @@ async fn an_autoscaler_scales_the_deployment_up_in_the_middle_of_a_canary() -> R
         Ok(())
     })
     .await?;
-    works(&orders).await?;
+    // Pods that just started have no metrics of their own yet, and for as long the autoscaler may have none: here, and after the promotion.
+    eventually("the autoscaler to work with both versions", || works(&orders)).await?;
 
     // More load, or a higher ceiling: either way it is the user's Deployment that it scales.
     mesh.apply(&autoscaler(ns, 3)).await?;
@@ -83,7 +84,7 @@ async fn an_autoscaler_scales_the_deployment_up_in_the_middle_of_a_canary() -> R
     ensure!(report.of_version("v2") > 0, "the canary answered nothing: {report:?}");
 
     orders.finish().await?;
-    works(&orders).await?;
+    eventually("the autoscaler to work with the promoted pods", || works(&orders)).await?;
     let stable = orders.deployment("orders").await?;
     ensure!(
         stable["spec"]["replicas"] == 3 && stable["status"]["updatedReplicas"] == 3,

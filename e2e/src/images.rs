@@ -1,6 +1,7 @@
 //! The images of this checkout: static binaries in images from scratch, by the Containerfiles that users build with
 //! Docker. [`build_and_load`] makes them and brings them onto the nodes; what is there already is left alone.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +20,31 @@ pub struct Image {
     pub name: &'static str,
     /// The crate, whose binary has the same name.
     pub package: &'static str,
+    /// The profile of the workspace that it is built with.
+    pub profile: Profile,
     /// Its Containerfile, from the top of the checkout.
     pub containerfile: &'static str,
     /// The most that the image may weigh, in bytes.
     pub limit: Option<u64>,
+}
+
+/// How binaries are optimised; `Cargo.toml` says what each profile is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Profile {
+    /// The control plane and the sample.
+    Release,
+    /// The proxy, and what measures it.
+    DataPlane,
+}
+
+impl Profile {
+    /// As Cargo names it, and the folder that its binaries are in.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::DataPlane => "data-plane",
+        }
+    }
 }
 
 /// Every image that the manifests and samples use.
@@ -30,6 +52,7 @@ pub const IMAGES: [Image; 3] = [
     Image {
         name: "fairlead.dev/proxy:dev",
         package: "fairlead-proxy",
+        profile: Profile::DataPlane,
         containerfile: "proxy/Containerfile",
         // It is pulled onto every node and its memory is paid for in every pod.
         limit: Some(15_000_000),
@@ -37,12 +60,14 @@ pub const IMAGES: [Image; 3] = [
     Image {
         name: "fairlead.dev/operator:dev",
         package: "fairlead-operator",
+        profile: Profile::Release,
         containerfile: "operator/Containerfile",
         limit: None,
     },
     Image {
         name: "fairlead.dev/bookinfo:dev",
         package: "fairlead-bookinfo",
+        profile: Profile::Release,
         containerfile: "samples/bookinfo/Containerfile",
         limit: None,
     },
@@ -69,10 +94,16 @@ pub async fn build_and_load(images: &[Image]) -> Result<()> {
     let places = Places::find()?;
     let onto_nodes = cluster::accepts_images()?;
     prerequisites::packages(&prerequisites::CLUSTER_PACKAGES).await?;
-    let packages: Vec<_> = images.iter().map(|image| image.package).collect();
-    let folder = binaries(&places, &packages).await?;
+    let mut folders = BTreeMap::new();
+    for profile in [Profile::Release, Profile::DataPlane] {
+        let packages: Vec<_> =
+            images.iter().filter(|image| image.profile == profile).map(|image| image.package).collect();
+        if !packages.is_empty() {
+            folders.insert(profile, binaries(&places, profile, &packages).await?);
+        }
+    }
     for image in images {
-        let binary = folder.join(image.package);
+        let binary = folders[&image.profile].join(image.package);
         let recipe = places.checkout.join(image.containerfile);
         let build = Build { name: image.name, recipe: &recipe, binary: &binary };
         if onto_nodes {
@@ -93,18 +124,18 @@ pub(crate) async fn ensure_pause(places: &Places, node: &Node, binary: &Path, na
     Build { name, recipe: &recipe, binary }.onto(places, node, None).await
 }
 
-/// Builds static release binaries of these crates and returns the folder that they are in.
-pub(crate) async fn binaries(places: &Places, packages: &[&str]) -> Result<PathBuf> {
+/// Builds static binaries of these crates and returns the folder that they are in.
+pub(crate) async fn binaries(places: &Places, profile: Profile, packages: &[&str]) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| places.cache.join("target"), PathBuf::from);
     let host = run(&mut command("rustc", ["--print", "host-tuple"])).await?.trim().to_owned();
     let step = Step::begin(format!("building {} (first time some minutes)", packages.join(", ")));
     // With a target named, the flags are for what goes into the image alone: build scripts and macros stay dynamic.
-    let mut cargo = command("cargo", ["build", "--release", "--locked", "--target", &host]);
+    let mut cargo = command("cargo", ["build", "--profile", profile.name(), "--locked", "--target", &host]);
     cargo.args(packages.iter().flat_map(|name| ["--package", name]));
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &target);
     run(cargo.current_dir(&places.checkout)).await?;
     step.done();
-    Ok(target.join(host).join("release"))
+    Ok(target.join(host).join(profile.name()))
 }
 
 /// What an image is made of.

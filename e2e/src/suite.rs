@@ -33,7 +33,12 @@ pub async fn run(keep: bool) -> Result<()> {
         cluster::up().await?;
     }
     let mut result = on_cluster("").await;
-    for (what, test) in [("two replicas of the operator", "replicas"), ("taking the mesh away", "removal")] {
+    for (what, test) in [
+        ("a damaged certificate authority", "authority"),
+        ("a node that is drained", "drain"),
+        ("two replicas of the operator", "replicas"),
+        ("taking the mesh away", "removal"),
+    ] {
         if result.is_ok() {
             result = step(what, &["test", "-p", "fairlead-e2e", "--features", "cluster", "--test", test]).await;
         }

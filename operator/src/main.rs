@@ -10,6 +10,7 @@ use clap::Parser;
 use fairlead_operator::ca::keeper::{self, Keeper};
 use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
 use fairlead_operator::ca::serving::ServingCertificate;
+use fairlead_operator::ca::usable;
 use fairlead_operator::ca::{SpiffeId, TrustDomain, bundles};
 use fairlead_operator::canary::controller::Releases;
 use fairlead_operator::config::{self, ConfigService, ReplicaService};
@@ -29,7 +30,6 @@ use fairlead_proxy_api::v1::identity_server::IdentityServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -138,7 +138,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let keeper = Keeper::new(client.clone(), &args.namespace);
     let authority = keeper.state();
     tasks.spawn(keeper.run(stop.clone()));
-    tasks.spawn(follow_authority(authority.clone(), readiness.condition("certificate authority")));
+    tasks.spawn(usable::follow(
+        authority.clone(),
+        readiness.condition("certificate authority"),
+        usable::gauge(&mut registry),
+    ));
     let serving = Arc::new(ServingCertificate::default());
     let dns_names = vec![full_name.clone(), service_name.clone(), format!("{NAME}.{}", args.namespace)];
     tasks.spawn(Arc::clone(&serving).run(
@@ -292,13 +296,4 @@ async fn hold_when_listed(index: Arc<Index>, namespaces: Namespaces, condition: 
     index.ready().await;
     namespaces.synced().await;
     condition.set(Ok(()));
-}
-
-async fn follow_authority(mut state: watch::Receiver<keeper::State>, condition: Condition) {
-    loop {
-        condition.set(state.borrow_and_update().authority().map(|_| ()));
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -27,7 +27,8 @@ struct Case {
 
 /// Builds and runs it.
 pub(super) async fn measure() -> Result<Vec<Figure>> {
-    let folder = images::binaries(&Places::find()?, &["fairlead-proxy", "fairlead-lab"]).await?;
+    let folder =
+        images::binaries(&Places::find()?, images::Profile::DataPlane, &["fairlead-proxy", "fairlead-lab"]).await?;
     let step = Step::begin("steps of a request with little and with much configured");
     let printed = run(&mut command(folder.join("fairlead-growth"), [""; 0])).await?;
     step.done();

@@ -10,10 +10,12 @@ mod forgery;
 mod identity;
 mod injection;
 mod network_policy;
+mod no_loss;
 mod operator;
 mod orders;
 mod protocols;
 mod routing;
+mod traffic;
 mod wire;
 
 use std::collections::BTreeMap;

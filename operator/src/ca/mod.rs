@@ -1,7 +1,7 @@
 //! Identities: who may have a certificate, and the authority that signs it.
 //!
 //! [`keeper`] keeps root and intermediate in Secrets, [`service`] answers proxies (`Identity.Certify`), [`serving`] holds the operator's own
-//! certificate, [`bundles`] brings the roots to where sidecars are. What decides is pure: [`authority`] signs, [`csr`] and `token` judge requests.
+//! certificate, [`bundles`] brings the roots to where sidecars are, [`usable`] tells whether any of it works. What decides is pure: [`authority`] signs, [`csr`] and `token` judge requests.
 
 pub mod authority;
 pub mod bundles;
@@ -11,6 +11,7 @@ mod limit;
 pub mod service;
 pub mod serving;
 mod token;
+pub mod usable;
 
 use std::net::IpAddr;
 

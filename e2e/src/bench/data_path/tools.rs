@@ -35,7 +35,7 @@ impl Programs {
         prerequisites::root()?;
         prerequisites::packages(&prerequisites::BENCH_PACKAGES).await?;
         let places = Places::find()?;
-        let folder = images::binaries(&places, &["fairlead-proxy", "fairlead-lab"]).await?;
+        let folder = images::binaries(&places, images::Profile::DataPlane, &["fairlead-proxy", "fairlead-lab"]).await?;
         Ok(Self {
             proxy: folder.join("fairlead-proxy"),
             responder: folder.join("fairlead-responder"),

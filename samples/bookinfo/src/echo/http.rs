@@ -7,6 +7,7 @@
 //! | `/bytes/{n}` | that many bytes, at most 64 MiB |
 //! | `/trailers` | a chunked body followed by the trailer `x-checksum` |
 //! | `/ws` | a WebSocket that sends every message back |
+//! | `/crash` | none: the process ends at once, with whatever it was answering |
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -75,6 +76,7 @@ pub fn routes(pod: &str, stop: Stop) -> Router {
         .route("/bytes/{n}", get(bytes))
         .route("/trailers", any(trailers))
         .route("/ws", any(websocket))
+        .route("/crash", any(crash))
         .merge(grpc::routes())
         .fallback(echo)
         .with_state(Service { pod: pod.to_owned(), stop })
@@ -133,6 +135,11 @@ async fn delay(Path(ms): Path<u64>) -> Response {
     }
     tokio::time::sleep(delay).await;
     format!("answered after {ms} ms\n").into_response()
+}
+
+/// As a bug would end it: nothing is closed properly, nobody is told.
+async fn crash() -> StatusCode {
+    std::process::abort()
 }
 
 async fn bytes(Path(n): Path<usize>) -> Response {

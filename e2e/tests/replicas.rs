@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fairlead_e2e::kit::apps::App;
 use fairlead_e2e::kit::{
-    Load, Mesh, OPERATOR_NAMESPACE, TempNamespace, eventually, eventually_within, repository, text,
+    Load, Mesh, OPERATOR, OPERATOR_NAMESPACE, TempNamespace, eventually, eventually_within, repository, text,
 };
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn a_release_survives_the_leader_and_counts_what_the_other_replica_heard()
     let overlay = repository()?.join("manifests/ha");
     mesh.kubectl().run(&["apply", "-k", &overlay.to_string_lossy()]).await?.ok()?;
     mesh.rolled_out(OPERATOR_NAMESPACE, "fairlead-operator").await?;
-    let operators = mesh.list("Pod", OPERATOR_NAMESPACE, "app.kubernetes.io/name=fairlead-operator").await?;
+    let operators = mesh.list("Pod", OPERATOR_NAMESPACE, OPERATOR).await?;
     let ready = operators.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).count();
     ensure!(ready == 2, "{ready} replicas instead of 2");
 

@@ -96,12 +96,22 @@ impl App {
         format!("{}---\n{}", self.deployment(namespace), self.service(namespace))
     }
 
-    /// The Deployment alone, for a second version behind the Service of a first.
+    /// The Deployment alone.
     pub fn deployment(&self, namespace: &str) -> String {
+        self.deployment_as(namespace, &self.name, "")
+    }
+
+    /// The Deployment of another version behind the Service of a first one: `<name>-<version>`, which selects by the version as well.
+    pub fn beside_the_first(&self, namespace: &str) -> String {
+        let Self { name, version, .. } = self;
+        self.deployment_as(namespace, &format!("{name}-{version}"), &format!(", version: {version}"))
+    }
+
+    fn deployment_as(&self, namespace: &str, deployment: &str, selector: &str) -> String {
         let Self { name, replicas, .. } = self;
         format!(
-            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  \
-             selector: {{matchLabels: {{app: {name}}}}}\n  template:\n{}",
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {deployment}, namespace: {namespace}}}\nspec:\n  replicas: {replicas}\n  \
+             selector: {{matchLabels: {{app: {name}{selector}}}}}\n  template:\n{}",
             self.template(4)
         )
     }

@@ -6,6 +6,7 @@ pub mod apps;
 pub mod capture;
 mod kubectl;
 mod load;
+mod metrics;
 mod namespace;
 pub mod outside;
 mod process;
@@ -22,12 +23,16 @@ use crate::cluster::Places;
 
 pub use kubectl::{Kubectl, Output};
 pub use load::{Failure, Latency, Load, LoadReport, RunningLoad, Tally};
+pub use metrics::Metrics;
 pub use namespace::TempNamespace;
 pub use process::{Process, processes};
 pub use wait::{eventually, eventually_within};
 
 /// The namespace that `manifests/install.yaml` makes.
 pub const OPERATOR_NAMESPACE: &str = "fairlead-system";
+
+/// The label of its pods.
+pub const OPERATOR: &str = "app.kubernetes.io/name=fairlead-operator";
 
 /// A cluster to work on.
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use fairlead_e2e::kit::apps::App;
 use fairlead_e2e::kit::{
-    Load, Mesh, OPERATOR_NAMESPACE, RunningLoad, TempNamespace, eventually, eventually_within, text,
+    Load, Mesh, OPERATOR, OPERATOR_NAMESPACE, RunningLoad, TempNamespace, eventually, eventually_within, text,
 };
 use serde_json::Value;
 
@@ -206,16 +206,7 @@ async fn a_release_goes_on_when_the_operator_is_killed_in_the_middle() -> Result
     .await?;
     shop.mesh
         .kubectl()
-        .run(&[
-            "delete",
-            "pod",
-            "-n",
-            OPERATOR_NAMESPACE,
-            "-l",
-            "app.kubernetes.io/name=fairlead-operator",
-            "--grace-period=0",
-            "--force",
-        ])
+        .run(&["delete", "pod", "-n", OPERATOR_NAMESPACE, "-l", OPERATOR, "--grace-period=0", "--force"])
         .await?
         .ok()?;
     // An autoscaler writes the scale in the middle of a release, which must neither end it nor be lost.

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fairlead_e2e::cluster;
-use fairlead_e2e::kit::apps::{App, BINARY, CONTAINER};
+use fairlead_e2e::kit::apps::App;
 use fairlead_e2e::kit::outside::connect_from;
-use fairlead_e2e::kit::{Mesh, OPERATOR_NAMESPACE, TempNamespace, eventually, text};
+use fairlead_e2e::kit::{Mesh, OPERATOR, OPERATOR_NAMESPACE, TempNamespace, eventually, text};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
@@ -25,7 +25,6 @@ use crate::{call_ok, client, mesh};
 
 /// What a proxy says follows, for HTTP/1.
 const MESH: &[u8] = b"fairlead/h1";
-const OPERATOR: &str = "app.kubernetes.io/name=fairlead-operator";
 
 #[tokio::test]
 async fn a_certificate_that_the_mesh_did_not_issue_is_refused_in_the_handshake_and_counted() -> Result<()> {
@@ -285,20 +284,11 @@ async fn address(mesh: &Mesh, namespace: &str, selector: &str, port: u16) -> Res
 
 /// How many handshakes the proxy of `echo` has refused for the caller's certificate.
 async fn refused_by_proxy(mesh: &Mesh, namespace: &str) -> Result<u64> {
-    let metrics = [BINARY, "call", "http://127.0.0.1:15000/metrics"];
-    let metrics = mesh.exec(namespace, "app=echo", CONTAINER, &metrics).await?.ok()?;
-    counter(&metrics, r#"fairlead_proxy_handshakes_failed_total{direction="inbound",reason="certificate"}"#)
+    let labels = [r#"direction="inbound""#, r#"reason="certificate""#];
+    mesh.sidecar_metrics(namespace, "echo").await?.sum("fairlead_proxy_handshakes_failed_total", &labels)
 }
 
 /// How many handshakes the operator has refused where proxies come.
 async fn refused_by_operator(mesh: &Mesh) -> Result<u64> {
-    let pod = mesh.running_pod(OPERATOR_NAMESPACE, OPERATOR).await?;
-    let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{pod}:9090/proxy/metrics");
-    let metrics = mesh.kubectl().run(&["get", "--raw", &path]).await?.ok()?;
-    counter(&metrics, r#"fairlead_operator_handshakes_failed_total{listener="grpc"}"#)
-}
-
-fn counter(metrics: &str, name: &str) -> Result<u64> {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-    Ok(line.with_context(|| format!("{name} is not among the metrics"))?.trim().parse()?)
+    mesh.operator_metrics().await?.sum("fairlead_operator_handshakes_failed_total", &[r#"listener="grpc""#])
 }

@@ -11,12 +11,7 @@ async fn two_versions(mesh: &Mesh, namespace: &str) -> Result<()> {
     let v1 = App::reviews("reviews", "v1");
     let v2 = App::reviews("reviews", "v2").replicas(1).arg("--ratings-url=http://echo:9080");
     mesh.apply(&v1.yaml(namespace)).await?;
-    // The same labels but for the version: a Deployment needs a selector of its own.
-    let v2 = v2
-        .deployment(namespace)
-        .replace("name: reviews, namespace", "name: reviews-v2, namespace")
-        .replace("matchLabels: {app: reviews}", "matchLabels: {app: reviews, version: v2}");
-    mesh.apply(&v2).await?;
+    mesh.apply(&v2.beside_the_first(namespace)).await?;
     mesh.apply(&App::echo("echo").yaml(namespace)).await?;
     mesh.apply(&client().yaml(namespace)).await?;
     for name in ["reviews", "reviews-v2", "echo", "client"] {

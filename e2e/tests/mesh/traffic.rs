@@ -1,21 +1,10 @@
 //! What a route does to a request, seen from both ends: the caller's answer and what the application says that it received.
 
 use anyhow::{Result, ensure};
-use fairlead_e2e::kit::apps::{App, BINARY, CONTAINER};
+use fairlead_e2e::kit::apps::App;
 use fairlead_e2e::kit::{Load, Mesh, TempNamespace, eventually};
 
 use crate::{call, call_ok, client, mesh};
-
-/// The value of the counters of this name and these parts of labels, in the sidecar of the client's pod.
-async fn counted(mesh: &Mesh, namespace: &str, of: &str, name: &str, labels: &[&str]) -> Result<u64> {
-    let ask = [BINARY, "call", "http://127.0.0.1:15000/metrics"];
-    let metrics = mesh.exec(namespace, &format!("app={of}"), CONTAINER, &ask).await?.ok()?;
-    let lines = metrics.lines().filter(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-            && labels.iter().all(|label| line.contains(label))
-    });
-    Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
-}
 
 /// A policy of the Service `echo`: its routes, and whatever else, already indented by two.
 fn policy(namespace: &str, rest: &str) -> String {
@@ -100,8 +89,8 @@ async fn rules_change_answer_break_and_copy_requests() -> Result<()> {
 
     call_ok(&mesh, ns.name(), &["http://echo:9080/copied"]).await?;
     eventually("both copies to be answered", || async {
-        let copies =
-            counted(&mesh, ns.name(), "client", "fairlead_proxy_mirrored_total", &["outcome=\"answered\""]).await?;
+        let metrics = mesh.sidecar_metrics(ns.name(), "client").await?;
+        let copies = metrics.sum("fairlead_proxy_mirrored_total", &["outcome=\"answered\""])?;
         ensure!(copies == 2, "{copies} copies were answered");
         Ok(())
     })
@@ -141,11 +130,8 @@ async fn an_endpoint_that_fails_is_left_out_until_it_is_well() -> Result<()> {
     // Three pods of one Service, one of which answers every request with 500.
     let good = App::reviews("reviews", "v1").replicas(2);
     mesh.apply(&good.yaml(ns.name())).await?;
-    let bad = App::reviews("reviews", "v2").arg("--error-rate=100").deployment(ns.name());
-    let bad = bad
-        .replace("name: reviews, namespace", "name: reviews-v2, namespace")
-        .replace("matchLabels: {app: reviews}", "matchLabels: {app: reviews, version: v2}");
-    mesh.apply(&bad).await?;
+    let bad = App::reviews("reviews", "v2").arg("--error-rate=100");
+    mesh.apply(&bad.beside_the_first(ns.name())).await?;
     mesh.apply(&client().yaml(ns.name())).await?;
     for name in ["reviews", "reviews-v2", "client"] {
         mesh.rolled_out(ns.name(), name).await?;

@@ -27,6 +27,8 @@ async fn everything_between_the_pods_of_bookinfo_is_encrypted_on_the_wire() -> R
     let ns = TempNamespace::injected(&mesh, "wire").await?;
     let outside = TempNamespace::plain(&mesh, "wire-outside").await?;
     bookinfo(&mesh, ns.name()).await?;
+    mesh.apply(&in_turns(ns.name())).await?;
+    mesh.programmed("TrafficPolicy", ns.name(), "reviews").await?;
     mesh.apply(&client().yaml(outside.name())).await?;
     mesh.rolled_out(outside.name(), "client").await?;
     let page = format!("http://productpage.{}:9080/productpage", ns.name());
@@ -74,6 +76,14 @@ async fn bookinfo(mesh: &Mesh, namespace: &str) -> Result<()> {
         mesh.rolled_out(namespace, name).await?;
     }
     Ok(())
+}
+
+/// Has both versions of reviews answer, of which one alone calls ratings: by default the faster one may get every request of a short time.
+fn in_turns(namespace: &str) -> String {
+    format!(
+        "apiVersion: fairlead.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: reviews, namespace: {namespace}}}\nspec:\n  targetRef: {{kind: Service, name: reviews}}\n  \
+         loadBalancing: {{algorithm: RoundRobin}}\n"
+    )
 }
 
 /// The pods of a namespace by their addresses, as their label `app` names them.

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, WatchEvent, WatchParams};
 use tokio::time::{Instant, timeout};
 
-use super::metrics::{Histogram, of_operator};
+use super::metrics::Histogram;
 use super::quantile;
 use crate::bench::Figure;
 use crate::kit::apps::BINARY;
@@ -25,7 +25,7 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
     let (resource, _) = kind("TrafficPolicy")?;
     let policies: Api<DynamicObject> = Api::namespaced_with(mesh.client(), namespace, &resource);
     let name = "fairlead_operator_config_acknowledge_seconds";
-    let before = Histogram::parse(&of_operator(mesh).await?, name, "")?;
+    let before = Histogram::parse(&mesh.operator_metrics().await?.0, name, "")?;
     let mut samples = Vec::new();
     for n in 0..CHANGES {
         let policy = serde_json::json!({
@@ -51,7 +51,7 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
         timeout(Duration::from_secs(30), seen).await.context("the policy was not programmed within 30 s")??;
         samples.push(begin.elapsed().as_secs_f64() * 1000.0);
     }
-    let operator = Histogram::parse(&of_operator(mesh).await?, name, "")?.since(&before);
+    let operator = Histogram::parse(&mesh.operator_metrics().await?.0, name, "")?.since(&before);
     let p50 = quantile(&mut samples, 0.5);
     let p99 = quantile(&mut samples, 0.99);
     let seen_by_operator = operator.quantile(0.99) * 1000.0;

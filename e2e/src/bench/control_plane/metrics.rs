@@ -2,18 +2,9 @@
 
 use anyhow::{Context, Result};
 
-use crate::kit::{Mesh, OPERATOR_NAMESPACE};
-
 /// Cumulative buckets of one histogram: upper bound in the metric's unit, count.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Histogram(Vec<(f64, f64)>);
-
-/// The operator's metrics, as text.
-pub(super) async fn of_operator(mesh: &Mesh) -> Result<String> {
-    let pod = mesh.running_pod(OPERATOR_NAMESPACE, "app.kubernetes.io/name=fairlead-operator").await?;
-    let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{pod}:9090/proxy/metrics");
-    mesh.kubectl().run(&["get", "--raw", &path]).await?.ok()
-}
 
 impl Histogram {
     /// The histogram of this name whose lines hold `label`; several that do are added up.

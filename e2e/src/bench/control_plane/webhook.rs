@@ -8,7 +8,7 @@ use kube::api::{Api, PostParams};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use super::metrics::{Histogram, of_operator};
+use super::metrics::Histogram;
 use crate::bench::Figure;
 use crate::kit::Mesh;
 use crate::kit::apps::IMAGE;
@@ -21,7 +21,7 @@ const PODS: u64 = 1000;
 /// What the operator measured of its own work, p99 as the upper bound of a bucket.
 pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>> {
     let pods: Api<Pod> = Api::namespaced(mesh.client(), namespace);
-    let before = Histogram::parse(&of_operator(mesh).await?, "fairlead_operator_admission_seconds", "")?;
+    let before = Histogram::parse(&mesh.operator_metrics().await?.0, "fairlead_operator_admission_seconds", "")?;
     let mut ticks = interval(Duration::from_millis(1000 / RATE));
     let mut creations = JoinSet::new();
     for n in 0..PODS {
@@ -39,7 +39,7 @@ pub(super) async fn measure(mesh: &Mesh, namespace: &str) -> Result<Vec<Figure>>
     }
     ensure!(injected == PODS, "only {injected} of {PODS} pods were injected");
     let histogram =
-        Histogram::parse(&of_operator(mesh).await?, "fairlead_operator_admission_seconds", "")?.since(&before);
+        Histogram::parse(&mesh.operator_metrics().await?.0, "fairlead_operator_admission_seconds", "")?.since(&before);
     ensure!(histogram.count() >= PODS as f64, "the operator counted {} of {PODS} calls", histogram.count());
     Ok(vec![Figure::of("webhook at 50 pods/s", "p99", "ms", 10.0, vec![histogram.quantile(0.99) * 1000.0])])
 }

@@ -32,6 +32,8 @@ pub struct Conn {
     written: usize,
     /// Whether anything was ever taken by the kernel since [`Conn::begin`].
     pub(super) sent: bool,
+    /// Something was written since the last flush that was done.
+    unflushed: bool,
     pub(super) ended: bool,
     /// A body was begun with and not read to its end.
     pub(super) unread: bool,
@@ -47,6 +49,7 @@ impl Conn {
             out: Vec::new(),
             written: 0,
             sent: false,
+            unflushed: false,
             ended: false,
             unread: false,
             reusable: true,
@@ -117,7 +120,6 @@ impl Conn {
 
     /// Writes what was gathered, and `data` behind it.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
-        let mut wrote = false;
         while self.has_out() || !data.is_empty() {
             let gathered = &self.out[self.written..];
             let stream = Pin::new(&mut self.stream);
@@ -135,13 +137,16 @@ impl Conn {
             self.written += of_gathered;
             data.advance(written - of_gathered);
             self.sent = true;
-            wrote = true;
+            self.unflushed = true;
         }
-        if wrote || !self.out.is_empty() {
+        if !self.out.is_empty() {
             buffers::give(std::mem::take(&mut self.out));
             self.written = 0;
-            // TLS may hold back what the kernel did not take.
+        }
+        if self.unflushed {
+            // TLS may hold back what the kernel did not take. That may take more than one call, and nobody else asks again.
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -291,4 +296,59 @@ pub(super) fn malformed(refusal: Refusal) -> io::Error {
         Refusal::TargetTooLong => "a target that is too long",
     };
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+    };
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+    use crate::{
+        identity::{
+            Alpn, Identity,
+            testing::{Authority, domain, id},
+        },
+        tcp::Prefixed,
+    };
+
+    const WORKLOAD: &str = "spiffe://cluster.local/ns/test/sa/workload";
+
+    #[tokio::test]
+    async fn nothing_counts_as_written_while_tls_holds_it_back() {
+        let authority = Authority::new();
+        let identity = Identity::new(domain(), authority.leaf(WORKLOAD), authority.bundle(1)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        let connector = TlsConnector::from(identity.client_config(&id(WORKLOAD), Alpn::Http1).unwrap());
+        let name = "ignored.example".try_into().unwrap();
+        let (ours, peer) = tokio::join!(
+            connector.connect(name, Prefixed::new(tcp, Bytes::new())),
+            TlsAcceptor::from(identity.server_config()).accept(peer)
+        );
+        let (mut conn, mut peer) = (Conn::new(Stream::Tls(Box::new(ours.unwrap().into()))), peer.unwrap());
+
+        // More and more, until the kernel takes no more; TLS has taken the last piece by then.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut said = 0;
+        loop {
+            conn.out().extend_from_slice(&[b'x'; 1000]);
+            said += 1000;
+            if conn.poll_flush(&mut cx).is_pending() {
+                break;
+            }
+            tokio::task::consume_budget().await;
+        }
+        assert!(!conn.has_out(), "TLS took it");
+        assert!(conn.poll_flush(&mut cx).is_pending(), "nobody has read, so it cannot have left");
+
+        let mut heard = vec![0; said];
+        let (flushed, read) = tokio::join!(std::future::poll_fn(|cx| conn.poll_flush(cx)), peer.read_exact(&mut heard));
+        flushed.unwrap();
+        read.unwrap();
+    }
 }

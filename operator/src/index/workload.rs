@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::compile::Compiler;
 use super::pod::Pod;
 use super::state::Dependency;
-use crate::model::{self, Caller, Endpoint, HandoverPort, ObjectName, Protocol, RateLimit, SourceKind, Workload};
+use super::traffic_policy::{behaviour, default_behaviour};
+use crate::model::{self, Behaviour, Caller, HandoverPort, ObjectName, Protocol, RateLimit, SourceKind, Workload};
 
 /// Of one pod: each is asked at each request. Eight Services with eight limits each.
 const MAX_RATE_LIMITS: usize = 64;
@@ -86,7 +87,9 @@ impl Compiler<'_> {
     /// Where plain callers of a canary's pod go: to the Deployment's own ready pods. Ports that a Service leads to are matched by
     /// the Service's port name, because the versions may listen on different numbers; others by number.
     fn handover(&mut self, name: &ObjectName, pod: &Pod, deployment: &str) -> Vec<HandoverPort> {
-        let mut ports: BTreeMap<u16, Vec<Endpoint>> = BTreeMap::new();
+        let mut ports: BTreeMap<u16, HandoverPort> = BTreeMap::new();
+        let of =
+            |port, behaviour: Behaviour| HandoverPort { port, endpoints: Vec::new(), outliers: behaviour.outliers };
         let Some(ipv4) = pod.ips.first().map(IpAddr::is_ipv4) else {
             return Vec::new();
         };
@@ -97,7 +100,9 @@ impl Compiler<'_> {
                     .into_iter()
                     .filter(|c| c.pod.is_some_and(|p| is_stable(p, deployment)))
                     .map(|c| c.endpoint);
-                ports.entry(number).or_default().extend(stable);
+                let policies = self.state.policies_on(&service, &port_name, None);
+                let entry = ports.entry(number).or_insert_with(|| of(number, behaviour(&policies)));
+                entry.endpoints.extend(stable);
             }
         }
         let deployment = ObjectName::new(&name.namespace, deployment);
@@ -106,7 +111,7 @@ impl Compiler<'_> {
             if ports.contains_key(number) {
                 continue;
             }
-            let mut endpoints = Vec::new();
+            let mut entry = of(*number, default_behaviour());
             let members = self.state.deployment_pods.get(&deployment);
             for member in members.into_iter().flatten() {
                 let Some(other) = self.state.pods.get(member) else {
@@ -118,17 +123,17 @@ impl Compiler<'_> {
                 if let Some(ip) = other.ips.iter().find(|ip| ip.is_ipv4() == ipv4) {
                     let address = SocketAddr::new(*ip, *number);
                     let zone = self.zone_of(member);
-                    endpoints.push(self.endpoint(&member.namespace, other, address, zone));
+                    entry.endpoints.push(self.endpoint(&member.namespace, other, address, zone));
                 }
             }
-            ports.insert(*number, endpoints);
+            ports.insert(*number, entry);
         }
         ports
-            .into_iter()
-            .map(|(port, mut endpoints)| {
-                endpoints.sort_unstable();
-                endpoints.dedup();
-                HandoverPort { port, endpoints }
+            .into_values()
+            .map(|mut entry| {
+                entry.endpoints.sort_unstable();
+                entry.endpoints.dedup();
+                entry
             })
             .collect()
     }

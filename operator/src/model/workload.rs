@@ -1,6 +1,6 @@
 //! How a proxy treats what arrives at its own pod.
 
-use super::{Caller, Endpoint, Protocol, RateLimit};
+use super::{Caller, Endpoint, Outliers, Protocol, RateLimit};
 
 /// How a proxy treats what arrives at its own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,4 +49,6 @@ pub struct HandoverPort {
     pub port: u16,
     /// Ready pods of the stable version; none: such callers are refused.
     pub endpoints: Vec<Endpoint>,
+    /// Who of them is left out.
+    pub outliers: Outliers,
 }

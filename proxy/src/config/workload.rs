@@ -47,7 +47,7 @@ impl OwnWorkload {
 
     /// Uses `workload` from now on, or says why not and keeps what it had.
     pub(super) fn apply(&self, version: &str, workload: v1::Workload) -> Result<(), String> {
-        match policy::compile(workload) {
+        match policy::compile(Some(&self.current.load()), workload) {
             Ok(compiled) => {
                 self.current.store(Arc::new(compiled));
                 *self.programmed.lock() = Programmed { version: version.to_owned(), refused: None };

@@ -31,7 +31,11 @@ use crate::{
         Hello, Parsed, Worker,
         detect::{self, First, Kind, SILENCE, Speaker},
     },
-    balance::{self, pool::Opaque},
+    balance::{
+        self,
+        pool::Opaque,
+        set::{EndpointSet, Picked},
+    },
     http::Version,
     identity::{self, Alpn},
     route::Protocol,
@@ -241,7 +245,7 @@ impl Incoming<'_> {
     async fn upstream(&self) -> Option<Opaque> {
         match self.plain() {
             Plain::Accept => self.application().await,
-            Plain::HandOver(endpoints) => self.stable(endpoints).await,
+            Plain::HandOver(stable) => self.stable(stable).await,
             Plain::Refuse => None,
         }
     }
@@ -257,19 +261,28 @@ impl Incoming<'_> {
         }
     }
 
-    async fn stable(&self, endpoints: &[Arc<balance::Endpoint>]) -> Option<Opaque> {
+    async fn stable(&self, set: Option<&Arc<EndpointSet>>) -> Option<Opaque> {
         let mesh = &self.worker.mesh;
         let mut failed = Vec::new();
         for _ in 0..HANDOVER_ATTEMPTS {
-            let Some(endpoint) = balance::pick(endpoints, &failed, balance::random(), Instant::now()) else {
+            let began = Instant::now();
+            let Some(picked) = set.and_then(|set| set.pick(&failed, None, balance::random(), began)) else {
                 break;
             };
-            match self.worker.pool.opaque(&self.worker.dialler, endpoint).await {
+            let Picked { endpoint, trial } = picked;
+            let mut in_flight = endpoint.load.begin();
+            let connected = self.worker.pool.opaque(&self.worker.dialler, endpoint).await;
+            let now = Instant::now();
+            in_flight.heard();
+            set.and_then(|set| set.record(endpoint, trial, connected.is_err(), now));
+            match connected {
                 Ok(connection) => {
+                    endpoint.load.observe(now - began, now);
                     mesh.telemetry.handed_over();
                     return Some(connection);
                 }
                 Err(error) => {
+                    endpoint.load.fail(now);
                     tracing::debug!(%error, "an endpoint of the stable version was not reached");
                     failed.push(endpoint.address);
                 }

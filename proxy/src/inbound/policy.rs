@@ -6,7 +6,7 @@ use fairlead_proxy_api::v1;
 
 use super::limits::{self, Limit};
 use crate::{
-    balance::Endpoint,
+    balance::set::EndpointSet,
     route::{self, Protocol},
 };
 
@@ -30,7 +30,7 @@ pub struct Workload {
     port_mtls: HashMap<u16, Mtls>,
     port_protocols: HashMap<u16, Protocol>,
     limits: HashMap<u16, Vec<Limit>>,
-    handover: Option<HashMap<u16, Vec<Arc<Endpoint>>>>,
+    handover: Option<HashMap<u16, Arc<EndpointSet>>>,
 }
 
 /// What becomes of a caller that came without proving who it is.
@@ -40,9 +40,9 @@ pub enum Plain<'a> {
     Accept,
     /// Policy demands authentication.
     Refuse,
-    /// This pod is a canary, which answers nobody that the release cannot count: these endpoints of the stable version do. May be
-    /// empty: then there is nobody to answer.
-    HandOver(&'a [Arc<Endpoint>]),
+    /// This pod is a canary, which answers nobody that the release cannot count: these endpoints of the stable version do.
+    /// `None`: there is nobody to answer.
+    HandOver(Option<&'a Arc<EndpointSet>>),
 }
 
 impl Workload {
@@ -51,7 +51,7 @@ impl Workload {
         let mtls = self.port_mtls.get(&port).copied().unwrap_or(self.mtls);
         match (&self.handover, mtls) {
             (_, Mtls::Strict) => Plain::Refuse,
-            (Some(ports), _) => Plain::HandOver(ports.get(&port).map_or(&[], Vec::as_slice)),
+            (Some(ports), _) => Plain::HandOver(ports.get(&port)),
             (None, Mtls::Permissive | Mtls::Disabled) => Plain::Accept,
         }
     }
@@ -74,8 +74,9 @@ impl Workload {
     }
 }
 
-/// Compiles one version of the proxy's own workload. The error is a sentence; the previous version then stays in use.
-pub fn compile(mut message: v1::Workload) -> Result<Workload, String> {
+/// Compiles one version of the proxy's own workload. Endpoints that were in `previous` keep what was learned about them. The error is a
+/// sentence; the previous version then stays in use.
+pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result<Workload, String> {
     let port_mtls = message
         .port_mtls
         .iter()
@@ -92,25 +93,25 @@ pub fn compile(mut message: v1::Workload) -> Result<Workload, String> {
         limits.entry(port(number)?).or_default().push(limit);
     }
     let mode = mtls(message.mtls())?;
-    let handover = message
-        .handover
-        .map(|handover| {
-            handover
-                .ports
-                .into_iter()
-                .map(|entry| {
-                    let endpoints = entry
-                        .endpoints
-                        .into_iter()
-                        .map(route::endpoint)
-                        .collect::<Result<_, _>>()
-                        .map_err(|error| format!("handover of port {}: {error}", entry.port))?;
-                    Ok((port(entry.port)?, endpoints))
-                })
-                .collect::<Result<_, String>>()
-        })
-        .transpose()?;
+    let before = previous.and_then(|workload| workload.handover.as_ref());
+    let handover = message.handover.map(|handover| {
+        let ports = handover.ports.into_iter().map(|entry| {
+            let number = port(entry.port)?;
+            let before = before.and_then(|ports| ports.get(&number)).map(Arc::as_ref);
+            Ok((number, Arc::new(stable(before, entry)?)))
+        });
+        ports.collect::<Result<_, String>>()
+    });
+    let handover = handover.transpose()?;
     Ok(Workload { mtls: mode, port_mtls, port_protocols, limits, handover })
+}
+
+/// Where plain callers of a canary's port are handed to.
+fn stable(before: Option<&EndpointSet>, entry: v1::HandoverPort) -> Result<EndpointSet, String> {
+    let name = format!("handover of port {}", entry.port);
+    let v1::HandoverPort { endpoints, outlier_detection, .. } = entry;
+    let set = v1::EndpointSet { name: name.clone(), endpoints, outlier_detection, ..v1::EndpointSet::default() };
+    route::endpoint_set(before, set).map_err(|error| format!("{name}: {error}"))
 }
 
 fn mtls(mode: v1::MtlsMode) -> Result<Mtls, String> {
@@ -148,7 +149,7 @@ mod tests {
     fn a_port_may_differ_from_its_workload() {
         let mut message = workload(v1::MtlsMode::Strict);
         message.port_mtls.push(v1::PortMtls { port: 9080, mode: v1::MtlsMode::Permissive.into() });
-        let workload = compile(message).unwrap();
+        let workload = compile(None, message).unwrap();
         assert!(matches!(workload.plain(9080), Plain::Accept));
         assert!(matches!(workload.plain(9081), Plain::Refuse));
     }
@@ -159,24 +160,35 @@ mod tests {
             ports: vec![v1::HandoverPort {
                 port: 9080,
                 endpoints: vec![v1::Endpoint { ip: vec![10, 0, 0, 1], port: 9080, ..v1::Endpoint::default() }],
+                outlier_detection: Some(v1::OutlierDetection {
+                    consecutive_errors: 1,
+                    max_ejected: 1_000_000,
+                    ..v1::OutlierDetection::default()
+                }),
             }],
         };
         let mut message = workload(v1::MtlsMode::Permissive);
         message.handover = Some(handover.clone());
-        let permissive = compile(message).unwrap();
-        assert!(matches!(permissive.plain(9080), Plain::HandOver([_])));
-        assert!(matches!(permissive.plain(9081), Plain::HandOver([])));
+        let permissive = compile(None, message.clone()).unwrap();
+        let Plain::HandOver(Some(set)) = permissive.plain(9080) else { panic!("nobody to hand over to") };
+        assert!(matches!(permissive.plain(9081), Plain::HandOver(None)));
+
+        // Who fails is still left out when the next version comes.
+        set.record(&set.endpoints[0], false, true, tokio::time::Instant::now());
+        let next = compile(Some(&permissive), message).unwrap();
+        let Plain::HandOver(Some(set)) = next.plain(9080) else { panic!("nobody to hand over to") };
+        assert_eq!(set.ejected().count(), 1);
 
         let mut message = workload(v1::MtlsMode::Strict);
         message.handover = Some(handover);
-        assert!(matches!(compile(message).unwrap().plain(9080), Plain::Refuse));
+        assert!(matches!(compile(None, message).unwrap().plain(9080), Plain::Refuse));
     }
 
     #[test]
     fn a_mode_that_is_not_known_is_refused() {
-        assert!(compile(workload(v1::MtlsMode::Unspecified)).is_err());
+        assert!(compile(None, workload(v1::MtlsMode::Unspecified)).is_err());
         let mut port = workload(v1::MtlsMode::Strict);
         port.port_mtls.push(v1::PortMtls { port: 70_000, mode: v1::MtlsMode::Strict.into() });
-        assert!(compile(port).unwrap_err().contains("70000"));
+        assert!(compile(None, port).unwrap_err().contains("70000"));
     }
 }

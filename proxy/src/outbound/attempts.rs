@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     choose::Choice,
-    http::{Own, Session},
+    http::{Own, Session, Terms},
     opaque::tls,
     reachable,
     rules::Applied,
@@ -44,10 +44,7 @@ const GIVING_UP: Duration = Duration::from_secs(1);
 
 /// What an attempt knows of those before.
 struct Course {
-    began: Instant,
-    grpc: bool,
-    /// What the caller said.
-    deadline: Option<Instant>,
+    terms: Terms,
     attempts: u32,
     /// Those that followed one which may have done something.
     repeats: u32,
@@ -76,11 +73,10 @@ impl Session {
         &self,
         call: &mut Call,
         applied: &Applied,
-        began: Instant,
-        grpc: bool,
+        terms: Terms,
     ) -> Result<Response<Body>, (Own, Tls)> {
-        let mut course = Course::new(call, began, grpc);
-        course.set.clone_from(&applied.set);
+        let Terms { began, grpc, .. } = terms;
+        let mut course = Course::new(terms, applied.set.clone());
         loop {
             course.attempts += 1;
             // Read again for each attempt: a failure is often the first sign of a change that is on its way.
@@ -212,11 +208,11 @@ impl Session {
     ) -> Option<Duration> {
         let (cause, pause) = match failed {
             Failed::Over => return None,
-            Failed::Refused if course.attempts >= ATTEMPTS || now - course.began > WINDOW => return None,
+            Failed::Refused if course.attempts >= ATTEMPTS || now - course.terms.began > WINDOW => return None,
             Failed::Refused => (TryFailed::Refused, Duration::ZERO),
             Failed::Tried(tried) => {
                 let retry = choice.route?.retry.as_ref()?;
-                if course.repeats >= retry.attempts || !retry.follows(tried, &call.head.method, course.grpc) {
+                if course.repeats >= retry.attempts || !retry.follows(tried, &call.head.method, course.terms.grpc) {
                     return None;
                 }
                 let cause = match tried {
@@ -243,22 +239,17 @@ impl Session {
 }
 
 impl Course {
-    fn new(call: &mut Call, began: Instant, grpc: bool) -> Self {
-        let headers = &mut call.head.headers;
-        let deadline = deadline::is_stated(headers, grpc)
-            .then(|| deadline::of_application(headers, grpc, deadline::Now::read()))
-            .flatten();
-        let (failed, set, pause, activity) = (Vec::new(), None, None, None);
-        Self { began, grpc, deadline, attempts: 0, repeats: 0, failed, set, pause, activity }
+    fn new(terms: Terms, set: Option<String>) -> Self {
+        Self { terms, attempts: 0, repeats: 0, failed: Vec::new(), set, pause: None, activity: None }
     }
 
     /// The first attempt is about to be made.
     fn begin(&mut self, call: &Call, choice: &Choice<'_>) {
         if let Some(budget) = choice.budget {
-            budget.request(self.began);
+            budget.request(self.terms.began);
         }
         let Some(route) = choice.route else { return };
-        if route.retry.as_ref().is_some_and(|retry| retry.concerns(&call.head.method, self.grpc)) {
+        if route.retry.as_ref().is_some_and(|retry| retry.concerns(&call.head.method, self.terms.grpc)) {
             call.keep_body(MAX_KEPT);
         }
         self.activity = route.idle.map(Activity::new);
@@ -316,9 +307,9 @@ enum Late {
 
 impl Limits {
     fn of(choice: &Choice<'_>, course: &Course) -> Self {
-        let routes = choice.route.and_then(|route| route.timeout).map(|timeout| course.began + timeout);
-        let deadline = routes.into_iter().chain(course.deadline).min();
-        Self { deadline, one: None, activity: course.activity.clone(), is_callers: deadline != routes }
+        let deadline = course.terms.ends(choice.route);
+        let is_callers = deadline.is_some() && deadline == course.terms.deadline;
+        Self { deadline, one: None, activity: course.activity.clone(), is_callers }
     }
 
     fn begin_try(&mut self, choice: &Choice<'_>, now: Instant) {

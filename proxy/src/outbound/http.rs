@@ -12,12 +12,13 @@ use crate::{
     http::{
         MARK, Reason, Request, Response, Version,
         body::{Body, Ending, Incoming},
+        deadline,
         exchange::Call,
         idle::Idle,
         is_grpc, respond,
         server::{self, Service},
     },
-    route::{Destination, Handle, RequestHead},
+    route::{Destination, Handle, RequestHead, Route},
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
 };
@@ -30,6 +31,33 @@ pub(super) struct Session {
     pub(super) version: Version,
     pub(super) requests: Arc<Requests>,
     name: Arc<str>,
+}
+
+/// What holds for a request from its first byte to its last attempt.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) began: Instant,
+    pub(super) grpc: bool,
+    /// What the caller said.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Terms {
+    /// Takes the mesh's headers about deadlines away.
+    fn of(call: &mut Call, began: Instant) -> Self {
+        let headers = &mut call.head.headers;
+        let grpc = is_grpc(headers);
+        let deadline = deadline::is_stated(headers, grpc)
+            .then(|| deadline::of_application(headers, grpc, deadline::Now::read()))
+            .flatten();
+        Self { began, grpc, deadline }
+    }
+
+    /// When the request must be answered, if `route` takes it.
+    pub(super) fn ends(&self, route: Option<&Route>) -> Option<Instant> {
+        let routes = route.and_then(|route| route.timeout).map(|timeout| self.began + timeout);
+        routes.into_iter().chain(self.deadline).min()
+    }
 }
 
 /// An answer of the proxy itself.
@@ -64,14 +92,14 @@ pub(super) async fn serve(outgoing: &Outgoing<'_>, client: Stream, version: Vers
 impl Service for Session {
     async fn handle(&self, request: Request) -> Response<Body> {
         let began = Instant::now();
-        let grpc = is_grpc(&request.head.headers);
         let mut call = Call::new(request, self.version, self.original);
-        let (mut applied, stopped) = self.before(&mut call, began, grpc).await;
+        let terms = Terms::of(&mut call, began);
+        let (mut applied, stopped) = self.before(&mut call, terms).await;
         if matches!(&**self.destination.load(), Destination::Service(service) if service.http2) {
             call = call.into_http2(self.original);
         }
         let result = match stopped {
-            None => self.call(&mut call, &applied, began, grpc).await,
+            None => self.call(&mut call, &applied, terms).await,
             Some(Stopped::Own(own)) => Err((own, Tls::None)),
             Some(Stopped::Answered(reason, mut response)) => {
                 let status = response.status();
@@ -93,7 +121,7 @@ impl Service for Session {
             }
             Err((own, tls)) => {
                 self.note(Some(&applied.head(&call)), own.reason.status(), Some(own.reason), began);
-                let mut response = self.own(&own, tls, began, grpc);
+                let mut response = self.own(&own, tls, terms);
                 applied.permit(&mut response);
                 response
             }
@@ -115,12 +143,12 @@ impl Session {
         }
     }
 
-    fn own(&self, own: &Own, tls: Tls, began: Instant, grpc: bool) -> Response<Body> {
-        self.requests.own(tls, own.reason, began.elapsed());
+    fn own(&self, own: &Own, tls: Tls, terms: Terms) -> Response<Body> {
+        self.requests.own(tls, own.reason, terms.began.elapsed());
         tracing::debug!(
             address = %self.original, reason = own.reason.as_str(), detail = own.detail, "answered for an endpoint"
         );
-        respond(own.reason, &own.detail, grpc)
+        respond(own.reason, &own.detail, terms.grpc)
     }
 
     /// The endpoint's response.

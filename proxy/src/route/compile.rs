@@ -30,14 +30,7 @@ type Loads = HashMap<(SocketAddr, String), Arc<Load>>;
 /// Endpoints that were in `previous` keep what was learned about them (latency, requests in flight), so that a change of routes does
 /// not start the balancer over. The error is a sentence for whoever wrote the configuration; the previous version then stays in use.
 pub fn compile(previous: Option<&Destination>, message: v1::Destination) -> Result<Destination, String> {
-    let mut loads: Loads = previous
-        .into_iter()
-        .flat_map(Destination::endpoints)
-        .map(|endpoint| {
-            let identity = endpoint.identity.as_ref().map(ToString::to_string);
-            ((endpoint.address, identity.unwrap_or_default()), endpoint.load.clone())
-        })
-        .collect();
+    let mut loads = loads(previous.into_iter().flat_map(Destination::endpoints));
     let before = match previous {
         Some(Destination::Service(service)) => Some(service),
         _ => None,
@@ -45,16 +38,24 @@ pub fn compile(previous: Option<&Destination>, message: v1::Destination) -> Resu
     match message.kind {
         None => Err("the destination has no kind that this proxy knows; is it older than the operator?".into()),
         Some(v1::destination::Kind::PassThrough(_)) => Ok(Destination::PassThrough),
-        Some(v1::destination::Kind::Pod(pod)) => Ok(Destination::Pod(known_endpoint(&mut loads, pod)?)),
+        Some(v1::destination::Kind::Pod(pod)) => Ok(Destination::Pod(endpoint_of(&mut loads, pod)?.into())),
         Some(v1::destination::Kind::Service(service)) => {
             service_of(&mut loads, before, service).map(Destination::Service)
         }
     }
 }
 
-/// Compiles one endpoint of which nothing is known yet.
-pub fn endpoint(message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
-    known_endpoint(&mut Loads::new(), message)
+/// Compiles a set that belongs to no Service, with what the version `before` knew.
+pub fn endpoint_set(before: Option<&EndpointSet>, message: v1::EndpointSet) -> Result<EndpointSet, String> {
+    set_of(&mut loads(before.into_iter().flat_map(|set| &set.endpoints)), before, message)
+}
+
+fn loads<'a>(endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) -> Loads {
+    let keyed = |endpoint: &Arc<Endpoint>| {
+        let identity = endpoint.identity.as_ref().map(ToString::to_string);
+        ((endpoint.address, identity.unwrap_or_default()), endpoint.load.clone())
+    };
+    endpoints.map(keyed).collect()
 }
 
 fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Service) -> Result<Service, String> {
@@ -66,7 +67,10 @@ fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Servic
         .into_iter()
         .map(|set| {
             let name = set.name.clone();
-            set_of(loads, previous, set).map(Arc::new).map_err(|error| format!("endpoint set {name}: {error}"))
+            let before = previous.and_then(|service| service.sets.iter().find(|before| before.name == name));
+            set_of(loads, before.map(Arc::as_ref), set)
+                .map(Arc::new)
+                .map_err(|error| format!("endpoint set {name}: {error}"))
         })
         .collect::<Result<Vec<_>, String>>()?;
     let routes = service
@@ -94,8 +98,7 @@ fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Servic
 }
 
 /// A set, with what the one of the same name knew before.
-fn set_of(loads: &mut Loads, previous: Option<&Service>, set: v1::EndpointSet) -> Result<EndpointSet, String> {
-    let before = previous.and_then(|service| service.sets.iter().find(|before| before.name == set.name));
+fn set_of(loads: &mut Loads, before: Option<&EndpointSet>, set: v1::EndpointSet) -> Result<EndpointSet, String> {
     let healths: HashMap<_, _> = before
         .iter()
         .flat_map(|set| &set.endpoints)
@@ -105,7 +108,7 @@ fn set_of(loads: &mut Loads, previous: Option<&Service>, set: v1::EndpointSet) -
         .endpoints
         .into_iter()
         .map(|endpoint| {
-            let endpoint = unshared_endpoint(loads, endpoint)?;
+            let endpoint = endpoint_of(loads, endpoint)?;
             let known = healths.get(&(endpoint.address, &endpoint.identity)).map(|health| Arc::clone(health));
             Ok(Arc::new(match known {
                 Some(health) => endpoint.with_health(health),
@@ -114,7 +117,7 @@ fn set_of(loads: &mut Loads, previous: Option<&Service>, set: v1::EndpointSet) -
         })
         .collect::<Result<Vec<_>, String>>()?;
     let behaviour = behaviour(&endpoints, set.load_balancing, set.outlier_detection.as_ref())?;
-    let shared = before.map(|set| set.shared()).unwrap_or_default();
+    let shared = before.map(EndpointSet::shared).unwrap_or_default();
     Ok(EndpointSet::new(set.name, endpoints, behaviour, shared))
 }
 
@@ -207,11 +210,7 @@ fn regex(pattern: &str) -> Result<Regex, String> {
         .map_err(|error| format!("the pattern {pattern:?} does not compile: {error}"))
 }
 
-fn known_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Arc<Endpoint>, String> {
-    unshared_endpoint(loads, message).map(Arc::new)
-}
-
-fn unshared_endpoint(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, String> {
+fn endpoint_of(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, String> {
     let address = SocketAddr::new(ip(&message.ip)?, port(message.port)?);
     let identity = match message.identity.as_str() {
         "" => None,

@@ -81,7 +81,7 @@ async fn a_grpc_caller_is_told_resource_exhausted() {
 async fn a_limit_holds_from_the_moment_it_is_set_and_lifting_it_frees() {
     let app = App::answering(APP).await;
     let pair = pair(app.address);
-    let set = |workload| pair.server.workload.store(Arc::new(compile(workload).unwrap()));
+    let set = |workload| pair.server.workload.store(Arc::new(compile(None, workload).unwrap()));
     let mut connection = connect(pair.client.outbound).await;
     let mut ask = async || {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};

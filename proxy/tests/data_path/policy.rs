@@ -1,6 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
-use fairlead_proxy::{identity::Alpn, inbound::policy::compile};
+use fairlead_proxy::{
+    identity::Alpn,
+    inbound::policy::{Plain, compile},
+};
 use fairlead_proxy_api::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -46,7 +49,7 @@ async fn a_plain_caller_that_kept_its_connection_is_refused_once_policy_is_stric
     let mut caller = connect(server.inbound).await;
     caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
     assert!(read_until(&mut caller, "app").await.unwrap().starts_with("HTTP/1.1 200"));
-    server.workload.store(Arc::new(compile(workload(v1::MtlsMode::Strict)).unwrap()));
+    server.workload.store(Arc::new(compile(None, workload(v1::MtlsMode::Strict)).unwrap()));
     caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     tokio::time::timeout(SOON, caller.read_to_string(&mut answer)).await.expect("the connection ends").unwrap();
@@ -151,7 +154,17 @@ async fn a_canary_hands_plain_callers_to_stable_and_serves_authenticated_ones_it
     let stable_app = App::answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstable").await;
     let stable = server_of(&authority, stable_app.address, v1::MtlsMode::Strict);
     let canary_app = App::answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\ncanary").await;
-    let port = |endpoints| v1::HandoverPort { port: canary_app.address.port().into(), endpoints };
+    let port = |endpoints| v1::HandoverPort {
+        port: canary_app.address.port().into(),
+        endpoints,
+        outlier_detection: Some(v1::OutlierDetection {
+            consecutive_errors: 1,
+            ejection_base_ms: 60_000,
+            ejection_max_ms: 60_000,
+            max_ejected: 500_000,
+            ..v1::OutlierDetection::default()
+        }),
+    };
     let canary = |endpoints| {
         Pod {
             application: canary_app.address,
@@ -169,6 +182,15 @@ async fn a_canary_hands_plain_callers_to_stable_and_serves_authenticated_ones_it
 
     let client = client_of(&authority, service(vec![vec![endpoint(handing.inbound, "server")]]));
     assert!(get(client.outbound, "/", "").await.ends_with("canary"));
+
+    // Of two the one that cannot be reached is found out by one caller, who does not notice.
+    let half = canary(vec![endpoint(nobody(), "server"), endpoint(stable.inbound, "server")]);
+    for _ in 0..8 {
+        assert!(get(half.inbound, "/", "").await.ends_with("stable"));
+    }
+    let workload = half.workload.load();
+    let Plain::HandOver(Some(set)) = workload.plain(canary_app.address.port()) else { panic!("no set") };
+    assert_eq!(set.ejected().count(), 1);
 
     // Nobody to hand over to: refused rather than answered by the canary.
     let alone = canary(vec![]);

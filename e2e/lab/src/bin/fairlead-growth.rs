@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use fairlead_proxy::balance::set::{Behaviour, EndpointSet};
 use fairlead_proxy::balance::{self, Endpoint, Load};
 use fairlead_proxy::config::Destinations;
 use fairlead_proxy::http::Fields;
@@ -142,8 +143,9 @@ fn endpoints(count: usize) -> impl FnMut(usize) {
             Arc::new(Endpoint::new(address(n), None, "", "", load))
         })
         .collect();
+    let set = EndpointSet::new("lab".into(), all, Behaviour::default(), Arc::default());
     move |_| {
-        black_box(balance::pick(&all, &[], balance::random(), Instant::now()));
+        black_box(set.pick(&[], None, balance::random(), Instant::now()));
     }
 }
 

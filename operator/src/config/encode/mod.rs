@@ -101,6 +101,7 @@ fn workload(w: &Workload) -> v1::Workload {
                 .map(|p| v1::HandoverPort {
                     port: p.port.into(),
                     endpoints: p.endpoints.iter().map(endpoint).collect(),
+                    outlier_detection: Some(behaviour::outliers(&p.outliers)),
                 })
                 .collect(),
         }),

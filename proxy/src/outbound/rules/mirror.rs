@@ -6,6 +6,8 @@
 //!   caller does, for by then the body has been read and kept, as for another attempt. Nothing is read for the sake of a copy.
 //! - Bounded: at most [`MAX_COPIES`] at once for each worker, each for at most [`PATIENCE`]; what is beyond, and what was not kept whole, is
 //!   not copied, and counted.
+//! - A copy is a request of its own: it has as much time as the caller's has from its first byte, [`PATIENCE`] at most, and says so to the
+//!   next hop. What the caller said of its deadline does not go along: the copy may be late where the request was in time.
 //! - A copy counts for nothing but its own metric: neither for the balancer, nor for ejections, nor as evidence of a release.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
@@ -13,21 +15,28 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
 use http_body::Body as _;
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    super::{http::Session, reachable},
+    super::{
+        http::{Session, Terms},
+        reachable,
+    },
     drawn,
 };
 use crate::{
     accept::Worker,
-    balance::{self, Endpoint},
+    balance::{self, Endpoint, set::EndpointSet},
     http::{
         body::{Body, Ending},
+        deadline,
         exchange::Call,
         replay::Held,
     },
-    route::{Service, rules::Mirror},
+    route::{RequestHead, Route, Service, rules::Mirror},
     telemetry::{MirrorOutcome, Requests},
 };
 
@@ -38,7 +47,7 @@ pub const MAX_COPIES: usize = 128;
 /// The longest body that is kept for copies: what a form or an API's request takes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// How long a copy may take until the last byte of its answer.
+/// How long a copy may take until the last byte of its answer, where its request has more time or no deadline.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How much of an answer is read so that its connection can be used again.
@@ -55,11 +64,20 @@ pub(in crate::outbound) struct Copies {
     call: Call,
     body: Option<Arc<Held>>,
     endpoints: Vec<Arc<Endpoint>>,
+    time: Duration,
+    grpc: bool,
 }
 
 impl Session {
     /// Draws the copies of a request, and sends them if they need not wait.
-    pub(super) fn mirror(&self, mirrors: &[Mirror], service: &Service, call: &Call) -> Option<Copies> {
+    pub(super) fn mirror(
+        &self,
+        mirrors: &[Mirror],
+        service: &Service,
+        call: &Call,
+        route: &Route,
+        terms: Terms,
+    ) -> Option<Copies> {
         let headers = &call.head.headers;
         let ordinary = call.head.method != Method::CONNECT && !headers.contains_key(&header::UPGRADE);
         if !ordinary || headers.contains_key(&MIRROR) {
@@ -68,9 +86,7 @@ impl Session {
         let mut endpoints = Vec::new();
         for mirror in mirrors.iter().filter(|mirror| drawn(mirror.share)) {
             for _ in 0..mirror.copies {
-                let set = service.sets.get(mirror.set);
-                let now = tokio::time::Instant::now();
-                match set.and_then(|set| balance::pick(&set.endpoints, &[], balance::random(), now)) {
+                match service.sets.get(mirror.set).and_then(|set| self.endpoint_for_copy(set, call)) {
                     Some(endpoint) => endpoints.push(reachable(&self.worker.mesh, endpoint)),
                     None => self.requests.mirrored.count(MirrorOutcome::NoEndpoints),
                 }
@@ -83,7 +99,8 @@ impl Session {
         let headers = &mut copy.head.headers;
         // The body is there already.
         headers.remove(&header::EXPECT);
-        let copies = Copies { call: copy, body: call.held(), endpoints };
+        let time = terms.ends(Some(route)).map_or(PATIENCE, |ends| (ends - terms.began).min(PATIENCE));
+        let copies = Copies { call: copy, body: call.held(), endpoints, time, grpc: terms.grpc };
         if let Some(body) = &copies.body {
             body.keep(MAX_BODY);
             return Some(copies);
@@ -92,9 +109,17 @@ impl Session {
         None
     }
 
+    /// Nobody learns from a copy how its endpoint does, so none decides over an endpoint's return.
+    fn endpoint_for_copy<'a>(&self, set: &'a EndpointSet, call: &Call) -> Option<&'a Arc<Endpoint>> {
+        let head = RequestHead::new(&call.head.method, &call.head.uri, &call.head.headers);
+        let own = self.worker.mesh.own_addresses.first().copied();
+        let key = set.key().and_then(|source| source.key(&head, own));
+        set.pick_unrecorded(key, balance::random(), Instant::now())
+    }
+
     /// Sends what had to wait, now that the caller is answered.
     pub(in crate::outbound) fn send(&self, copies: Copies) {
-        let Copies { call, body, endpoints } = copies;
+        let Copies { call, body, endpoints, time, grpc } = copies;
         let body = match body {
             None => Bytes::new(),
             Some(held) => match held.whole() {
@@ -109,7 +134,10 @@ impl Session {
             };
             let mut call = call.with_body(body.clone());
             call.head.headers.insert(MIRROR, HeaderValue::from(number));
-            tokio::spawn(deliver(self.worker.clone(), self.requests.clone(), call, endpoint, permit));
+            let now = Instant::now();
+            let ends = now + time;
+            deadline::tell_next(&mut call.head.headers, ends, now, grpc, endpoint.identity.is_some());
+            tokio::spawn(deliver(self.worker.clone(), self.requests.clone(), call, endpoint, ends, permit));
         }
     }
 }
@@ -119,9 +147,10 @@ async fn deliver(
     requests: Arc<Requests>,
     call: Call,
     endpoint: Arc<Endpoint>,
+    ends: Instant,
     _permit: OwnedSemaphorePermit,
 ) {
-    let answered = timeout(PATIENCE, async {
+    let answered = timeout_at(ends, async {
         match call.attempt(&worker.pool, &worker.dialler, &endpoint).await {
             Ok((response, lease)) => {
                 let ending = Ending { lease: Some(lease), ..Ending::default() };

@@ -21,7 +21,7 @@ use http::{HeaderValue, Method, Uri, header};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::mirror::Copies;
-use super::http::{Own, Session};
+use super::http::{Own, Session, Terms};
 use crate::{
     balance,
     http::{Fields, Reason, Response, body::Body, exchange::Call},
@@ -98,7 +98,7 @@ impl Applied {
 
 impl Session {
     /// Does what the request's route says before the request is sent; costs nothing where no route of the Service has rules.
-    pub(super) async fn before(&self, call: &mut Call, began: Instant, grpc: bool) -> (Applied, Option<Stopped>) {
+    pub(super) async fn before(&self, call: &mut Call, terms: Terms) -> (Applied, Option<Stopped>) {
         let mut applied = Applied::default();
         let destination = self.destination.load_full();
         let service = match &*destination {
@@ -111,11 +111,10 @@ impl Session {
             return (applied, None);
         };
         applied.rules.clone_from(&route.rules);
-        let stopped = self.obey(&mut applied, service, route, prefix, call, began, grpc).await.err();
+        let stopped = self.obey(&mut applied, service, route, prefix, call, terms).await.err();
         (applied, stopped)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one request and its route, taken apart")]
     async fn obey(
         &self,
         applied: &mut Applied,
@@ -123,8 +122,7 @@ impl Session {
         route: &Route,
         prefix: &str,
         call: &mut Call,
-        began: Instant,
-        grpc: bool,
+        terms: Terms,
     ) -> Result<(), Stopped> {
         let Some(rules) = applied.rules.clone() else {
             return Ok(());
@@ -137,10 +135,10 @@ impl Session {
             applied.grant = Some(cors.grant(&head));
         }
         if let Some(fault) = &rules.fault {
-            self.fail(fault, route, began, grpc).await?;
+            self.fail(fault, route, terms).await?;
         }
         if let Some(answer) = &rules.answer {
-            let (reason, mut response) = answer::answer(answer, &head, prefix, grpc).map_err(Stopped::Own)?;
+            let (reason, mut response) = answer::answer(answer, &head, prefix, terms.grpc).map_err(Stopped::Own)?;
             rules.response_headers.apply(response.headers_mut());
             return Err(Stopped::answered(reason, response));
         }
@@ -157,25 +155,25 @@ impl Session {
             }
         }
         if !rules.mirrors.is_empty() {
-            applied.copies = self.mirror(&rules.mirrors, service, call);
+            applied.copies = self.mirror(&rules.mirrors, service, call, route, terms);
         }
         Ok(())
     }
 
-    async fn fail(&self, fault: &Fault, route: &Route, began: Instant, grpc: bool) -> Result<(), Stopped> {
+    async fn fail(&self, fault: &Fault, route: &Route, terms: Terms) -> Result<(), Stopped> {
         if drawn(fault.delay_share) {
             self.requests.delayed();
-            match route.timeout.map(|timeout| began + timeout) {
+            match terms.ends(Some(route)) {
                 Some(deadline) if deadline < Instant::now() + fault.delay => {
                     sleep_until(deadline).await;
-                    let detail = "the route's request timeout passed during a delay that was made on purpose";
+                    let detail = "the request's deadline passed during a delay that was made on purpose";
                     return Err(Stopped::Own(Own::new(Reason::RequestTimeout, detail)));
                 }
                 _ => sleep(fault.delay).await,
             }
         }
         if drawn(fault.abort_share) {
-            return Err(Stopped::answered(Reason::FaultAbort, answer::abort(fault, &route.name, grpc)));
+            return Err(Stopped::answered(Reason::FaultAbort, answer::abort(fault, &route.name, terms.grpc)));
         }
         Ok(())
     }

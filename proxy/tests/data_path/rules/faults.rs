@@ -68,3 +68,13 @@ async fn a_delay_does_not_outlast_the_routes_timeout() {
     assert_eq!(status(&answer), 504);
     assert_eq!(value(&answer, "fairlead-proxy"), Some("request-timeout"));
 }
+
+#[tokio::test]
+async fn a_delay_does_not_outlast_the_callers_deadline() {
+    let client = faulty(delay(60_000), 0).await;
+    let answer = get(client.outbound, "/", "fairlead-deadline: 1\r\n").await;
+    assert_eq!(value(&answer, "fairlead-proxy"), Some("request-timeout"));
+    let call = "Content-Type: application/grpc\r\ngrpc-timeout: 100m\r\n";
+    let answer = get(client.outbound, "/a.B/C", call).await;
+    assert_eq!(value(&answer, "grpc-status"), Some("4"));
+}

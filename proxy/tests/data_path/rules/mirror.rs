@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use fairlead_proxy::telemetry::groups::Reported;
 use parking_lot::Mutex;
@@ -149,6 +152,61 @@ async fn nobody_to_copy_to_and_copies_of_copies_are_nobodys_trouble() {
     let client = client_of(&Authority::new(), service);
     assert!(get(client.outbound, "/", "").await.ends_with("real"));
     client.counted(&outcome("no-endpoints", 1)).await;
+}
+
+#[tokio::test]
+async fn a_copy_has_a_deadline_of_its_own() {
+    let authority = Authority::new();
+    let (real, shadow) = (App::answering(APP).await, Shadow::start(Duration::ZERO).await);
+    let dark = server_of(&authority, shadow.app.address, v1::MtlsMode::Strict);
+    let plain = endpoint(shadow.app.address, "");
+    let mut service =
+        service(vec![vec![endpoint(real.address, "")], vec![endpoint(dark.inbound, "server")], vec![plain]]);
+    service.routes[0].mirrors = vec![all(1)];
+    let client = client_of(&authority, service.clone());
+    let unix = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let callers = unix() + 3_600_000;
+    assert!(get(client.outbound, "/", &format!("Fairlead-Deadline: {callers}\r\n")).await.ends_with("real"));
+    let told: u64 = value(&shadow.seen(1).await[0], "fairlead-deadline").unwrap().parse().unwrap();
+    assert!(told <= unix() + 10_000, "nobody waits for a copy for longer than that");
+
+    // Where no proxy receives it, gRPC's own header alone says what the copy has; the mesh's words stay in the mesh.
+    service.routes[0].mirrors[0].endpoint_set = 2;
+    let client = client_of(&authority, service);
+    let call = format!("Content-Type: application/grpc\r\ngrpc-timeout: 1H\r\nFairlead-Deadline: {callers}\r\n");
+    get(client.outbound, "/a.B/C", &call).await;
+    let copy = &shadow.seen(2).await[1];
+    assert_eq!((value(copy, "fairlead-deadline"), value(copy, "fairlead-timeout")), (None, None), "{copy}");
+    assert_eq!(value(copy, "grpc-timeout"), Some("10000000u"));
+}
+
+#[tokio::test]
+async fn copies_do_not_go_where_requests_are_kept_from() {
+    let (real, shadow) = (App::answering(APP).await, Shadow::start(Duration::ZERO).await);
+    let well = Shadow::start(Duration::ZERO).await;
+    let dark = vec![endpoint(shadow.app.address, ""), endpoint(well.app.address, "")];
+    let mut service = service(vec![vec![endpoint(real.address, "")], dark]);
+    service.endpoint_sets[1].load_balancing = Some(v1::LoadBalancing { algorithm: 2, ..v1::LoadBalancing::default() });
+    service.endpoint_sets[1].outlier_detection = Some(v1::OutlierDetection {
+        consecutive_errors: 1,
+        ejection_base_ms: 1,
+        ejection_max_ms: 1,
+        max_ejected: 500_000,
+        ..v1::OutlierDetection::default()
+    });
+    service.routes[0].mirrors = vec![all(4)];
+    let dark = v1::Route { backends: vec![backend(1, 1)], ..v1::Route::default() };
+    service.routes.splice(0..0, whole(v1::Route { matches: Vec::new(), ..dark }));
+    service.routes[0].matches[0].path = Some(prefix("/dark"));
+    let client = client_of(&Authority::new(), service);
+    // One request finds that one of the two fails (both do, but no more may be left out).
+    assert_eq!(status(&get(client.outbound, "/dark", "").await), 500);
+    let out = if shadow.seen.lock().is_empty() { &well } else { &shadow };
+    let other = if shadow.seen.lock().is_empty() { &shadow } else { &well };
+    assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    other.seen(4).await;
+    // Its time is over, but a copy is no trial.
+    assert_eq!(out.seen.lock().len(), 1);
 }
 
 /// Reads a request with a body, then answers.

@@ -10,11 +10,12 @@ export FAIRLEAD_BEGAN := $(shell date +%s)
 E2E = cargo run --quiet --locked --package fairlead-e2e --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e manifests cluster load down bench bench-proxy images tools
+.PHONY: help demo test fuzz e2e manifests cluster load down bench bench-proxy images tools
 
 help:
 	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
 	@echo 'make test                 every test, those on a real cluster too'
+	@echo 'make fuzz                 what strangers may send, made up; TARGET=request SECONDS=600 for one and longer, INPUT=file for a failure'
 	@echo 'make e2e TEST=canary      the tests on a cluster that is up, only those whose name contains TEST'
 	@echo 'make cluster              a Kubernetes of two nodes on this machine (.cluster/kubeconfig, .cluster/bin/kubectl)'
 	@echo 'make load IMAGE=app.tar   bring your own image onto its nodes'
@@ -32,6 +33,9 @@ bench: tools
 
 bench-proxy: tools
 	@$(E2E) bench --only proxy,growth $(if $(QUICK),--quick)
+
+fuzz: tools
+	@$(E2E) fuzz $(if $(TARGET),--target '$(TARGET)') $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(INPUT),--input '$(INPUT)')
 
 e2e: tools
 	@$(E2E) mesh $(TEST)

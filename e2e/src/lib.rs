@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod command;
 pub mod demo;
 pub mod durations;
+pub mod fuzz;
 pub mod images;
 pub mod kit;
 pub mod prerequisites;

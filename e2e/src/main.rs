@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use fairlead_e2e::{bench, cluster, demo, images, suite};
+use fairlead_e2e::{bench, cluster, demo, fuzz, images, suite};
 
 /// Fairlead on a real Kubernetes, on this machine.
 #[derive(Parser)]
@@ -30,6 +31,18 @@ enum Command {
         /// Only those whose name contains this
         #[arg(default_value = "")]
         filter: String,
+    },
+    /// Make up what strangers may send to a proxy, and look for what it does not bear
+    Fuzz {
+        /// One of the folders in proxy/fuzz/corpus; all of them if none is named
+        #[arg(long)]
+        target: Option<String>,
+        /// How long to look, for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Try this input alone, as a failure names it
+        #[arg(long)]
+        input: Option<PathBuf>,
     },
     /// Measure speed and size, print them beside what was promised, write .bench/results.json
     Bench {
@@ -77,6 +90,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Demo => demo::run().await,
         Command::Test { keep } => suite::run(keep).await,
         Command::Mesh { filter } => suite::on_cluster(&filter).await,
+        Command::Fuzz { target, seconds, input } => {
+            fuzz::long(&fuzz::Options { target, duration: Duration::from_secs(seconds), input }).await
+        }
         Command::Bench { only, quick } => bench::run(&bench::Options { only, quick }).await,
         Command::Cluster => cluster::up().await,
         Command::Down { purge } => cluster::down(purge).await,

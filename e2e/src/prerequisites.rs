@@ -38,6 +38,9 @@ pub const CLUSTER_PACKAGES: [Package; 8] = [
 /// What packet captures in the tests need.
 pub const CAPTURE_PACKAGES: [Package; 1] = [package("tcpdump", "tcpdump")];
 
+/// What libFuzzer is compiled with.
+pub const FUZZ_PACKAGES: [Package; 1] = [package("g++", "g++")];
+
 /// What generates load in the benchmarks.
 pub const BENCH_PACKAGES: [Package; 4] = [
     package("wrk", "wrk"),

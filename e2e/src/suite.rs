@@ -9,7 +9,7 @@ use crate::cluster::Places;
 use crate::durations::{self, What};
 use crate::kit::{Mesh, OPERATOR_NAMESPACE, processes};
 use crate::progress::Step;
-use crate::{cluster, images, prerequisites};
+use crate::{cluster, fuzz, images, prerequisites};
 
 /// The version of cargo-deny that `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -25,6 +25,7 @@ pub async fn run(keep: bool) -> Result<()> {
         .await?;
     dependencies().await?;
     step("unit and integration tests", &["test", "--workspace", "--quiet"]).await?;
+    fuzz::shortly().await?;
     enforcement().await?;
 
     // Where KUBECONFIG names another cluster, the tests use that one and leave it as it is.

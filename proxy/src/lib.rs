@@ -9,6 +9,8 @@ pub mod backoff;
 pub mod balance;
 pub mod capture;
 pub mod config;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod health;
 pub mod http;
 pub mod identity;

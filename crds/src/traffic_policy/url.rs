@@ -4,8 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A path without query and fragment.
-const PATH: &str = "^/[!-\"$->@-~]*$";
+/// A path without query and fragment, of what may be in a target.
+const PATH: &str = "^/[!-\"$-;=@-_a-~]*$";
 
 /// Changes of what the endpoint sees of the request's target.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]

@@ -25,6 +25,13 @@ const HESITATION: Duration = Duration::from_secs(2);
 /// How much is read to tell. A request line longer than this is served as HTTP by its method alone.
 const ENOUGH: usize = 4 * 1024;
 
+/// How long a method may be: the longest that is registered has 17 bytes; some room for those that people make up.
+pub(super) const MAX_METHOD: usize = 24;
+
+/// So many bytes tell in any case: empty lines, a method, and [`ENOUGH`] behind it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) const MOST: usize = 4 + MAX_METHOD + 1 + ENOUGH;
+
 /// How large a TLS hello may be: post-quantum key shares make two kilobytes, tickets and extensions as much again.
 const MAX_HELLO: usize = 32 * 1024;
 
@@ -73,8 +80,6 @@ impl Kind {
 fn http1(bytes: &[u8]) -> Option<Kind> {
     const HTTP: Option<Kind> = Some(Kind::Http(Version::Http1));
     const OPAQUE: Option<Kind> = Some(Kind::Opaque);
-    // Longest registered method: 17 bytes; some room for those that people make up.
-    const MAX_METHOD: usize = 24;
     // Servers are asked to ignore empty lines before a request.
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     if start > 4 {
@@ -211,16 +216,8 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_verdict_changes_when_more_bytes_come(bytes: Vec<u8>, split: usize) {
-            let early = Kind::of(&bytes[..split % (bytes.len() + 1)]);
-            if early.is_some() {
-                proptest::prop_assert_eq!(early, Kind::of(&bytes));
-            }
-        }
-
-        #[test]
-        fn verdicts_come_within_bounds(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 2 * ENOUGH)) {
-            proptest::prop_assert!(Kind::of(&bytes).is_some());
+        fn verdicts_come_within_bounds_and_stay(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..2 * MOST)) {
+            crate::accept::fuzz::detection(&bytes);
         }
     }
 }

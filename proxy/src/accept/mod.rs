@@ -5,6 +5,8 @@
 
 mod callers;
 pub mod detect;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod hello;
 mod listener;
 mod worker;

@@ -4,6 +4,8 @@
 //! container restarts alone begin with what it knew. Memory is bounded by [`MAX_DESTINATIONS`], whatever the application dials.
 
 pub mod destinations;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod metrics;
 pub mod persist;
 mod session;

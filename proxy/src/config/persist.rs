@@ -129,9 +129,7 @@ impl StateDir {
         let name = entry.file_name();
         let temporary = self.0.join(format!("{name}{TEMPORARY}"));
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(MAGIC)?;
-        file.write_all(digest::digest(&digest::SHA256, body).as_ref())?;
-        file.write_all(body)?;
+        file.write_all(&framed(body))?;
         drop(file);
         fs::rename(temporary, self.0.join(name))
     }
@@ -160,12 +158,22 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .map_err(|error| error.to_string())?;
+    body(&bytes).map(<[u8]>::to_vec).map_err(Into::into)
+}
+
+/// A file's content from what is to be kept.
+pub(super) fn framed(body: &[u8]) -> Vec<u8> {
+    [MAGIC, digest::digest(&digest::SHA256, body).as_ref(), body].concat()
+}
+
+/// What is kept in a file of this content. The error is a sentence.
+pub(super) fn body(bytes: &[u8]) -> Result<&[u8], &'static str> {
     let rest = bytes.strip_prefix(MAGIC).ok_or("it is not of this version's format")?;
     let (sum, body) = rest.split_at_checked(digest::SHA256_OUTPUT_LEN).ok_or("it is cut short")?;
     if digest::digest(&digest::SHA256, body).as_ref() != sum {
-        return Err("its checksum does not match".into());
+        return Err("its checksum does not match");
     }
-    Ok(body.to_vec())
+    Ok(body)
 }
 
 fn read_resource(path: &Path) -> Result<v1::Resource, String> {
@@ -181,7 +189,8 @@ pub(super) fn address_of(resource: &v1::Resource) -> Option<SocketAddr> {
     }
 }
 
-fn identity(body: &[u8], own: &SpiffeId, now: SystemTime) -> Result<(Leaf, TrustBundle), String> {
+/// The leaf and the bundle in a file that is whole.
+pub(super) fn identity(body: &[u8], own: &SpiffeId, now: SystemTime) -> Result<(Leaf, TrustBundle), String> {
     let file = IdentityFile::decode(body).map_err(|error| error.to_string())?;
     let bundle = TrustBundle::from_proto(file.bundle.unwrap_or_default()).map_err(|error| error.to_string())?;
     let chain = file.chain.into_iter().map(CertificateDer::from).collect();

@@ -177,7 +177,8 @@ impl Call {
     }
 }
 
-fn complete_http1(head: &mut Head, address: SocketAddr) {
+/// What HTTP/1.1 asks of a request that came over HTTP/1.
+pub(super) fn complete_http1(head: &mut Head, address: SocketAddr) {
     if !head.headers.contains_key(&header::HOST)
         && let Ok(host) = HeaderValue::from_str(&address.to_string())
     {

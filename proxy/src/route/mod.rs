@@ -6,6 +6,8 @@
 
 mod behaviour;
 mod compile;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod head;
 mod index;
 mod matcher;

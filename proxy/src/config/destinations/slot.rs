@@ -28,7 +28,7 @@ use crate::{
 pub(in crate::config) struct Slot {
     pub(super) address: SocketAddr,
     // Held by the map through this slot, and by connections.
-    pub(super) destination: Handle,
+    pub(in crate::config) destination: Handle,
     programmed: Mutex<Programmed>,
     answered: AtomicBool,
     answer: Notify,
@@ -40,7 +40,7 @@ pub(in crate::config) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(address: SocketAddr, start: Instant, patience: Duration) -> Self {
+    pub(in crate::config) fn new(address: SocketAddr, start: Instant, patience: Duration) -> Self {
         Self {
             address,
             destination: Arc::new(ArcSwap::from_pointee(Destination::PassThrough)),

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header, uri::PathAndQuery};
 use httparse::Status;
 
 use super::{Framing, decimal};
@@ -373,12 +373,34 @@ fn target_of(method: &Method, target: Bytes) -> Result<Uri, Refusal> {
     }
     let origin = target.first() == Some(&b'/');
     let asterisk = &target[..] == b"*";
+    let slash = target.ends_with(b"/");
     let uri = Uri::from_maybe_shared(target).map_err(|_| WRONG)?;
     if *method == Method::CONNECT {
         let authority = uri.authority().filter(|authority| authority.port().is_some());
         let userinfo = authority.is_some_and(|authority| authority.as_str().contains('@'));
         return if uri.scheme().is_none() && authority.is_some() && !userinfo { Ok(uri) } else { Err(WRONG) };
     }
-    let absolute = uri.scheme().is_some() && uri.authority().is_some();
-    if origin || absolute || (asterisk && *method == Method::OPTIONS) { Ok(uri) } else { Err(WRONG) }
+    if let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) {
+        // It will be the Host header.
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        if !host_is_valid(host.as_bytes()) {
+            return Err(WRONG);
+        }
+        let server = *method == Method::OPTIONS && !slash;
+        return with_path(uri, server).ok_or(WRONG);
+    }
+    if origin || (asterisk && *method == Method::OPTIONS) { Ok(uri) } else { Err(WRONG) }
+}
+
+/// A target in absolute form need not have a path; what is sent on of it must (RFC 9112 sections 3.2.1 and 3.2.4). With `server` one without
+/// asks about the server as a whole.
+fn with_path(uri: Uri, server: bool) -> Option<Uri> {
+    let mut parts = uri.into_parts();
+    let written = parts.path_and_query.as_ref().map_or("", |path| path.as_str());
+    if written.starts_with('?') {
+        parts.path_and_query = Some(format!("/{written}").parse().ok()?);
+    } else if server && written == "/" {
+        parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    }
+    Uri::from_parts(parts).ok()
 }

@@ -7,10 +7,14 @@
 mod chunked;
 pub(crate) mod client;
 mod conn;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod head;
 mod server;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "fuzz"))]
+mod view;
 mod write;
 
 pub use self::{

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fairlead_proxy_api::v1;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
 
 use super::{
     Answer, Cors, Fault, HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Rules, Stickiness, WHOLE, stickiness,
@@ -83,7 +83,11 @@ fn path(change: v1::PathChange) -> Result<PathChange, String> {
     };
     // What comes out is put into a target without another look.
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
-    if path.starts_with('/') && plain { Ok(change(path)) } else { Err(format!("{path:?} is not a path")) }
+    if path.starts_with('/') && plain && PathAndQuery::try_from(path.as_str()).is_ok() {
+        Ok(change(path))
+    } else {
+        Err(format!("{path:?} is not a path"))
+    }
 }
 
 fn rewrite(message: v1::Rewrite) -> Result<Rewrite, String> {
@@ -215,6 +219,7 @@ mod tests {
             (target("v2"), "is not a path"),
             (target("/a b"), "is not a path"),
             (target("/a?b"), "is not a path"),
+            (target("/a`b"), "is not a path"),
             (fault, "more than all requests"),
             (sticky, "1 values for 0 backends"),
             (mirror(1, 1), "endpoint set 1 of 1"),

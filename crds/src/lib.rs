@@ -32,8 +32,8 @@ pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, Port
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
     Algorithm, Backend, Backoff, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Fault, FaultAbort, FaultDelay,
-    GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HttpMethod, LoadBalancing, Mirror,
-    OutlierDetection, PathChange, PathMatch, PathMatchType, PolicyProtocol, Probe, QueryParamMatch, RateLimit,
+    GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HttpMethod, Limits, LoadBalancing,
+    Mirror, OutlierDetection, PathChange, PathMatch, PathMatchType, PolicyProtocol, Probe, QueryParamMatch, RateLimit,
     RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Retry, RetryBudget, RetryOn, Rewrite, Route,
     RouteMatch, ServiceRef, SourceIp, SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts,
     TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,

@@ -13,6 +13,7 @@ mod balancing;
 mod cors;
 mod fault;
 mod headers;
+mod limits;
 mod matches;
 mod mirror;
 mod outliers;
@@ -30,6 +31,7 @@ pub use balancing::{Algorithm, ConsistentHash, LoadBalancing, SourceIp};
 pub use cors::Cors;
 pub use fault::{Fault, FaultAbort, FaultDelay, GrpcStatus};
 pub use headers::{HeaderChanges, HeaderField, HeaderRules};
+pub use limits::Limits;
 pub use matches::{
     CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, QueryParamMatch, RouteMatch,
     SourceMatch, ValueMatchType,
@@ -119,6 +121,10 @@ pub struct TrafficPolicySpec {
     /// it off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+
+    /// What each caller's proxy may have under way at the target. On by default, with the defaults of each field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 
     /// How many requests each pod takes; every limit that a request meets must have room for it, of all Services that lead to the
     /// pod, at most 64. They hold where the pods are, so a policy for another namespace's Service has none. A port with limits whose

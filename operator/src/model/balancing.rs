@@ -7,6 +7,23 @@ pub struct Behaviour {
     pub balancing: Balancing,
     /// Who is left out.
     pub outliers: Outliers,
+    /// What each proxy may have under way.
+    pub limits: Limits,
+}
+
+/// What each proxy may have under way at the endpoints of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections.
+    pub connections: u32,
+    /// Requests that wait for one.
+    pub pending_requests: u32,
+    /// Requests in flight.
+    pub requests: u32,
+    /// Until an endpoint accepts, milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How long a connection rests, milliseconds.
+    pub idle_timeout_ms: u64,
 }
 
 /// Which endpoint gets a request.

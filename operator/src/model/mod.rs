@@ -15,7 +15,7 @@ mod workload;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-pub use balancing::{Algorithm, Balancing, Behaviour, HashKey, Outliers};
+pub use balancing::{Algorithm, Balancing, Behaviour, HashKey, Limits, Outliers};
 pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
 pub use rate_limit::{RateLimit, RateLimitKey};
 pub use retry::{Retry, RetryBudget, Tries};

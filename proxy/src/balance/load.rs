@@ -11,6 +11,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::limits::InSet;
+
 /// How long it takes for an old observation to lose 63 % of its weight. Long enough that a pause of a few seconds is not forgotten,
 /// short enough that a warmed-up endpoint gets its share within half a minute.
 const DECAY: Duration = Duration::from_secs(10);
@@ -51,9 +53,18 @@ pub struct InFlight {
     load: Arc<Load>,
     /// Since when there is no word of it; `None`: there was.
     waiting: Option<Instant>,
+    /// Counts it in its set for as long.
+    in_set: Option<InSet>,
 }
 
 impl InFlight {
+    /// Counts for its set as long.
+    #[must_use]
+    pub(super) fn within(mut self, in_set: Option<InSet>) -> Self {
+        self.in_set = in_set;
+        self
+    }
+
     /// The endpoint answered, or failed, and that was observed.
     pub fn heard(&mut self) {
         self.waiting = None;
@@ -73,7 +84,7 @@ impl Load {
     /// A request begins.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight { load: self.clone(), waiting: Some(Instant::now()) }
+        InFlight { load: self.clone(), waiting: Some(Instant::now()), in_set: None }
     }
 
     /// Requests that wait for it, or whose answers still stream.

@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod health;
 pub mod key;
+pub mod limits;
 mod load;
 pub mod pool;
 pub mod probe;
@@ -16,12 +17,17 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use self::health::Health;
 pub use self::load::{InFlight, Load};
+use self::{
+    health::Health,
+    limits::{Full, Limits},
+};
 use crate::{
     identity::SpiffeId,
+    tcp::connect,
     telemetry::groups::{Group, Groups},
 };
 
@@ -38,6 +44,8 @@ pub struct Endpoint {
     pub load: Arc<Load>,
     /// How well it does in its set; shared by the versions of that.
     pub health: Arc<Health>,
+    /// Of its set; `None`: it belongs to none, and has no limits.
+    pub limits: Option<Arc<Limits>>,
     group: Option<GroupRef>,
 }
 
@@ -62,6 +70,7 @@ impl Endpoint {
             zone: zone.into(),
             load,
             health: Arc::default(),
+            limits: None,
             group: (!group.is_empty()).then(|| GroupRef { name: group.into(), counters: OnceLock::new() }),
         }
     }
@@ -70,6 +79,23 @@ impl Endpoint {
     #[must_use]
     pub fn with_health(self, health: Arc<Health>) -> Self {
         Self { health, ..self }
+    }
+
+    /// Under the limits of its set.
+    #[must_use]
+    pub fn with_limits(self, limits: Arc<Limits>) -> Self {
+        Self { limits: Some(limits), ..self }
+    }
+
+    /// A request begins, if the set has room for it.
+    pub fn begin(&self) -> Result<InFlight, Full> {
+        let in_set = self.limits.as_ref().map(|limits| limits.request()).transpose()?;
+        Ok(self.load.begin().within(in_set))
+    }
+
+    /// How long it may take to accept a connection.
+    pub fn connect_timeout(&self) -> Duration {
+        self.limits.as_ref().map_or(connect::CONNECT, |limits| limits.connect_timeout)
     }
 
     /// The same endpoint without a proxy in between: for the pod itself.
@@ -81,6 +107,7 @@ impl Endpoint {
             zone: self.zone.clone(),
             load: self.load.clone(),
             health: self.health.clone(),
+            limits: self.limits.clone(),
             group: None,
         }
     }

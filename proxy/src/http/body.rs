@@ -23,7 +23,7 @@ use super::{
     upgrade::Switch,
 };
 use crate::{
-    balance::{InFlight, pool::Lease, set::Settle},
+    balance::{InFlight, limits::Place, pool::Lease, set::Settle},
     telemetry::{Direction, Telemetry, groups::Group},
 };
 
@@ -102,6 +102,8 @@ pub struct Observed {
 pub struct Ending {
     /// Goes back to the pool at the end; dropped before, the connection is not used again.
     pub lease: Option<Lease>,
+    /// The connection counts until then, where there is no lease any more.
+    pub place: Option<Place>,
     /// The endpoint is busy until then.
     pub in_flight: Option<InFlight>,
     /// Counts the attempt.
@@ -180,8 +182,8 @@ impl Body {
         direction: Direction,
     ) -> Self {
         let Incoming::Switched(endpoint) = inner else { return Self::watched(inner, idle, ending) };
-        // It carries no other request.
-        ending.lease = None;
+        // It carries no other request, but is a connection all the same.
+        ending.place = ending.lease.take().and_then(Lease::into_place);
         Self::Switched(Box::new(Switch { endpoint, telemetry: telemetry.clone(), direction, held: ending }))
     }
 

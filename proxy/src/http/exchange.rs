@@ -22,6 +22,7 @@ use super::{
 use crate::{
     balance::{
         Endpoint,
+        limits::Full,
         pool::{Dialler, Lease, Pool},
     },
     tcp::connect::ConnectError,
@@ -70,6 +71,17 @@ impl Failure {
     /// Whether the request can be tried elsewhere without being done twice.
     pub fn nothing_sent(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::NotSent { .. })
+    }
+
+    /// The limit of the endpoint set that was reached, if that is why.
+    pub fn full(&self) -> Option<Full> {
+        match self {
+            Self::Connect(error) => match **error {
+                ConnectError::Full(full) => Some(full),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     message::{Head, Request, Response},
     server::Service,
 };
-use crate::tcp::Stream;
+use crate::{balance::limits::Place, tcp::Stream};
 
 /// Streams that one connection may have open: what gRPC clients expect of a server.
 const MAX_STREAMS: u32 = 256;
@@ -253,8 +253,8 @@ pub(crate) type Sender = client::SendRequest<Bytes>;
 
 /// Begins a connection to a peer that speaks HTTP/2, and drives it until it ends.
 ///
-/// `streams` counts who waits for it.
-pub(crate) async fn connect(stream: Stream, streams: Arc<AtomicUsize>) -> io::Result<Sender> {
+/// `streams` counts who waits for it; `place` is that of the connection.
+pub(crate) async fn connect(stream: Stream, streams: Arc<AtomicUsize>, place: Option<Place>) -> io::Result<Sender> {
     let handshake = client::Builder::new()
         .max_header_list_size(MAX_HEAD as u32)
         .initial_window_size(STREAM_WINDOW)
@@ -273,6 +273,7 @@ pub(crate) async fn connect(stream: Stream, streams: Arc<AtomicUsize>) -> io::Re
             alive.poll_lost(cx, streams.load(Relaxed) > 0).map(Err)
         })
         .await;
+        drop(place);
         if let Err(error) = ended {
             tracing::debug!(%error, "an upstream connection broke");
         }

@@ -22,7 +22,7 @@ pub enum Reason {
     RequestTimeout,
     /// Nothing of request or response moved for as long as the route allows.
     IdleTimeout,
-    /// Too many requests wait for connections already.
+    /// As much is under way as the limits of the endpoint set allow.
     Overload,
     /// The caller is over a rate limit of the Service.
     RateLimited,

@@ -39,7 +39,11 @@ use crate::{
     http::Version,
     identity::{self, Alpn},
     route::Protocol,
-    tcp::{self, Prefixed, Stream, Tunnel, connect, copy},
+    tcp::{
+        self, Prefixed, Stream, Tunnel,
+        connect::{self, ConnectError},
+        copy,
+    },
     telemetry::{Direction, Handshake, Refusal, Tls, Transport},
 };
 
@@ -274,13 +278,17 @@ impl Incoming<'_> {
             let connected = self.worker.pool.opaque(&self.worker.dialler, endpoint).await;
             let now = Instant::now();
             in_flight.heard();
-            set.and_then(|set| set.record(endpoint, trial, connected.is_err(), now));
+            if !matches!(connected, Err(ConnectError::Full(_))) {
+                set.and_then(|set| set.record(endpoint, trial, connected.is_err(), now));
+            }
             match connected {
                 Ok(connection) => {
                     endpoint.load.observe(now - began, now);
                     mesh.telemetry.handed_over();
                     return Some(connection);
                 }
+                // Nor is there room for another.
+                Err(ConnectError::Full(_)) => break,
                 Err(error) => {
                     endpoint.load.fail(now);
                     tracing::debug!(%error, "an endpoint of the stable version was not reached");

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backoff,
-    balance::{Endpoint, pool::Lease, set::Settle},
+    balance::{Endpoint, limits::Full, pool::Lease, set::Settle},
     http::{
         MARK, Reason, Response,
         body::{Body, Ending, Incoming, Verdict},
@@ -99,7 +99,7 @@ impl Session {
                 let proxy = endpoint.identity.is_some();
                 deadline::tell_next(&mut call.head.headers, ends, started, grpc, proxy);
             }
-            let mut in_flight = endpoint.load.begin();
+            let mut in_flight = endpoint.begin().map_err(|full| (self.overload(&choice, full), tls))?;
             let group = endpoint.group(&self.worker.mesh.telemetry.groups);
             let mut patience = Patience { group, since: started };
             let outcome = limits.within(call.attempt(&self.worker.pool, &self.worker.dialler, &endpoint)).await;
@@ -122,7 +122,7 @@ impl Session {
                         continue;
                     }
                     self.requests.answered(tls, response.status(), now - began);
-                    let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict };
+                    let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict, place: None };
                     return Ok(self.forward(&endpoint, response, limits.into_idle(), ending));
                 }
                 Ok(Ok((response, lease))) => {
@@ -131,9 +131,12 @@ impl Session {
                     let detail = format!("{} cannot reach its application", endpoint.address);
                     (Failed::Refused, Own::new(Reason::ConnectFailure, detail))
                 }
-                // Says nothing of the endpoint.
+                // Neither says anything of the endpoint.
                 Ok(Err(failure @ Failure::Caller(_))) => {
                     return Err((Own::new(reason(&failure), failure.to_string()), tls));
+                }
+                Ok(Err(failure)) if let Some(full) = failure.full() => {
+                    return Err((self.overload(&choice, full), tls));
                 }
                 Ok(Err(failure)) => (Failed::from(&failure), Own::new(reason(&failure), failure.to_string())),
                 Err(late) => (Failed::from(late), late.into()),
@@ -151,6 +154,13 @@ impl Session {
                 None => return Err((own, tls)),
             }
         }
+    }
+
+    /// A limit of the set is reached. Another try would only find the same.
+    fn overload(&self, choice: &Choice<'_>, full: Full) -> Own {
+        self.requests.limited.count(full.limit);
+        let name = choice.set.map_or("the endpoint", |set| &set.name);
+        Own::new(Reason::Overload, format!("{name}: {full}"))
     }
 
     /// Tells the balancer what came of an attempt.

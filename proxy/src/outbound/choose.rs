@@ -15,10 +15,6 @@ use crate::{
     route::{Destination, RequestHead, Route, Service, Target},
 };
 
-/// Requests that one endpoint may have in flight from this proxy: the default of `limits.requests`. Beyond it something is stuck, and
-/// waiting would only spread it.
-const MAX_IN_FLIGHT: u32 = 1024;
-
 impl Session {
     /// Where the next attempt goes. `set`: the part of the Service that an earlier attempt went to; as long as it exists no other part
     /// answers in its place.
@@ -48,12 +44,6 @@ impl Session {
         let Picked { endpoint, trial } = chosen
             .pick(failed, key, balance::random(), Instant::now())
             .ok_or_else(|| Own::new(Reason::NoEndpoints, format!("{} has no ready endpoint", chosen.name)))?;
-        if endpoint.load.in_flight() >= MAX_IN_FLIGHT {
-            return Err(Own::new(
-                Reason::Overload,
-                format!("{} has {MAX_IN_FLIGHT} requests in flight at each endpoint", chosen.name),
-            ));
-        }
         let budget = service.budget.as_ref();
         Ok(Choice { endpoint: endpoint.clone(), set: Some(chosen), trial, route: Some(route), budget })
     }

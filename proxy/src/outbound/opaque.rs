@@ -10,7 +10,11 @@ use crate::{
     accept::Worker,
     balance::{self, Endpoint, InFlight, pool::Opaque, set::EndpointSet},
     route::{Destination, Target},
-    tcp::{self, Stream, connect, copy},
+    tcp::{
+        self, Stream,
+        connect::{self, ConnectError},
+        copy,
+    },
     telemetry::{Direction, Refusal, Tls, Transport},
 };
 
@@ -47,6 +51,15 @@ pub(super) async fn connect(outgoing: &Outgoing<'_>) -> Option<Upstream> {
                 settle(outgoing, picked, false, now);
                 in_flight.heard();
                 return Some(Upstream { connection, tls: tls(&endpoint), _in_flight: in_flight });
+            }
+            Err(ConnectError::Full(full)) => {
+                in_flight.heard();
+                tracing::debug!(address = %outgoing.original, %full, "there is no room for a connection");
+                telemetry.refused(Direction::Outbound, Refusal::Overload);
+                if let Some(chosen) = picked {
+                    telemetry.requests(Direction::Outbound, &chosen.service).limited.count(full.limit);
+                }
+                return None;
             }
             Err(error) => {
                 endpoint.load.fail(Instant::now());

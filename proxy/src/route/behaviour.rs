@@ -8,6 +8,7 @@ use crate::balance::{
     Endpoint,
     health::Outliers,
     key::KeySource,
+    limits::{Limits, Used},
     ring::Ring,
     set::{Algorithm, Behaviour},
 };
@@ -23,6 +24,23 @@ pub(super) fn behaviour(
         algorithm: algorithm(endpoints, balancing)?,
         slow_start,
         outliers: detection.map(outliers).transpose()?.filter(|outliers| outliers.max_ejected > 0),
+    })
+}
+
+/// `used` is what the version before counts.
+pub(super) fn limits(message: Option<v1::Limits>, used: Arc<Used>) -> Result<Limits, String> {
+    let Some(message) = message else { return Ok(Limits { used, ..Limits::default() }) };
+    let v1::Limits { connections, pending_requests, requests, connect_timeout_ms, idle_timeout_ms } = message;
+    if [connections, pending_requests, requests].contains(&0) || connect_timeout_ms == 0 {
+        return Err("limits of 0 would let nothing through".into());
+    }
+    Ok(Limits {
+        connections,
+        pending_requests,
+        requests,
+        connect_timeout: Duration::from_millis(connect_timeout_ms),
+        idle_timeout: Duration::from_millis(idle_timeout_ms),
+        used,
     })
 }
 

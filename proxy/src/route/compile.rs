@@ -12,7 +12,9 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     Destination, GrpcMatch, HeaderMatch, Index, Match, NamedMatch, PathMatch, Protocol, Retry, Route, Service, Split,
-    Target, ValueMatch, behaviour::behaviour, rules,
+    Target, ValueMatch,
+    behaviour::{self, behaviour},
+    rules,
 };
 use crate::balance::{Endpoint, Load, budget::Budget, set::EndpointSet};
 
@@ -104,11 +106,13 @@ fn set_of(loads: &mut Loads, before: Option<&EndpointSet>, set: v1::EndpointSet)
         .flat_map(|set| &set.endpoints)
         .map(|endpoint| ((endpoint.address, &endpoint.identity), &endpoint.health))
         .collect();
+    let shared = before.map(EndpointSet::shared).unwrap_or_default();
+    let limits = Arc::new(behaviour::limits(set.limits, shared.used.clone())?);
     let endpoints = set
         .endpoints
         .into_iter()
         .map(|endpoint| {
-            let endpoint = endpoint_of(loads, endpoint)?;
+            let endpoint = endpoint_of(loads, endpoint)?.with_limits(limits.clone());
             let known = healths.get(&(endpoint.address, &endpoint.identity)).map(|health| Arc::clone(health));
             Ok(Arc::new(match known {
                 Some(health) => endpoint.with_health(health),
@@ -117,7 +121,6 @@ fn set_of(loads: &mut Loads, before: Option<&EndpointSet>, set: v1::EndpointSet)
         })
         .collect::<Result<Vec<_>, String>>()?;
     let behaviour = behaviour(&endpoints, set.load_balancing, set.outlier_detection.as_ref())?;
-    let shared = before.map(EndpointSet::shared).unwrap_or_default();
     Ok(EndpointSet::new(set.name, endpoints, behaviour, shared))
 }
 
@@ -312,6 +315,30 @@ mod tests {
         let after = compiled(Some(&before), detecting(&[2, 3])).unwrap();
         let out: Vec<_> = set(&after).ejected().map(|e| e.address).collect();
         assert_eq!(out, [failing.address]);
+    }
+
+    #[test]
+    fn limits_are_on_and_what_is_used_of_them_is_known_to_the_next_version() {
+        let limits = |destination: &Destination| destination.endpoints().next().unwrap().limits.clone().unwrap();
+        let before = compiled(None, reviews(&[1])).unwrap();
+        assert_eq!(limits(&before).requests, 1024);
+        let mut service = reviews(&[1]);
+        service.endpoint_sets[0].limits = Some(v1::Limits {
+            connections: 2,
+            pending_requests: 3,
+            requests: 1,
+            connect_timeout_ms: 250,
+            idle_timeout_ms: 5000,
+        });
+        let in_flight = limits(&before).request().unwrap();
+        let after = compiled(Some(&before), service.clone()).unwrap();
+        assert!(limits(&after).request().is_err());
+        drop(in_flight);
+        assert!(limits(&after).request().is_ok());
+        assert_eq!(after.endpoints().next().unwrap().connect_timeout(), Duration::from_millis(250));
+
+        service.endpoint_sets[0].limits.as_mut().unwrap().pending_requests = 0;
+        assert!(compiled(None, service).unwrap_err().contains("limits"));
     }
 
     #[test]

@@ -13,12 +13,12 @@ use tokio_rustls::TlsConnector;
 
 use super::{Prefixed, Stream, keep_alive};
 use crate::{
-    balance::Endpoint,
+    balance::{Endpoint, limits::Full},
     identity::{self, Alpn, Identity, SpiffeId},
     telemetry::{Direction, Handshake, Telemetry},
 };
 
-/// How long an endpoint in the cluster may take to accept. Inside one network that takes a millisecond; a lost first packet is sent again
+/// How long the application, and an endpoint of no set, may take to accept. Inside one network that takes a millisecond; a lost first packet is sent again
 /// after a second, and by then another endpoint is the better choice.
 pub const CONNECT: Duration = Duration::from_secs(1);
 
@@ -49,6 +49,9 @@ pub enum ConnectError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Nobody was dialled.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 /// A connection to an endpoint.
@@ -82,7 +85,7 @@ pub async fn endpoint(
     alpn: Alpn,
 ) -> Result<Connection, ConnectError> {
     let address = endpoint.address;
-    let tcp = tcp(address, CONNECT).await?;
+    let tcp = tcp(address, endpoint.connect_timeout()).await?;
     let Some(expected) = &endpoint.identity else {
         return Ok(Connection { stream: tcp.into(), expires: None });
     };

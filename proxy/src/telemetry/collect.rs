@@ -81,7 +81,8 @@ impl Collect {
         let services = self.tables.services.read();
         let services = services.iter().map(|((direction, service), requests)| (*direction, &**service, &**requests));
         super::tries::encode(encoder, services.clone())?;
-        super::outliers::encode(encoder, services)
+        super::outliers::encode(encoder, services.clone())?;
+        super::limits::encode(encoder, services)
     }
 
     fn latency(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {

@@ -60,9 +60,11 @@ macro_rules! label {
     };
 }
 
+mod limits;
 mod outliers;
 mod tries;
 
+pub use self::limits::{Limit, Limited};
 pub use self::outliers::{OutlierEvent, Outliers};
 pub use self::tries::{NoTry, Tries, TryFailed};
 
@@ -115,6 +117,8 @@ label! {
         Connect = "connect",
         /// The destination has no endpoint for it.
         NoEndpoints = "no-endpoints",
+        /// The destination has as many connections as its policy allows.
+        Overload = "overload",
     }
 }
 
@@ -168,6 +172,8 @@ pub struct Requests {
     pub tries: Tries,
     /// Endpoints that were left out.
     pub outliers: Outliers,
+    /// What was over a limit.
+    pub limited: Limited,
     latency: Latency,
 }
 
@@ -187,6 +193,7 @@ impl Requests {
             mirrored: Mirrored::default(),
             tries: Tries::default(),
             outliers: Outliers::default(),
+            limited: Limited::default(),
             latency: Latency::default(),
         }
     }
@@ -234,7 +241,7 @@ struct Counters {
     // By Direction: received from and sent to the one who connected, of opaque connections.
     received: [AtomicU64; 2],
     sent: [AtomicU64; 2],
-    refused: [[AtomicU64; 6]; 2],
+    refused: [[AtomicU64; Refusal::ALL.len()]; 2],
     handshakes: [[AtomicU64; 5]; 2],
     handovers: AtomicU64,
 }

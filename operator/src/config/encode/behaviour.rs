@@ -2,7 +2,7 @@
 
 use fairlead_proxy_api::v1;
 
-use crate::model::{Algorithm, Balancing, HashKey, Outliers};
+use crate::model::{Algorithm, Balancing, HashKey, Limits, Outliers};
 
 pub(super) fn balancing(b: &Balancing) -> v1::LoadBalancing {
     use v1::load_balancing::Algorithm as Wire;
@@ -20,6 +20,16 @@ pub(super) fn balancing(b: &Balancing) -> v1::LoadBalancing {
         HashKey::SourceIp => v1::load_balancing::HashKey::SourceIp(true),
     });
     v1::LoadBalancing { algorithm: algorithm.into(), slow_start_ms: b.slow_start_ms, hash_key }
+}
+
+pub(super) fn limits(l: &Limits) -> v1::Limits {
+    v1::Limits {
+        connections: l.connections,
+        pending_requests: l.pending_requests,
+        requests: l.requests,
+        connect_timeout_ms: l.connect_timeout_ms,
+        idle_timeout_ms: l.idle_timeout_ms,
+    }
 }
 
 pub(super) fn outliers(o: &Outliers) -> v1::OutlierDetection {

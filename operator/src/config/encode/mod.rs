@@ -157,6 +157,7 @@ fn endpoint_set(s: &EndpointSet) -> v1::EndpointSet {
         endpoints: s.endpoints.iter().map(endpoint).collect(),
         load_balancing: Some(behaviour::balancing(&s.behaviour.balancing)),
         outlier_detection: Some(behaviour::outliers(&s.behaviour.outliers)),
+        limits: Some(behaviour::limits(&s.behaviour.limits)),
     }
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::index::{Index, Problem, Report};
 use crate::model::{
-    Algorithm, Answer, Balancing, GrpcMatch, HashKey, HeaderMatch, Match, ObjectName, ResourceName, Retry, RetryBudget,
-    Rules, SourceMatch, StringMatch, Target, Tries,
+    Algorithm, Answer, Balancing, GrpcMatch, HashKey, HeaderMatch, Limits, Match, ObjectName, ResourceName, Retry,
+    RetryBudget, Rules, SourceMatch, StringMatch, Target, Tries,
 };
 
 fn versions(index: &Index) {
@@ -102,11 +102,15 @@ fn endpoints_are_used_as_their_own_service_s_policy_says() {
         "on by default"
     );
     assert_eq!((outliers.base_ms, outliers.max_ms), (10_000, 300_000));
+    let Limits { connections, pending_requests, requests, connect_timeout_ms, idle_timeout_ms } = default.limits;
+    assert_eq!((connections, pending_requests, requests), (1024, 1024, 1024), "on by default");
+    assert_eq!((connect_timeout_ms, idle_timeout_ms), (1000, 60_000));
 
     let mut spec = testers(json!([{"subset": "v2"}]));
     spec["loadBalancing"] =
         json!({"algorithm": "ConsistentHash", "consistentHash": {"header": "X-User"}, "slowStart": "30s"});
     spec["outlierDetection"] = json!({"maxEjected": 0, "probe": {"path": "/healthz"}});
+    spec["limits"] = json!({"requests": 10, "connectTimeout": "250ms"});
     index.apply(policy("p", 1, spec));
     let service = service_at(&index, "10.96.0.1:80");
     for set in &service.endpoint_sets {
@@ -119,6 +123,8 @@ fn endpoints_are_used_as_their_own_service_s_policy_says() {
         assert_eq!(set.behaviour.balancing.slow_start_ms, 30_000);
         assert_eq!((set.behaviour.outliers.max_ejected, set.behaviour.outliers.consecutive), (0, 5));
         assert_eq!(set.behaviour.outliers.probe_path, "/healthz");
+        let limits = set.behaviour.limits;
+        assert_eq!((limits.requests, limits.connections, limits.connect_timeout_ms), (10, 1024, 250));
     }
     // Another Service that routes here.
     index.apply(crate::index::tests::build::service("cart", &["10.96.0.2"]));

@@ -4,7 +4,7 @@ use fairlead_crds::{ConsistentHash, LoadBalancing, OutlierDetection, Percent};
 
 use super::tries::millis;
 use crate::index::scope::Policies;
-use crate::model::{Algorithm, Balancing, Behaviour, HashKey, Outliers};
+use crate::model::{Algorithm, Balancing, Behaviour, HashKey, Limits, Outliers};
 
 /// What holds, field by field, with what the API documents as defaults.
 pub(in crate::index) fn behaviour(policies: &Policies<'_>) -> Behaviour {
@@ -13,12 +13,17 @@ pub(in crate::index) fn behaviour(policies: &Policies<'_>) -> Behaviour {
         outliers: policies
             .first(|rules| rules.outliers.clone())
             .unwrap_or_else(|| outliers(OutlierDetection::default())),
+        limits: policies.first(|rules| rules.limits).unwrap_or_else(|| limits(&fairlead_crds::Limits::default())),
     }
 }
 
 /// Where no policy applies.
 pub(in crate::index) fn default_behaviour() -> Behaviour {
-    Behaviour { balancing: Balancing::default(), outliers: outliers(OutlierDetection::default()) }
+    Behaviour {
+        balancing: Balancing::default(),
+        outliers: outliers(OutlierDetection::default()),
+        limits: limits(&fairlead_crds::Limits::default()),
+    }
 }
 
 pub(super) fn balancing(balancing: LoadBalancing) -> Result<Balancing, String> {
@@ -59,6 +64,16 @@ pub(super) fn outliers(detection: OutlierDetection) -> Outliers {
         max_ms: millis(detection.ejection.max),
         max_ejected: millionths(detection.max_ejected),
         probe_path: detection.probe.map(|probe| probe.path).unwrap_or_default(),
+    }
+}
+
+pub(super) fn limits(limits: &fairlead_crds::Limits) -> Limits {
+    Limits {
+        connections: count(limits.connections),
+        pending_requests: count(limits.pending_requests),
+        requests: count(limits.requests),
+        connect_timeout_ms: millis(limits.connect_timeout),
+        idle_timeout_ms: millis(limits.idle_timeout),
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) use routes::{BackendRule, Reference, RouteRule};
 pub(super) use tries::default_budget;
 
 use super::scope::{Attachment, Target};
-use crate::model::{Balancing, ObjectName, Outliers, Protocol, RetryBudget};
+use crate::model::{Balancing, Limits, ObjectName, Outliers, Protocol, RetryBudget};
 
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,7 @@ pub(super) struct Rules {
     pub retry_budget: Option<RetryBudget>,
     pub balancing: Option<Balancing>,
     pub outliers: Option<Outliers>,
+    pub limits: Option<Limits>,
     pub rate_limits: Vec<RateLimitRule>,
     /// What the bytes are, whatever the Service says.
     pub protocol: Option<Protocol>,
@@ -128,8 +129,20 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
     let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
     let balancing = spec.load_balancing.map(behaviour::balancing).transpose()?;
     let outliers = spec.outlier_detection.map(behaviour::outliers);
+    let limits = spec.limits.as_ref().map(behaviour::limits);
     let retry_budget = spec.retry_budget.map(|budget| tries::budget(&budget));
-    Ok(Rules { generation, attachment, subsets, routes, retry_budget, balancing, outliers, rate_limits, protocol })
+    Ok(Rules {
+        generation,
+        attachment,
+        subsets,
+        routes,
+        retry_budget,
+        balancing,
+        outliers,
+        limits,
+        rate_limits,
+        protocol,
+    })
 }
 
 #[cfg(test)]

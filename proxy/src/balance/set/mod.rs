@@ -38,6 +38,7 @@ use super::{
     Endpoint,
     health::{Cause, Outliers},
     key::KeySource,
+    limits::Used,
 };
 
 /// How a set behaves.
@@ -59,6 +60,8 @@ pub struct Shared {
     generation: AtomicU64,
     cursor: AtomicUsize,
     change: Mutex<()>,
+    /// Of its limits.
+    pub used: Arc<Used>,
 }
 
 impl Default for Shared {
@@ -68,6 +71,7 @@ impl Default for Shared {
             generation: AtomicU64::new(1),
             cursor: AtomicUsize::new(0),
             change: Mutex::new(()),
+            used: Arc::default(),
         }
     }
 }

@@ -1,0 +1,239 @@
+//! Limits of what a caller's proxy has under way.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use fairlead_proxy_api::v1;
+use tokio::{io::AsyncWriteExt, net::TcpSocket, sync::Semaphore, time::sleep};
+
+use crate::support::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Far above what a test takes, so that what happens before was not for want of patience.
+const PATIENT: u64 = 60_000;
+
+fn limits() -> v1::Limits {
+    v1::Limits {
+        connections: 10,
+        pending_requests: 10,
+        requests: 10,
+        connect_timeout_ms: PATIENT,
+        idle_timeout_ms: PATIENT,
+    }
+}
+
+fn limited(endpoints: Vec<v1::Endpoint>, limits: v1::Limits) -> v1::Service {
+    let mut service = service(vec![endpoints]);
+    service.endpoint_sets[0].limits = Some(limits);
+    service.endpoint_sets[0].outlier_detection = Some(v1::OutlierDetection {
+        consecutive_errors: 1,
+        ejection_base_ms: PATIENT,
+        ejection_max_ms: PATIENT,
+        max_ejected: 1_000_000,
+        ..v1::OutlierDetection::default()
+    });
+    service
+}
+
+fn over(limit: &str) -> String {
+    format!(r#"fairlead_proxy_over_limit_total{{direction="outbound",service="test/server:9080",limit="{limit}"}} 1"#)
+}
+
+/// An application that answers each request when it is told to, and knows how many connections it had at once.
+struct Held {
+    app: App,
+    answers: Arc<Semaphore>,
+    asked: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Held {
+    async fn start() -> Self {
+        let (answers, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let shared = (answers.clone(), asked.clone(), open, most.clone());
+        let app = App::start(move |mut stream| {
+            let (answers, asked, open, most) = shared.clone();
+            async move {
+                most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+                while read_head(&mut stream).await.is_some() {
+                    asked.fetch_add(1, SeqCst);
+                    answers.acquire().await.unwrap().forget();
+                    if stream.write_all(OK.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+                open.fetch_sub(1, SeqCst);
+            }
+        })
+        .await;
+        Self { app, answers, asked, most }
+    }
+
+    /// Waits until it has so many requests.
+    async fn asked(&self, count: usize) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while self.asked.load(SeqCst) < count {
+            assert!(tokio::time::Instant::now() < deadline, "it was not asked");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn client(&self, limits: v1::Limits) -> Sidecar {
+        client_of(&Authority::new(), limited(vec![endpoint(self.app.address, "")], limits))
+    }
+}
+
+fn asking(client: &Sidecar) -> tokio::task::JoinHandle<String> {
+    let address = client.outbound;
+    tokio::spawn(async move { get(address, "/", "").await })
+}
+
+#[tokio::test]
+async fn what_is_over_the_requests_in_flight_is_answered_at_once_and_blames_no_endpoint() {
+    let held = Held::start().await;
+    let client = held.client(v1::Limits { requests: 1, ..limits() });
+    let first = asking(&client);
+    held.asked(1).await;
+    let refused = get(client.outbound, "/", "").await;
+    assert_eq!(status(&refused), 503);
+    assert!(refused.contains("fairlead-proxy: overload\r\n"), "{refused}");
+    assert!(refused.contains("set-0: 1 requests are in flight, as many as limits.requests allows"), "{refused}");
+    let grpc = get(client.outbound, "/a.B/C", "Content-Type: application/grpc\r\n").await;
+    assert!(grpc.contains("grpc-status: 8\r\n"), "{grpc}");
+    held.answers.add_permits(2);
+    assert_eq!(status(&first.await.unwrap()), 200);
+    assert_eq!(status(&get(client.outbound, "/", "").await), 200, "there is room again");
+    let text = client.telemetry.render().unwrap();
+    assert!(text.contains(&over("requests").replace("} 1", "} 2")), "{text}");
+    assert!(!text.contains("fairlead_proxy_outlier_events_total{"), "{text}");
+}
+
+#[tokio::test]
+async fn requests_take_turns_on_the_connections_that_there_may_be() {
+    let held = Held::start().await;
+    let client = held.client(v1::Limits { connections: 1, ..limits() });
+    let asking: Vec<_> = (0..6).map(|_| asking(&client)).collect();
+    held.asked(1).await;
+    held.answers.add_permits(6);
+    for answer in asking {
+        assert_eq!(status(&answer.await.unwrap()), 200);
+    }
+    // A connection of one worker may end a moment after that of the other began: the application sees them both for that long.
+    assert!(held.most.load(SeqCst) <= 2, "{}", held.most.load(SeqCst));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_connection_for_longer_than_one_may_take() {
+    let held = Held::start().await;
+    let client = held.client(v1::Limits { connections: 1, connect_timeout_ms: 100, ..limits() });
+    let first = asking(&client);
+    held.asked(1).await;
+    let refused = get(client.outbound, "/", "").await;
+    assert!(refused.contains("1 connections are in use, as many as limits.connections allows"), "{refused}");
+    client.counted(&over("connections")).await;
+    held.answers.add_permits(1);
+    assert_eq!(status(&first.await.unwrap()), 200);
+}
+
+#[tokio::test]
+async fn so_many_wait_and_the_rest_is_answered_at_once() {
+    let held = Held::start().await;
+    let client = held.client(v1::Limits { connections: 1, pending_requests: 1, ..limits() });
+    let first = asking(&client);
+    held.asked(1).await;
+    let (one, other) = (asking(&client), asking(&client));
+    client.counted(&over("pendingRequests")).await;
+    held.answers.add_permits(2);
+    assert_eq!(status(&first.await.unwrap()), 200);
+    let mut answers = [status(&one.await.unwrap()), status(&other.await.unwrap())];
+    answers.sort_unstable();
+    assert_eq!(answers, [200, 503]);
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_makes_room_for_another_endpoint() {
+    let (one, other) = (App::answering(OK).await, App::answering(OK).await);
+    let mut service = limited(
+        vec![endpoint(one.address, ""), endpoint(other.address, "")],
+        v1::Limits { connections: 1, ..limits() },
+    );
+    service.endpoint_sets[0].load_balancing = Some(v1::LoadBalancing { algorithm: 2, ..v1::LoadBalancing::default() });
+    let client = client_of(&Authority::new(), service);
+    for _ in 0..6 {
+        assert_eq!(status(&get(client.outbound, "/", "").await), 200);
+    }
+    assert!(one.connections() > 1 && other.connections() > 1, "each was closed for the other");
+}
+
+#[tokio::test]
+async fn opaque_connections_have_places_as_well() {
+    let app = App::start(|mut stream| async move {
+        stream.write_all(b"hello").await.ok();
+        read_head(&mut stream).await;
+    })
+    .await;
+    let limits = v1::Limits { connections: 1, connect_timeout_ms: 100, ..limits() };
+    let mut service = limited(vec![endpoint(app.address, "")], limits);
+    service.protocol = v1::Protocol::Opaque.into();
+    let client = client_of(&Authority::new(), service);
+    let mut open = connect(client.outbound).await;
+    assert!(read_until(&mut open, "hello").await.is_some());
+    assert_eq!(read_until(&mut connect(client.outbound).await, "hello").await, None);
+    client.counted(r#"fairlead_proxy_connections_refused_total{direction="outbound",reason="overload"} 1"#).await;
+    client.counted(&over("connections")).await;
+    drop(open);
+    let deadline = tokio::time::Instant::now() + SOON;
+    while read_until(&mut connect(client.outbound).await, "hello").await.is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "its place is free again");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_for_too_long_is_closed() {
+    let app = App::answering(OK).await;
+    let authority = Authority::new();
+    let server = server_of(&authority, app.address, v1::MtlsMode::Strict);
+    let resting = v1::Limits { idle_timeout_ms: 1000, ..limits() };
+    let client = client_of(&authority, limited(vec![endpoint(server.inbound, "server")], resting));
+    assert_eq!(status(&get(client.outbound, "/", "").await), 200);
+    server.counted(r#"fairlead_proxy_connections_open{direction="inbound",protocol="http1",tls="mutual"} 0"#).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_accept_in_time_has_failed() {
+    // Nobody accepts here, and what the kernel does in its place is full.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let stuck = socket.listen(1).unwrap();
+    let address = stuck.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(address)).await
+    {
+        queue.push(stream);
+        assert!(queue.len() < 64, "the queue is bounded");
+    }
+    let app = App::answering(OK).await;
+    let mut service = limited(
+        vec![endpoint(address, ""), endpoint(app.address, "")],
+        v1::Limits { connect_timeout_ms: 200, ..limits() },
+    );
+    service.endpoint_sets[0].load_balancing = Some(v1::LoadBalancing { algorithm: 2, ..v1::LoadBalancing::default() });
+    let client = client_of(&Authority::new(), service);
+    for _ in 0..2 {
+        assert_eq!(status(&get(client.outbound, "/", "").await), 200);
+    }
+    client
+        .counted(r#"fairlead_proxy_retries_total{direction="outbound",service="test/server:9080",cause="refused"} 1"#)
+        .await;
+    client
+        .counted(r#"fairlead_proxy_outlier_events_total{direction="outbound",service="test/server:9080",event="ejected-consecutive-errors"} 1"#)
+        .await;
+}

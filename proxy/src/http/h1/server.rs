@@ -58,34 +58,58 @@ pub(crate) async fn serve<S: Service>(stream: Stream, draining: &CancellationTok
     let drained = pin!(draining.cancelled());
     let mut waiting = Waiting { drained, clock: None };
     loop {
-        let parsed = match waiting.next(&conn).await? {
-            Next::Request(parsed) => parsed,
-            Next::End => {
-                // Whoever closed does not wait for a goodbye.
-                return poll_fn(|cx| conn.lock().poll_shutdown(cx)).await;
-            }
-            Next::Refused(reason, detail) => {
-                service.refused(reason);
-                let (head, mut body) = respond(reason, detail, false).into_parts();
-                answer(&conn, &head, &mut body, &Asking::default(), false).await?;
-                return linger(&conn).await;
-            }
-        };
-        let asking = Asking {
-            head: parsed.head.method == Method::HEAD,
-            connect: parsed.head.method == Method::CONNECT,
-            old: parsed.old,
-        };
-        let may_switch = asking.connect || parsed.upgrade;
-        let request = {
-            let body = H1Body::new(&conn, parsed.framing, true).map_or(Incoming::Empty, Incoming::Http1);
-            let interim =
-                if parsed.old { Interim::None } else { Interim::Http1 { conn: conn.clone(), expects: parsed.expects } };
-            Request { head: parsed.head, body, interim }
-        };
         // In a box, as long as it lasts: a connection that rests is not charged for it.
-        let mut handling = Box::pin(service.handle(request));
-        let answered = poll_fn(|cx| {
+        let exchange = match waiting.next(&conn).await? {
+            Next::End => return close(&conn).await,
+            Next::Request(parsed) => Box::pin(exchange(&conn, Ok(parsed), draining, service)),
+            Next::Refused(reason, detail) => Box::pin(exchange(&conn, Err((reason, detail)), draining, service)),
+        };
+        match exchange.await? {
+            Then::Next => {}
+            Then::End => return Ok(()),
+            Then::Switch(answer) => return Box::pin(switched(conn, answer)).await,
+        }
+    }
+}
+
+/// What follows an exchange.
+enum Then {
+    Next,
+    End,
+    Switch(Box<(Response<()>, Switch)>),
+}
+
+/// Has a request answered, or answers what was none.
+async fn exchange<S: Service>(
+    conn: &Arc<Mutex<Conn>>,
+    parsed: Result<Parsed, (Reason, &'static str)>,
+    draining: &CancellationToken,
+    service: &S,
+) -> io::Result<Then> {
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err((reason, detail)) => {
+            service.refused(reason);
+            let (head, mut body) = respond(reason, detail, false).into_parts();
+            answer(conn, &head, &mut body, &Asking::default(), false).await?;
+            return linger(conn).await.map(|()| Then::End);
+        }
+    };
+    let asking = Asking {
+        head: parsed.head.method == Method::HEAD,
+        connect: parsed.head.method == Method::CONNECT,
+        old: parsed.old,
+    };
+    let may_switch = asking.connect || parsed.upgrade;
+    let request = {
+        let body = H1Body::new(conn, parsed.framing, true).map_or(Incoming::Empty, Incoming::Http1);
+        let interim =
+            if parsed.old { Interim::None } else { Interim::Http1 { conn: conn.clone(), expects: parsed.expects } };
+        Request { head: parsed.head, body, interim }
+    };
+    let answered = {
+        let mut handling = pin!(service.handle(request));
+        poll_fn(|cx| {
             if let Poll::Ready(answered) = handling.as_mut().poll(cx) {
                 return Poll::Ready(Some(answered));
             }
@@ -96,31 +120,40 @@ pub(crate) async fn serve<S: Service>(stream: Stream, draining: &CancellationTok
             }
             conn.poll_gone(cx).map(|()| None)
         })
-        .await;
-        drop(handling);
-        let Some(answered) = answered else { return Ok(()) };
-        let (mut head, mut body) = answered.into_parts();
-        let own_end = closes(&mut head);
-        if let Body::Switched(switch) = body {
-            return Box::pin(switched(conn, &head, *switch)).await;
-        }
-        let early = may_switch && !conn.lock().rest.is_empty();
-        // What was sent ahead of a switch that did not come is not a request, whatever it looks like.
-        let keep = parsed.keep_alive && !own_end && !draining.is_cancelled() && !early && !asking.connect;
-        let keep = answer(&conn, &head, &mut body, &asking, keep).await?;
-        drop(body);
-        let unread = conn.lock().unread;
-        if unread || (!keep && (own_end || early)) {
-            return linger(&conn).await;
-        }
-        if !keep {
-            if !parsed.keep_alive {
-                let gone = poll_fn(|cx| conn.lock().poll_gone(cx));
-                let _ = timeout(AFTER_YOU, gone).await;
-            }
-            return poll_fn(|cx| conn.lock().poll_shutdown(cx)).await;
-        }
+        .await
+    };
+    let Some(answered) = answered else { return Ok(Then::End) };
+    let (mut head, mut body) = answered.into_parts();
+    let own_end = closes(&mut head);
+    if let Body::Switched(switch) = body {
+        return Ok(Then::Switch(Box::new((head, *switch))));
     }
+    let early = may_switch && !conn.lock().rest.is_empty();
+    // What was sent ahead of a switch that did not come is not a request, whatever it looks like.
+    let keep = parsed.keep_alive && !own_end && !draining.is_cancelled() && !early && !asking.connect;
+    let keep = answer(conn, &head, &mut body, &asking, keep).await?;
+    drop(body);
+    let unread = conn.lock().unread;
+    if unread || (!keep && (own_end || early)) {
+        return linger(conn).await.map(|()| Then::End);
+    }
+    if keep {
+        return Ok(Then::Next);
+    }
+    if !parsed.keep_alive {
+        let gone = poll_fn(|cx| conn.lock().poll_gone(cx));
+        let _ = timeout(AFTER_YOU, gone).await;
+    }
+    close(conn).await.map(|()| Then::End)
+}
+
+/// Ends a connection on which nothing is left to be said.
+async fn close(conn: &Mutex<Conn>) -> io::Result<()> {
+    // Whoever closed does not wait for a goodbye.
+    if conn.lock().ended {
+        return Ok(());
+    }
+    poll_fn(|cx| conn.lock().poll_shutdown(cx)).await
 }
 
 /// What an answer has to respect of the question.
@@ -189,8 +222,9 @@ fn closes(head: &mut Response<()>) -> bool {
 }
 
 /// Says that the connection carries something else now, and carries it.
-async fn switched(conn: Arc<Mutex<Conn>>, head: &Response<()>, switch: Switch) -> io::Result<()> {
-    write::response(conn.lock().out(), head, Framing::None, true, b"");
+async fn switched(conn: Arc<Mutex<Conn>>, answer: Box<(Response<()>, Switch)>) -> io::Result<()> {
+    let (head, switch) = *answer;
+    write::response(conn.lock().out(), &head, Framing::None, true, b"");
     poll_fn(|cx| conn.lock().poll_flush(cx)).await?;
     let Some(caller) = Arc::into_inner(conn) else {
         return Err(io::Error::other("a switched connection is still in use"));

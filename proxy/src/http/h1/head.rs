@@ -82,13 +82,14 @@ pub struct Asked {
 pub fn request(bytes: &[u8]) -> Result<Option<(Parsed, usize)>, Refusal> {
     let mut space = [const { MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Request::new(&mut []);
-    let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, &mut space);
+    let head = &bytes[..bytes.len().min(MAX_HEAD)];
+    let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, &mut space);
     let len = match status.map_err(refusal)? {
-        Status::Complete(len) if len <= MAX_HEAD => len,
+        Status::Complete(len) => len,
         Status::Partial if bytes.len() < MAX_HEAD => return Ok(None),
         // A target that never ends is told from lines that do not.
         Status::Partial if parsed.version.is_none() && parsed.method.is_some() => return Err(Refusal::TargetTooLong),
-        Status::Complete(_) | Status::Partial => return Err(Refusal::HeadTooLarge),
+        Status::Partial => return Err(Refusal::HeadTooLarge),
     };
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Malformed("no request line"));
@@ -139,11 +140,12 @@ pub fn request(bytes: &[u8]) -> Result<Option<(Parsed, usize)>, Refusal> {
 pub fn response(bytes: &[u8], asked: Asked) -> Result<Option<(Answered, usize)>, Refusal> {
     let mut space = [const { MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Response::new(&mut []);
-    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut space);
+    let head = &bytes[..bytes.len().min(MAX_HEAD)];
+    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, &mut space);
     let len = match status.map_err(refusal)? {
-        Status::Complete(len) if len <= MAX_HEAD => len,
+        Status::Complete(len) => len,
         Status::Partial if bytes.len() < MAX_HEAD => return Ok(None),
-        Status::Complete(_) | Status::Partial => return Err(Refusal::HeadTooLarge),
+        Status::Partial => return Err(Refusal::HeadTooLarge),
     };
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
         return Err(Malformed("no status line"));

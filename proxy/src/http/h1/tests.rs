@@ -132,6 +132,10 @@ fn too_much_is_told_from_malformed() {
     assert_eq!(request(many.as_bytes()).unwrap_err(), Refusal::HeadTooLarge);
     let target = format!("GET /{}", "x".repeat(crate::http::MAX_HEAD));
     assert_eq!(request(target.as_bytes()).unwrap_err(), Refusal::TargetTooLong);
+    // However much of it one read brings.
+    for (long, refusal) in [(long, Refusal::HeadTooLarge), (target + " HTTP/1.1\r\nHost: a", Refusal::TargetTooLong)] {
+        assert_eq!(request(format!("{long}\r\n\r\n").as_bytes()).unwrap_err(), refusal);
+    }
 }
 
 #[test]

@@ -28,7 +28,10 @@ use super::{
     message::{Head, Request, Response},
     server::Service,
 };
-use crate::{balance::limits::Place, tcp::Stream};
+use crate::{
+    balance::limits::Place,
+    tcp::{Paced, Stream},
+};
 
 /// Streams that one connection may have open: what gRPC clients expect of a server.
 const MAX_STREAMS: u32 = 256;
@@ -65,7 +68,7 @@ pub(super) async fn serve<S: Service>(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(10 * STREAM_WINDOW)
         .enable_connect_protocol()
-        .handshake::<_, Bytes>(stream);
+        .handshake::<_, Bytes>(Paced::new(stream));
     let Ok(handshake) = timeout(PREFACE, handshake).await else { return Ok(()) };
     let mut connection = handshake?;
     let mut alive = Alive::new(connection.ping_pong());
@@ -261,7 +264,7 @@ pub(crate) async fn connect(stream: Stream, streams: Arc<AtomicUsize>, place: Op
         .initial_connection_window_size(10 * STREAM_WINDOW)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .enable_push(false)
-        .handshake::<_, Bytes>(stream);
+        .handshake::<_, Bytes>(Paced::new(stream));
     let (sender, mut connection) =
         timeout(PREFACE, handshake).await.map_err(io::Error::from)?.map_err(io::Error::other)?;
     let mut alive = Alive::new(connection.ping_pong());
@@ -323,10 +326,12 @@ pub(crate) async fn send(
                 return Poll::Ready(Err(Failed { error, nothing_sent: false, caller: true }));
             }
         }
-        while interims < MAX_INTERIM
-            && let Poll::Ready(Some(Ok(early))) = response.poll_informational(cx)
-        {
+        while let Poll::Ready(Some(Ok(early))) = response.poll_informational(cx) {
             interims += 1;
+            if interims > MAX_INTERIM {
+                let error = io::Error::new(io::ErrorKind::InvalidData, "too many interim answers");
+                return Poll::Ready(Err(Failed { error, nothing_sent: false, caller: false }));
+            }
             interim.send(cx, early.status(), &early.headers().clone().into());
         }
         Pin::new(&mut response).poll(cx).map_err(|error| failed(error, false))

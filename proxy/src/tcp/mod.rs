@@ -5,10 +5,14 @@
 pub(crate) mod buffers;
 pub mod connect;
 pub mod copy;
+mod paced;
 mod stream;
 mod tunnel;
 
-pub(crate) use self::stream::{keep_alive, reset};
+pub(crate) use self::{
+    paced::Paced,
+    stream::{keep_alive, reset},
+};
 pub use self::{
     stream::{Ahead, Prefixed, Stream},
     tunnel::Tunnel,

@@ -31,12 +31,13 @@ pub use duration::{Duration, ParseDurationError};
 pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, PortMtls};
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
-    Algorithm, Backend, Backoff, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Fault, FaultAbort, FaultDelay,
-    GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HttpMethod, Limits, LoadBalancing,
-    Mirror, OutlierDetection, PathChange, PathMatch, PathMatchType, PolicyProtocol, Probe, QueryParamMatch, RateLimit,
-    RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Retry, RetryBudget, RetryOn, Rewrite, Route,
-    RouteMatch, ServiceRef, SourceIp, SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts,
-    TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
+    Algorithm, Backend, Backoff, CaRef, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Fault, FaultAbort,
+    FaultDelay, GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HttpMethod, Limits,
+    LoadBalancing, Mirror, OutlierDetection, PathChange, PathMatch, PathMatchType, PolicyProtocol, Probe,
+    QueryParamMatch, RateLimit, RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Retry, RetryBudget,
+    RetryOn, Rewrite, Route, RouteMatch, ServiceRef, SourceIp, SourceMatch, Stickiness, StickyCookie, Subset,
+    TargetKind, TargetRef, Timeouts, Tls, TlsMode, TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus,
+    ValueMatchType,
 };
 
 /// The group of the three kinds, and the prefix of every label and annotation.
@@ -51,6 +52,12 @@ pub const CLONE_OF_LABEL: &str = "fairlead.dev/clone-of";
 
 /// On a namespace or pod: `enabled` asks for a sidecar, `disabled` opts out; the pod's wins.
 pub const INJECT_LABEL: &str = "fairlead.dev/inject";
+
+/// On a ConfigMap: `true` where its key [`CA_KEY`] has authorities that a policy's `tls` may name. The operator watches no others.
+pub const CA_LABEL: &str = "fairlead.dev/ca";
+
+/// In such a ConfigMap: certificates in PEM.
+pub const CA_KEY: &str = "ca.crt";
 
 /// The three definitions, as they are installed.
 ///

@@ -192,6 +192,7 @@ fn the_kinds_round_trip() {
                 "maxEjected": 10,
                 "probe": {"path": "/healthz"},
             },
+            "tls": {"mode": "Originate", "sni": "api.example.com", "caRef": {"name": "example"}},
         },
     });
     let parsed: TrafficPolicy = serde_json::from_value(policy.clone()).unwrap();
@@ -271,5 +272,49 @@ fn rules_know_what_frames_a_message_and_what_the_mesh_says() {
         for name in ["'host'", "'content-length'", "'transfer-encoding'", "'connection'", "'upgrade'", "'fairlead-'"] {
             assert!(rules.contains(name), "{name} may be changed: {rules}");
         }
+    }
+}
+
+#[test]
+fn tls_is_of_one_service_and_names_whom_to_believe() {
+    let (_, schema) = schemas().swap_remove(0);
+    let spec = &schema["properties"]["spec"];
+    let rules = spec["x-kubernetes-validations"].as_array().unwrap();
+    let rule = rules.iter().find(|rule| rule["message"].as_str().unwrap().starts_with("tls:")).unwrap();
+    assert_eq!(rule["rule"], "self.targetRef.kind == 'Service' || !has(self.tls)");
+    let tls = &spec["properties"]["tls"];
+    assert_eq!(tls["required"], serde_json::json!(["caRef", "sni"]), "there is nobody whom every proxy believes");
+    assert_eq!(tls["properties"]["mode"]["default"], "Originate");
+    assert_eq!(tls["properties"]["caRef"]["required"], serde_json::json!(["name"]));
+}
+
+#[test]
+fn a_name_of_a_server_is_one_that_a_certificate_can_bear() {
+    let (_, schema) = schemas().swap_remove(0);
+    let sni = &schema["properties"]["spec"]["properties"]["tls"]["properties"]["sni"];
+    let pattern = regex::Regex::new(sni["pattern"].as_str().unwrap()).unwrap();
+    let longest = "a".repeat(63);
+    for good in ["api.example.com", "legacy", "a-1.b", "1.example.com", "xn--bcher-kva.example", &longest] {
+        assert!(pattern.is_match(good), "{good}");
+    }
+    let too_long = "a".repeat(64);
+    let addresses = ["10.0.0.1", "fd00::1", "[fd00::1]"];
+    let others = [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "-a",
+        "a-.b",
+        "*.example.com",
+        "API.example.com",
+        "a_b.c",
+        "a:443",
+        "a b",
+        &too_long,
+    ];
+    for bad in addresses.into_iter().chain(others) {
+        assert!(!pattern.is_match(bad), "{bad}");
     }
 }

@@ -25,6 +25,7 @@ mod route;
 mod stickiness;
 mod target;
 mod timeouts;
+mod tls;
 mod url;
 
 pub use balancing::{Algorithm, ConsistentHash, LoadBalancing, SourceIp};
@@ -46,6 +47,7 @@ pub use route::{Backend, Route, ServiceRef};
 pub use stickiness::{Stickiness, StickyCookie};
 pub use target::{TargetKind, TargetRef};
 pub use timeouts::Timeouts;
+pub use tls::{CaRef, Tls, TlsMode};
 pub use url::{PathChange, Redirect, RedirectScheme, Rewrite};
 
 /// How traffic to a Service behaves: its parts (subsets), which requests go to which of them, and how long they may take.
@@ -86,6 +88,8 @@ pub use url::{PathChange, Redirect, RedirectScheme, Rewrite};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.targetRef.kind == 'Service' || ((!has(self.routes) || size(self.routes) == 0) && (!has(self.subsets) || size(self.subsets) == 0))")
     .message("targetRef: routes and subsets are of one Service; a policy for a Namespace has none"))]
+#[x_kube(validation = Rule::new("self.targetRef.kind == 'Service' || !has(self.tls)")
+    .message("tls: sni is the name of one Service's servers; write it into a policy for that Service"))]
 pub struct TrafficPolicySpec {
     /// The Service whose traffic this is about. Up to six policies hold for one caller and port: those of the caller's namespace
     /// for the port and for the Service, those of the Service's namespace for the port and for the Service, then the defaults of
@@ -139,6 +143,11 @@ pub struct TrafficPolicySpec {
     /// What the port's bytes are, whatever its appProtocol says. Absent: what appProtocol says, or what the first bytes tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<PolicyProtocol>,
+
+    /// TLS that callers' proxies begin with those endpoints that have no sidecar: for Services that lead out of the mesh, which have an
+    /// address in the cluster and EndpointSlices of their own. An ExternalName has no address, so what it leads to is reached as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 /// A part of a Service's endpoints.

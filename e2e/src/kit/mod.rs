@@ -227,6 +227,7 @@ pub fn kind(name: &str) -> Result<(ApiResource, bool)> {
         "Job" => ("batch", "v1", "jobs", true),
         "PodDisruptionBudget" => ("policy", "v1", "poddisruptionbudgets", true),
         "HorizontalPodAutoscaler" => ("autoscaling", "v2", "horizontalpodautoscalers", true),
+        "EndpointSlice" => ("discovery.k8s.io", "v1", "endpointslices", true),
         "NetworkPolicy" => ("networking.k8s.io", "v1", "networkpolicies", true),
         "PodMetrics" => ("metrics.k8s.io", "v1beta1", "pods", true),
         "Lease" => ("coordination.k8s.io", "v1", "leases", true),

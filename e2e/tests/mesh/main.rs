@@ -13,6 +13,7 @@ mod network_policy;
 mod no_loss;
 mod operator;
 mod orders;
+mod origination;
 mod protocols;
 mod routing;
 mod traffic;

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::pod::Pod;
+use super::scope::Policies;
 use super::service::{Service, ServicePort};
 use super::state::{Dependency, State};
 use super::traffic_policy::{Reference, Rules};
 use crate::model::{
-    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Resource, ResourceName, Source, SourceKind, SourceRef,
-    canonical,
+    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Origination, Resource, ResourceName, Source, SourceKind,
+    SourceRef, canonical,
 };
 
 /// A resource in the making.
@@ -206,6 +207,13 @@ impl<'a> Compiler<'a> {
             }
         }
         Endpoint { address, identity, zone, group: String::new() }
+    }
+
+    /// How endpoints without an identity are reached, as the first policy that says it wants it.
+    pub(super) fn origination(&mut self, policies: &Policies<'_>) -> Option<Origination> {
+        let rule = policies.first(|rules| rules.origination.as_ref())?;
+        self.depend(Dependency::Authorities(rule.authorities.clone()));
+        Some(Origination { server_name: rule.server_name.clone(), roots: self.state.roots(&rule.authorities) })
     }
 
     /// The zone that slices state for a pod; empty: none does.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 
 use super::state::State;
-use super::{canary, peer_auth, pod, service, traffic_policy};
+use super::{authorities, canary, peer_auth, pod, service, traffic_policy};
 use crate::model::ObjectName;
 
 /// A kind that the index holds.
@@ -62,6 +62,19 @@ impl Kind for Pod {
     }
     fn names(state: &State) -> Vec<ObjectName> {
         state.pods.keys().cloned().collect()
+    }
+}
+
+impl Kind for ConfigMap {
+    fn apply(self, state: &mut State) {
+        let name = name_of(&self.metadata);
+        state.set_authorities(&name, Some(authorities::Authorities::parse(self)));
+    }
+    fn delete(name: &ObjectName, state: &mut State) {
+        state.set_authorities(name, None);
+    }
+    fn names(state: &State) -> Vec<ObjectName> {
+        state.authorities.keys().cloned().collect()
     }
 }
 

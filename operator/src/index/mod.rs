@@ -7,6 +7,7 @@
 //!
 //! Nothing here waits or does I/O, so all of it is tested with objects built in code.
 
+mod authorities;
 mod canary;
 mod compile;
 mod kinds;

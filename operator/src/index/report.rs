@@ -88,6 +88,17 @@ fn unresolved(state: &State, policy: &TrafficPolicy) -> Vec<String> {
         }];
     };
     let mut sentences = BTreeSet::new();
+    if let Some(tls) = &rules.origination {
+        if let Err(why) = state.roots(&tls.authorities) {
+            sentences.insert(format!("tls: {why}: callers get 503 until it is there"));
+        }
+        if service.cluster_ips.is_empty() {
+            // Nothing else would tell that it goes on in plain.
+            sentences.insert(format!(
+                "tls: Service {target} has no cluster address, so callers reach what it leads to without it"
+            ));
+        }
+    }
     for route in &rules.routes {
         let backends = route.backends.iter().flat_map(|b| std::iter::once(&b.reference).chain(&b.fallback));
         for reference in backends.chain(route.mirrors.iter().map(|m| &m.reference)) {

@@ -196,7 +196,7 @@ impl<'a> Compiler<'a> {
         for (policy, rules) in policies.iter() {
             self.cite_object(SourceKind::TrafficPolicy, policy, rules.generation);
         }
-        let behaviour = behaviour(&policies);
+        let behaviour = Behaviour { origination: self.origination(&policies), ..behaviour(&policies) };
 
         let mut clones: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
         let mut base: Vec<(Endpoint, Option<&str>)> = Vec::new();

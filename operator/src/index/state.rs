@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::Settings;
+use super::authorities::Authorities;
 use super::canary::Canary;
 use super::peer_auth::PeerAuth;
 use super::pod::Pod;
@@ -35,6 +36,8 @@ pub(super) enum Dependency {
     Deployment(ObjectName),
     /// The `PeerAuth`s and `Canary`s of a namespace.
     Namespace(String),
+    /// A `ConfigMap` with authorities, or its absence.
+    Authorities(ObjectName),
 }
 
 /// All that the index knows.
@@ -57,6 +60,8 @@ pub struct State {
     /// The policies with one attachment.
     pub(super) attached: HashMap<Attachment, BTreeSet<ObjectName>>,
     pub(super) consumers: Consumers,
+    /// Of `ConfigMap`s.
+    pub(super) authorities: HashMap<ObjectName, Authorities>,
     /// By namespace, then name.
     pub(super) peer_auths: HashMap<String, BTreeMap<String, PeerAuth>>,
     /// By namespace, then name.
@@ -81,6 +86,7 @@ impl State {
             policies: HashMap::new(),
             attached: HashMap::new(),
             consumers: HashMap::new(),
+            authorities: HashMap::new(),
             peer_auths: HashMap::new(),
             canaries: HashMap::new(),
             subscriptions: Subscriptions::default(),
@@ -205,6 +211,18 @@ impl State {
         if let Some(new) = new {
             self.policies.insert(name.clone(), new);
         }
+    }
+
+    pub(super) fn set_authorities(&mut self, name: &ObjectName, new: Option<Authorities>) {
+        if self.authorities.get(name) == new.as_ref() {
+            return;
+        }
+        match new {
+            Some(new) => self.authorities.insert(name.clone(), new),
+            None => self.authorities.remove(name),
+        };
+        self.reports_changed = true;
+        self.touch(&Dependency::Authorities(name.clone()));
     }
 
     pub(super) fn set_peer_auth(&mut self, name: &ObjectName, new: Option<PeerAuth>) {

@@ -1,7 +1,7 @@
 //! Feeds the index from the API server.
 //!
 //! # Expected flow
-//! [`run`] lists and watches six kinds. Once each has been listed the index is ready. Changes are applied as they come, and their
+//! [`run`] lists and watches seven kinds. Once each has been listed the index is ready. Changes are applied as they come, and their
 //! effects computed [`DEBOUNCE`] after the first of a burst.
 //!
 //! # Caveats
@@ -14,9 +14,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
+use fairlead_crds::{CA_LABEL, Canary, PeerAuth, TrafficPolicy};
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -46,12 +46,16 @@ struct Step {
 /// Feeds the index until `shutdown` is done.
 pub async fn run(client: Client, index: Arc<Index>, shutdown: impl Future<Output = ()>) {
     let mut steps = SelectAll::new();
-    steps.push(feed::<Service>(&client, &index));
-    steps.push(feed::<EndpointSlice>(&client, &index));
-    steps.push(feed::<Pod>(&client, &index));
-    steps.push(feed::<DeserializeGuard<TrafficPolicy>>(&client, &index));
-    steps.push(feed::<DeserializeGuard<PeerAuth>>(&client, &index));
-    steps.push(feed::<DeserializeGuard<Canary>>(&client, &index));
+    let all = watcher::Config::default().timeout(WATCH_TIMEOUT).page_size(PAGE);
+    // The others of a cluster are none of our business, and could be many megabytes.
+    let authorities = all.clone().labels(&format!("{CA_LABEL}=true"));
+    steps.push(feed::<Service>(&client, &index, all.clone()));
+    steps.push(feed::<EndpointSlice>(&client, &index, all.clone()));
+    steps.push(feed::<Pod>(&client, &index, all.clone()));
+    steps.push(feed::<ConfigMap>(&client, &index, authorities));
+    steps.push(feed::<DeserializeGuard<TrafficPolicy>>(&client, &index, all.clone()));
+    steps.push(feed::<DeserializeGuard<PeerAuth>>(&client, &index, all.clone()));
+    steps.push(feed::<DeserializeGuard<Canary>>(&client, &index, all));
     drive(&index, steps, shutdown).await;
 }
 
@@ -88,12 +92,11 @@ async fn drive(index: &Index, mut steps: SelectAll<BoxStream<'static, Step>>, sh
 }
 
 /// Watches one kind and applies it. `kube` restarts what fails, with growing pauses, so that the stream never ends.
-fn feed<K>(client: &Client, index: &Arc<Index>) -> BoxStream<'static, Step>
+fn feed<K>(client: &Client, index: &Arc<Index>, config: watcher::Config) -> BoxStream<'static, Step>
 where
     K: Kind + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let api: Api<K> = Api::all(client.clone());
-    let config = watcher::Config::default().timeout(WATCH_TIMEOUT).page_size(PAGE);
     let events = watcher(api, config).default_backoff();
     let index = Arc::clone(index);
     let mut listing = Listing::default();

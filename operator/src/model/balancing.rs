@@ -1,5 +1,7 @@
 //! How a set of endpoints is used.
 
+use super::Origination;
+
 /// How a set of endpoints is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Behaviour {
@@ -9,6 +11,8 @@ pub struct Behaviour {
     pub outliers: Outliers,
     /// What each proxy may have under way.
     pub limits: Limits,
+    /// How those without an identity are reached; `None`: in plain.
+    pub origination: Option<Origination>,
 }
 
 /// What each proxy may have under way at the endpoints of a set.

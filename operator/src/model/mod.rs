@@ -5,6 +5,7 @@
 
 mod balancing;
 mod matches;
+mod origination;
 mod rate_limit;
 mod retry;
 mod route;
@@ -17,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use balancing::{Algorithm, Balancing, Behaviour, HashKey, Limits, Outliers};
 pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
+pub use origination::Origination;
 pub use rate_limit::{RateLimit, RateLimitKey};
 pub use retry::{Retry, RetryBudget, Tries};
 pub use route::{Backend, Mirror, Route, Target};

@@ -96,6 +96,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     json!({
         "address": endpoint.address,
         "identity": endpoint.identity.as_ref().map(SpiffeId::as_str),
+        "tls": endpoint.origination.as_ref().map(|tls| json!({"sni": tls.server_name(), "unusable": tls.client().err()})),
         "zone": &*endpoint.zone,
     })
 }

@@ -26,7 +26,7 @@ use self::{
     limits::{Full, Limits},
 };
 use crate::{
-    identity::SpiffeId,
+    identity::{Origination, SpiffeId},
     tcp::connect,
     telemetry::groups::{Group, Groups},
 };
@@ -36,8 +36,10 @@ use crate::{
 pub struct Endpoint {
     /// Where it listens.
     pub address: SocketAddr,
-    /// Who must answer there; `None`: it is not in the mesh and reached in plain.
+    /// Who must answer there; `None`: it is not in the mesh.
     pub identity: Option<SpiffeId>,
+    /// How it is reached if it is not in the mesh; `None`: in plain.
+    pub origination: Option<Arc<Origination>>,
     /// Its zone, as the node's label says; empty: unknown.
     pub zone: Arc<str>,
     /// What is known about its speed; shared by the versions of a destination.
@@ -67,6 +69,7 @@ impl Endpoint {
         Self {
             address,
             identity,
+            origination: None,
             zone: zone.into(),
             load,
             health: Arc::default(),
@@ -87,6 +90,12 @@ impl Endpoint {
         Self { limits: Some(limits), ..self }
     }
 
+    /// Reached so, if it is not in the mesh.
+    #[must_use]
+    pub fn with_origination(self, origination: Option<Arc<Origination>>) -> Self {
+        Self { origination: origination.filter(|_| self.identity.is_none()), ..self }
+    }
+
     /// A request begins, if the set has room for it.
     pub fn begin(&self) -> Result<InFlight, Full> {
         let in_set = self.limits.as_ref().map(|limits| limits.request()).transpose()?;
@@ -104,6 +113,7 @@ impl Endpoint {
         Self {
             address: self.address,
             identity: None,
+            origination: None,
             zone: self.zone.clone(),
             load: self.load.clone(),
             health: self.health.clone(),

@@ -87,9 +87,13 @@ impl Prober {
         let asked = async {
             let mut connection =
                 connect::endpoint(&self.identity, &self.telemetry, endpoint, Alpn::Http1).await.ok()?.stream;
+            let host = match &endpoint.origination {
+                // Servers that many share tell by it what is asked for.
+                Some(origination) => origination.server_name().to_owned(),
+                None => endpoint.address.to_string(),
+            };
             let request = format!(
-                "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: fairlead-proxy/{}\r\nConnection: close\r\n\r\n",
-                endpoint.address,
+                "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fairlead-proxy/{}\r\nConnection: close\r\n\r\n",
                 env!("CARGO_PKG_VERSION"),
             );
             connection.write_all(request.as_bytes()).await.ok()?;

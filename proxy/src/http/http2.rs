@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, RecvStream, SendStream, client, ext::Protocol, server};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Uri, header, uri::Scheme};
 use http_body::{Body as _, Frame};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -290,9 +290,20 @@ pub(crate) fn is_open(sender: &mut Sender) -> bool {
     !matches!(sender.poll_ready(&mut cx), Poll::Ready(Err(_)))
 }
 
-/// Sends a request and waits for the head of the answer.
+/// A target names the scheme by which the endpoint itself is reached; the caller could only know how it reaches its proxy.
+fn over_tls(uri: &Uri) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    // CONNECT has none.
+    if parts.scheme.is_some() {
+        parts.scheme = Some(Scheme::HTTPS);
+    }
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}
+
+/// Sends a request and waits for the head of the answer. `https`: the connection is over TLS that the peer itself ends.
 pub(crate) async fn send(
     sender: &mut Sender,
+    https: bool,
     head: &Head,
     body: Body,
     interim: &Interim,
@@ -304,7 +315,7 @@ pub(crate) async fn send(
     poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| failed(error, true))?;
     let mut request = http::Request::new(());
     *request.method_mut() = head.method.clone();
-    *request.uri_mut() = head.uri.clone();
+    *request.uri_mut() = if https { over_tls(&head.uri) } else { head.uri.clone() };
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = head.headers.to_map();
     if let Some(protocol) = &head.protocol {

@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod certify;
 pub mod leaf;
 pub mod operator;
+pub mod origination;
 pub mod renew;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,7 +24,7 @@ use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer};
 use tokio::sync::{Notify, watch};
 
 use self::certify::Issued;
-pub use self::{bundle::TrustBundle, leaf::Leaf, operator::Operator, tls::Alpn};
+pub use self::{bundle::TrustBundle, leaf::Leaf, operator::Operator, origination::Origination, tls::Alpn};
 
 /// How many client configurations are kept. A pod that talks to more workloads than this rebuilds some, at a few microseconds each.
 const MAX_CLIENT_CONFIGS: usize = 512;

@@ -156,8 +156,9 @@ pub(super) async fn pass_through(worker: &Worker, client: TcpStream, original: S
 }
 
 pub(super) fn tls(endpoint: &Endpoint) -> Tls {
-    match endpoint.identity {
-        Some(_) => Tls::Mutual,
-        None => Tls::None,
+    match (&endpoint.identity, &endpoint.origination) {
+        (Some(_), _) => Tls::Mutual,
+        (None, Some(_)) => Tls::Originated,
+        (None, None) => Tls::None,
     }
 }

@@ -16,7 +16,10 @@ use super::{
     behaviour::{self, behaviour},
     rules,
 };
-use crate::balance::{Endpoint, Load, budget::Budget, set::EndpointSet};
+use crate::{
+    balance::{Endpoint, Load, budget::Budget, set::EndpointSet},
+    identity::{Origination, origination::OriginationId},
+};
 
 /// Bytes that one compiled pattern may take; the operator checks patterns with the same limit, so this refuses only what a broken
 /// operator sends.
@@ -49,7 +52,7 @@ pub fn compile(previous: Option<&Destination>, message: v1::Destination) -> Resu
 
 /// Compiles a set that belongs to no Service, with what the version `before` knew.
 pub fn endpoint_set(before: Option<&EndpointSet>, message: v1::EndpointSet) -> Result<EndpointSet, String> {
-    set_of(&mut loads(before.into_iter().flat_map(|set| &set.endpoints)), before, message)
+    set_of(&mut loads(before.into_iter().flat_map(|set| &set.endpoints)), &[], before, message)
 }
 
 fn loads<'a>(endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) -> Loads {
@@ -64,13 +67,14 @@ fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Servic
     let protocol = Protocol::from(service.protocol());
     let http2 = service.protocol() == v1::Protocol::Http2;
     let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, service.port).into();
+    let originations = originations_of(previous, service.tls_originations);
     let sets = service
         .endpoint_sets
         .into_iter()
         .map(|set| {
             let name = set.name.clone();
             let before = previous.and_then(|service| service.sets.iter().find(|before| before.name == name));
-            set_of(loads, before.map(Arc::as_ref), set)
+            set_of(loads, &originations, before.map(Arc::as_ref), set)
                 .map(Arc::new)
                 .map_err(|error| format!("endpoint set {name}: {error}"))
         })
@@ -99,21 +103,44 @@ fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Servic
     Ok(Service { name, protocol, http2, index, routes, sets, has_rules, opaque: Split::new(opaque), budget })
 }
 
+/// Those that the version before used already are used again: to read the certificates of public authorities takes milliseconds.
+fn originations_of(previous: Option<&Service>, messages: Vec<v1::TlsOrigination>) -> Vec<Arc<Origination>> {
+    let used = |id| {
+        let endpoints = previous.into_iter().flat_map(|service| &service.sets).flat_map(|set| &set.endpoints);
+        endpoints.filter_map(|endpoint| endpoint.origination.as_ref()).find(|tls| tls.id() == id).cloned()
+    };
+    let of = |message| used(OriginationId::of(&message)).unwrap_or_else(|| Arc::new(Origination::new(message)));
+    messages.into_iter().map(of).collect()
+}
+
 /// A set, with what the one of the same name knew before.
-fn set_of(loads: &mut Loads, before: Option<&EndpointSet>, set: v1::EndpointSet) -> Result<EndpointSet, String> {
-    let healths: HashMap<_, _> = before
-        .iter()
-        .flat_map(|set| &set.endpoints)
-        .map(|endpoint| ((endpoint.address, &endpoint.identity), &endpoint.health))
-        .collect();
+fn set_of(
+    loads: &mut Loads,
+    originations: &[Arc<Origination>],
+    before: Option<&EndpointSet>,
+    set: v1::EndpointSet,
+) -> Result<EndpointSet, String> {
+    let found = |index: u32| {
+        let unknown = || format!("it refers to TLS origination {index} of {}", originations.len());
+        originations.get(index as usize).ok_or_else(unknown)
+    };
+    let origination = set.tls_origination.map(found).transpose()?;
+    // Reached otherwise than before, it has still to show how it does.
+    let place = |endpoint: &Endpoint| {
+        let origination = endpoint.origination.as_ref().map(|tls| tls.id());
+        (endpoint.address, endpoint.identity.clone(), origination)
+    };
+    let healths: HashMap<_, _> =
+        before.iter().flat_map(|set| &set.endpoints).map(|endpoint| (place(endpoint), &endpoint.health)).collect();
     let shared = before.map(EndpointSet::shared).unwrap_or_default();
     let limits = Arc::new(behaviour::limits(set.limits, shared.used.clone())?);
     let endpoints = set
         .endpoints
         .into_iter()
         .map(|endpoint| {
-            let endpoint = endpoint_of(loads, endpoint)?.with_limits(limits.clone());
-            let known = healths.get(&(endpoint.address, &endpoint.identity)).map(|health| Arc::clone(health));
+            let endpoint =
+                endpoint_of(loads, endpoint)?.with_limits(limits.clone()).with_origination(origination.cloned());
+            let known = healths.get(&place(&endpoint)).map(|health| Arc::clone(health));
             Ok(Arc::new(match known {
                 Some(health) => endpoint.with_health(health),
                 None => endpoint,
@@ -341,6 +368,37 @@ mod tests {
         assert!(compiled(None, service).unwrap_err().contains("limits"));
     }
 
+    fn originating(hosts: &[u8], server_name: &str) -> v1::Service {
+        let mut service = reviews(hosts);
+        let tls = v1::TlsOrigination { server_name: server_name.into(), ..v1::TlsOrigination::default() };
+        service.tls_originations = vec![tls];
+        service.endpoint_sets[0].tls_origination = Some(0);
+        service
+    }
+
+    #[test]
+    fn endpoints_of_the_mesh_are_not_reached_by_a_policy_s_tls() {
+        let mut service = originating(&[1, 2], "a.example");
+        service.endpoint_sets[0].endpoints[1].identity = "spiffe://cluster.local/ns/n/sa/s".into();
+        let service = compiled(None, service).unwrap();
+        let names: Vec<_> = service.endpoints().map(|e| e.origination.as_ref().map(|tls| tls.server_name())).collect();
+        assert_eq!(names, [Some("a.example"), None]);
+    }
+
+    #[test]
+    fn an_origination_that_stays_is_not_made_again_and_another_forgets_how_endpoints_did() {
+        let of = |destination: &Destination| {
+            let endpoint = destination.endpoints().next().unwrap();
+            (endpoint.origination.clone().unwrap(), endpoint.health.clone())
+        };
+        let before = compiled(None, originating(&[1], "a.example")).unwrap();
+        let same = compiled(Some(&before), originating(&[1, 2], "a.example")).unwrap();
+        let other = compiled(Some(&before), originating(&[1], "b.example")).unwrap();
+        let ((tls, health), (same, same_health), (other, other_health)) = (of(&before), of(&same), of(&other));
+        assert!(Arc::ptr_eq(&tls, &same) && Arc::ptr_eq(&health, &same_health));
+        assert!(tls.id() != other.id() && !Arc::ptr_eq(&health, &other_health));
+    }
+
     #[test]
     fn a_balancing_that_is_not_known_is_refused() {
         for balancing in [
@@ -373,11 +431,14 @@ mod tests {
         open.routes[0].matches.push(v1::Match { methods: vec!["GET".into()], ..v1::Match::default() });
         let mut address = reviews(&[1]);
         address.endpoint_sets[0].endpoints[0].ip = vec![1, 2, 3];
+        let mut origination = originating(&[1], "a.example");
+        origination.endpoint_sets[0].tls_origination = Some(1);
         for (service, expected) in [
             (dangling, "endpoint set 4 of 1"),
             (pattern, "route \"testers\": the pattern \"(\""),
             (open, "the last route must match every request"),
             (address, "3 bytes, not 4 or 16"),
+            (origination, "TLS origination 1 of 1"),
         ] {
             let error = compiled(None, service).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::{Prefixed, Stream, keep_alive};
 use crate::{
     balance::{Endpoint, limits::Full},
-    identity::{self, Alpn, Identity, SpiffeId},
+    identity::{self, Alpn, Identity, Origination, SpiffeId, origination::Client},
     telemetry::{Direction, Handshake, Telemetry},
 };
 
@@ -49,6 +49,26 @@ pub enum ConnectError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The same outside the mesh.
+    #[error("{address} did not prove to be {server_name}: {source}")]
+    Outside {
+        /// What was dialled.
+        address: SocketAddr,
+        /// Who should have answered.
+        server_name: Box<str>,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Nobody was dialled, because nobody there could prove anything.
+    #[error("{address} cannot prove to be {server_name}: {why}")]
+    Unverifiable {
+        /// What was not dialled.
+        address: SocketAddr,
+        /// Who should have answered.
+        server_name: Box<str>,
+        /// A clause.
+        why: Box<str>,
+    },
     /// Nobody was dialled.
     #[error(transparent)]
     Full(#[from] Full),
@@ -77,7 +97,7 @@ pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Conn
         .map_err(|source| ConnectError::Tcp { address, source })
 }
 
-/// Opens a connection to an endpoint: authenticated if it has an identity, never in plain instead.
+/// Opens a connection to an endpoint: authenticated if it has an identity, and with TLS if it has an origination, never in plain instead.
 pub async fn endpoint(
     identity: &Identity,
     telemetry: &Telemetry,
@@ -85,6 +105,9 @@ pub async fn endpoint(
     alpn: Alpn,
 ) -> Result<Connection, ConnectError> {
     let address = endpoint.address;
+    if let Some(origination) = &endpoint.origination {
+        return Box::pin(originate(telemetry, endpoint, origination, alpn)).await;
+    }
     let tcp = tcp(address, endpoint.connect_timeout()).await?;
     let Some(expected) = &endpoint.identity else {
         return Ok(Connection { stream: tcp.into(), expires: None });
@@ -120,6 +143,42 @@ async fn handshake(
     }
     let expires = identity::peer(session.peer_certificates()).map(|peer| expiry(&peer));
     Ok(Connection { stream: Stream::Tls(Box::new(tls.into())), expires })
+}
+
+/// Opens a connection to an endpoint outside the mesh, with TLS that the endpoint itself ends.
+async fn originate(
+    telemetry: &Telemetry,
+    endpoint: &Endpoint,
+    origination: &Origination,
+    alpn: Alpn,
+) -> Result<Connection, ConnectError> {
+    let address = endpoint.address;
+    let server_name = || origination.server_name().into();
+    let client = origination.client().map_err(|why| ConnectError::Unverifiable {
+        address,
+        server_name: server_name(),
+        why: why.into(),
+    })?;
+    let tcp = tcp(address, endpoint.connect_timeout()).await?;
+    match handshake_outside(client, tcp, alpn).await {
+        Ok(stream) => Ok(Connection { stream, expires: None }),
+        Err(source) => {
+            telemetry.handshake_failed(Direction::Outbound, Handshake::from_error(&source));
+            Err(ConnectError::Outside { address, server_name: server_name(), source })
+        }
+    }
+}
+
+async fn handshake_outside(client: &Client, tcp: TcpStream, alpn: Alpn) -> io::Result<Stream> {
+    let connector = TlsConnector::from(client.config(alpn));
+    let stream = Prefixed::new(tcp, bytes::Bytes::new());
+    let tls = timeout(HANDSHAKE, connector.connect(client.server_name(), stream))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    if !Client::carries(alpn, tls.get_ref().1.alpn_protocol()) {
+        return Err(io::Error::other(rustls::Error::NoApplicationProtocol));
+    }
+    Ok(Stream::Tls(Box::new(tls.into())))
 }
 
 /// When a peer's certificate ends, on the clock that timers use.

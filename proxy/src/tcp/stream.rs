@@ -29,7 +29,7 @@ pub struct Prefixed {
 pub enum Stream {
     /// As it came.
     Plain(Prefixed),
-    /// Between proxies. Boxed: a session is a kilobyte, and most connections of a pod in plain would carry it for nothing.
+    /// Between proxies, or to an endpoint outside the mesh. Boxed: a session is a kilobyte, and most connections of a pod in plain would carry it for nothing.
     Tls(Box<TlsStream<Prefixed>>),
     /// One of several connections, one after the other, over one of the latter.
     Tunnel(Box<Tunnel>),

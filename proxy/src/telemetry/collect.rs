@@ -173,7 +173,7 @@ impl Collect {
         by_reason(
             encoder,
             "handshakes_failed",
-            "TLS handshakes between proxies that failed",
+            "TLS handshakes that failed, between proxies or with an endpoint outside the mesh",
             &counters.handshakes,
             &failures,
         )?;

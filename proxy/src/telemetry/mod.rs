@@ -79,12 +79,14 @@ label! {
 }
 
 label! {
-    /// Whether both sides of a connection proved who they are.
+    /// Whether the sides of a connection proved who they are.
     Tls {
         /// They did not.
         None = "none",
         /// They did.
         Mutual = "mutual",
+        /// The endpoint did, which is not in the mesh.
+        Originated = "originated",
     }
 }
 
@@ -123,7 +125,7 @@ label! {
 }
 
 label! {
-    /// Why a TLS handshake between proxies failed.
+    /// Why a TLS handshake failed, between proxies or with an endpoint outside the mesh.
     Handshake {
         /// The peer's certificate was not accepted: foreign, expired, of another identity, or absent.
         Certificate = "certificate",
@@ -162,9 +164,9 @@ const CLASSES: usize = 5;
 #[derive(Debug)]
 pub struct Requests {
     // By Tls and class of the status, of endpoints' answers.
-    answered: [[AtomicU64; CLASSES]; 2],
+    answered: [[AtomicU64; CLASSES]; Tls::ALL.len()],
     // By Tls, Reason and class of the status, of the proxy's own answers.
-    own: [[[AtomicU64; CLASSES]; Reason::ALL.len()]; 2],
+    own: [[[AtomicU64; CLASSES]; Reason::ALL.len()]; Tls::ALL.len()],
     delayed: AtomicU64,
     /// Copies of requests.
     pub mirrored: Mirrored,
@@ -236,8 +238,8 @@ fn class(status: StatusCode) -> usize {
 #[derive(Debug, Default)]
 struct Counters {
     // By Direction, Transport, Tls.
-    connections: [[[AtomicU64; 2]; 4]; 2],
-    open: [[[AtomicI64; 2]; 4]; 2],
+    connections: [[[AtomicU64; Tls::ALL.len()]; 4]; 2],
+    open: [[[AtomicI64; Tls::ALL.len()]; 4]; 2],
     // By Direction: received from and sent to the one who connected, of opaque connections.
     received: [AtomicU64; 2],
     sent: [AtomicU64; 2],
@@ -347,7 +349,7 @@ impl Telemetry {
         self.tables.counters.refused[direction as usize][refusal as usize].fetch_add(1, Relaxed);
     }
 
-    /// A handshake between proxies failed.
+    /// A handshake between proxies failed, or one with an endpoint outside the mesh.
     pub fn handshake_failed(&self, direction: Direction, why: Handshake) {
         self.tables.counters.handshakes[direction as usize][why as usize].fetch_add(1, Relaxed);
     }

@@ -9,6 +9,7 @@ mod framing;
 mod http1;
 mod http2;
 mod limits;
+mod origination;
 mod overload;
 mod policy;
 mod rules;

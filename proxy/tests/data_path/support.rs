@@ -15,6 +15,7 @@ use fairlead_proxy::{
     config::{Destinations, Metrics, OwnWorkload, stream::Store},
     identity::{Identity, Leaf, SpiffeId, TrustBundle, TrustDomain},
     inbound::{Workload, limits::Limiter, refusals::Refusals},
+    route,
     telemetry::{Telemetry, access::AccessLog},
 };
 use fairlead_proxy_api::v1;
@@ -24,7 +25,7 @@ use rcgen::{
 };
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -90,6 +91,7 @@ pub struct Sidecar {
     pub proxy: Proxy,
     /// Policy, to be changed while it runs.
     pub workload: Arc<ArcSwap<Workload>>,
+    destinations: Arc<Destinations>,
 }
 
 /// What a sidecar is told.
@@ -172,11 +174,20 @@ impl Pod {
         )
         .unwrap();
         let workload = store.workload.handle();
-        Sidecar { outbound: addresses.0, inbound: addresses.1, telemetry, proxy, workload }
+        let destinations = store.destinations.clone();
+        Sidecar { outbound: addresses.0, inbound: addresses.1, telemetry, proxy, workload, destinations }
     }
 }
 
 impl Sidecar {
+    /// What [`SERVICE`] leads to from now on.
+    pub async fn told(&self, service: v1::Service) {
+        let kind = Some(v1::destination::Kind::Service(service));
+        let handle = self.destinations.get(SERVICE.parse().unwrap()).await;
+        let next = route::compile(Some(&**handle.load()), v1::Destination { kind }).unwrap();
+        handle.store(Arc::new(next));
+    }
+
     /// Waits until a line of the metrics begins like this: counts are made when a connection ends, which a test may see first.
     pub async fn counted(&self, line: &str) {
         let deadline = tokio::time::Instant::now() + SOON;
@@ -316,12 +327,12 @@ pub fn nobody() -> SocketAddr {
 }
 
 /// Reads up to and with an empty line; `None` at the end.
-pub async fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     read_until(stream, "\r\n\r\n").await
 }
 
 /// Reads up to and with `end`; `None` if the connection ends before.
-pub async fn read_until(stream: &mut TcpStream, end: &str) -> Option<String> {
+pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> Option<String> {
     let mut text = Vec::new();
     while !text.ends_with(end.as_bytes()) {
         let mut byte = [0];

@@ -1,6 +1,7 @@
 //! The model in the words of the wire contract, and back.
 
 mod behaviour;
+mod origination;
 mod rate_limit;
 mod route;
 mod rules;
@@ -138,6 +139,8 @@ fn destination(d: &Destination, caller: &Caller) -> v1::Destination {
 
 fn service(s: &Service, caller: &Caller) -> v1::Service {
     let routes = route::routes(&s.routes, caller);
+    let mut originations = origination::Table::default();
+    let endpoint_sets = s.endpoint_sets.iter().map(|set| endpoint_set(set, &mut originations)).collect();
     v1::Service {
         namespace: s.namespace.clone(),
         name: s.name.clone(),
@@ -146,18 +149,20 @@ fn service(s: &Service, caller: &Caller) -> v1::Service {
         // What is no HTTP meets no conditions on requests: it follows the first route that has none, which is the last.
         opaque_backends: routes.last().map(|route| route.backends.clone()).unwrap_or_default(),
         routes,
-        endpoint_sets: s.endpoint_sets.iter().map(endpoint_set).collect(),
+        endpoint_sets,
         retry_budget: Some(tries::budget(s.retry_budget)),
+        tls_originations: originations.into_wire(),
     }
 }
 
-fn endpoint_set(s: &EndpointSet) -> v1::EndpointSet {
+fn endpoint_set<'a>(s: &'a EndpointSet, originations: &mut origination::Table<'a>) -> v1::EndpointSet {
     v1::EndpointSet {
         name: s.name.clone(),
         endpoints: s.endpoints.iter().map(endpoint).collect(),
         load_balancing: Some(behaviour::balancing(&s.behaviour.balancing)),
         outlier_detection: Some(behaviour::outliers(&s.behaviour.outliers)),
         limits: Some(behaviour::limits(&s.behaviour.limits)),
+        tls_origination: s.behaviour.origination.as_ref().map(|tls| originations.index(tls)),
     }
 }
 
@@ -174,7 +179,9 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, RetryBudget, Route, Rules, Target, Tries};
+    use crate::model::{
+        Backend, Balancing, Behaviour, Limits, Origination, Outliers, RetryBudget, Route, Rules, Target, Tries,
+    };
 
     fn resource(weight: u32) -> Resource {
         let route = Route {
@@ -206,6 +213,42 @@ mod tests {
         let version = |name, weight| resource_to_wire(&name, &resource(weight), &Caller::default()).unwrap().version;
         assert_eq!(version(at("1.1.1.1:80"), 1), version(at("[fd00::1]:80"), 1));
         assert_ne!(version(at("1.1.1.1:80"), 1), version(at("1.1.1.1:80"), 2));
+    }
+
+    #[test]
+    fn sets_refer_to_the_tls_of_their_endpoints() {
+        let set = |origination| EndpointSet {
+            name: "n/s:80".into(),
+            endpoints: vec![],
+            behaviour: Behaviour {
+                balancing: Balancing::default(),
+                outliers: Outliers {
+                    consecutive: 5,
+                    error_share: 0,
+                    min_requests: 0,
+                    base_ms: 1,
+                    max_ms: 1,
+                    max_ejected: 0,
+                    probe_path: String::new(),
+                },
+                limits: Limits {
+                    connections: 1,
+                    pending_requests: 1,
+                    requests: 1,
+                    connect_timeout_ms: 1,
+                    idle_timeout_ms: 1,
+                },
+                origination,
+            },
+        };
+        let tls = |name: &str| Some(Origination { server_name: name.into(), roots: Ok([b"root".to_vec()].into()) });
+        let Body::Destination(Destination::Service(mut outside)) = resource(1).body else { panic!("a Service") };
+        outside.endpoint_sets = vec![set(None), set(tls("a.example")), set(tls("b.example")), set(tls("a.example"))];
+        let wire = service(&outside, &Caller::default());
+        let indices: Vec<_> = wire.endpoint_sets.iter().map(|set| set.tls_origination).collect();
+        assert_eq!(indices, [None, Some(0), Some(1), Some(0)]);
+        let names: Vec<_> = wire.tls_originations.iter().map(|tls| tls.server_name.as_str()).collect();
+        assert_eq!(names, ["a.example", "b.example"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Builders of the few objects that the tests are made of.
 
 use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
@@ -93,6 +93,12 @@ pub(crate) fn slice(service: &str, pods: &[(&str, &str)]) -> EndpointSlice {
         "endpoints": endpoints,
     }))
     .unwrap()
+}
+
+/// A `ConfigMap` as the watch sees it, with this as its `ca.crt`.
+pub(crate) fn authorities(namespace: &str, name: &str, pem: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "data": {"ca.crt": pem}}))
+        .unwrap()
 }
 
 /// Made in the order of `generation`, for tests of "the oldest wins" by name and age.

@@ -6,7 +6,7 @@ use super::tries::millis;
 use crate::index::scope::Policies;
 use crate::model::{Algorithm, Balancing, Behaviour, HashKey, Limits, Outliers};
 
-/// What holds, field by field, with what the API documents as defaults.
+/// What holds, field by field, with what the API documents as defaults. TLS is not among it: its authorities are elsewhere.
 pub(in crate::index) fn behaviour(policies: &Policies<'_>) -> Behaviour {
     Behaviour {
         balancing: policies.first(|rules| rules.balancing.clone()).unwrap_or_default(),
@@ -14,6 +14,7 @@ pub(in crate::index) fn behaviour(policies: &Policies<'_>) -> Behaviour {
             .first(|rules| rules.outliers.clone())
             .unwrap_or_else(|| outliers(OutlierDetection::default())),
         limits: policies.first(|rules| rules.limits).unwrap_or_else(|| limits(&fairlead_crds::Limits::default())),
+        origination: None,
     }
 }
 
@@ -23,6 +24,7 @@ pub(in crate::index) fn default_behaviour() -> Behaviour {
         balancing: Balancing::default(),
         outliers: outliers(OutlierDetection::default()),
         limits: limits(&fairlead_crds::Limits::default()),
+        origination: None,
     }
 }
 

@@ -11,11 +11,13 @@ mod matches;
 mod rate_limits;
 mod routes;
 mod rules;
+mod tls;
 mod tries;
 
 pub(super) use behaviour::{behaviour, default_behaviour};
 pub(super) use rate_limits::RateLimitRule;
 pub(super) use routes::{BackendRule, Reference, RouteRule};
+pub(super) use tls::OriginationRule;
 pub(super) use tries::default_budget;
 
 use super::scope::{Attachment, Target};
@@ -51,6 +53,7 @@ pub(super) struct Rules {
     pub rate_limits: Vec<RateLimitRule>,
     /// What the bytes are, whatever the Service says.
     pub protocol: Option<Protocol>,
+    pub origination: Option<OriginationRule>,
 }
 
 impl Rules {
@@ -116,6 +119,9 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
     if matches!(attachment.target, Target::Namespace(_)) && !(routes.is_empty() && spec.subsets.is_empty()) {
         return Err("targetRef: routes and subsets are of one Service, so a policy for a Namespace has none".into());
     }
+    if matches!(attachment.target, Target::Namespace(_)) && spec.tls.is_some() {
+        return Err("tls: sni is the name of one Service's servers, so a policy for a Namespace has none".into());
+    }
     if attachment.is_consumers() && !spec.rate_limits.is_empty() {
         let why = "rateLimits: they hold at the pods, so only a policy in the namespace of the Service can set them";
         return Err(why.into());
@@ -131,6 +137,7 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
     let outliers = spec.outlier_detection.map(behaviour::outliers);
     let limits = spec.limits.as_ref().map(behaviour::limits);
     let retry_budget = spec.retry_budget.map(|budget| tries::budget(&budget));
+    let origination = spec.tls.map(|tls| tls::parse(namespace, tls)).transpose()?;
     Ok(Rules {
         generation,
         attachment,
@@ -142,6 +149,7 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
         limits,
         rate_limits,
         protocol,
+        origination,
     })
 }
 

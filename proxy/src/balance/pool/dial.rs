@@ -72,7 +72,8 @@ pub(super) async fn dial_http2(
     let sender = http2::connect(connection.stream, streams.clone(), place)
         .await
         .map_err(|source| Arc::new(ConnectError::Tcp { address: endpoint.address, source }))?;
-    Ok(Multiplexed { sender, streams, used: Arc::new(Mutex::new(Instant::now())), retire, limits })
+    let used = Arc::new(Mutex::new(Instant::now()));
+    Ok(Multiplexed { sender, streams, used, retire, https: endpoint.origination.is_some(), limits })
 }
 
 /// A connection for bytes, and when it carries no other than the first.

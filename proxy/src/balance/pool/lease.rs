@@ -32,7 +32,7 @@ pub struct Lease {
 
 pub(super) enum Sender {
     Http1 { conn: Arc<Mutex<Conn>>, place: Option<Place>, retire: Instant, key: Key, pool: Arc<Pool> },
-    Http2 { sender: http2::Sender, _stream: StreamCount },
+    Http2 { sender: http2::Sender, https: bool, _stream: StreamCount },
 }
 
 /// One stream of a shared connection; ends on drop.
@@ -69,7 +69,7 @@ impl Lease {
     ) -> Result<Response<Incoming>, Failed> {
         match &mut self.sender {
             Sender::Http1 { conn, .. } => h1::client::send(conn, head, body, interim).await,
-            Sender::Http2 { sender, .. } => http2::send(sender, head, body, interim).await,
+            Sender::Http2 { sender, https, .. } => http2::send(sender, *https, head, body, interim).await,
         }
     }
 
@@ -107,6 +107,7 @@ pub(super) fn shared_lease(shared: &Multiplexed, reused: bool) -> Lease {
     Lease {
         sender: Sender::Http2 {
             sender: shared.sender.clone(),
+            https: shared.https,
             _stream: StreamCount { streams: shared.streams.clone(), used: shared.used.clone() },
         },
         reused,

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     http::{Version, h1::Conn, http2},
-    identity::SpiffeId,
+    identity::{SpiffeId, origination::OriginationId},
     tcp::{Stream, Tunnel, connect::ConnectError},
 };
 
@@ -66,6 +66,8 @@ const MAX_SHARED: usize = 8;
 struct Key {
     address: SocketAddr,
     identity: Option<SpiffeId>,
+    /// One that was verified otherwise is another connection.
+    origination: Option<OriginationId>,
     version: Version,
 }
 
@@ -112,6 +114,8 @@ struct Multiplexed {
     streams: Arc<AtomicUsize>,
     used: Arc<Mutex<Instant>>,
     retire: Instant,
+    /// It is over TLS that the endpoint itself ends.
+    https: bool,
     /// Whose place it has.
     limits: Option<Arc<Limits>>,
 }
@@ -196,10 +200,11 @@ impl Pool {
             let place = self.place(endpoint).await?;
             let (stream, retire) = dial_opaque(dialler, endpoint).await?;
             match stream {
-                Stream::Tls(tls) => {
+                Stream::Tls(tls) if key.identity.is_some() => {
                     RestingTunnel { tunnel: Box::new(Tunnel::new(tls)), place, since: Instant::now(), retire }
                 }
-                stream @ (Stream::Plain(_) | Stream::Tunnel(_)) => return Ok(Opaque::direct(stream).within(place)),
+                // Who is not in the mesh knows of no tunnels.
+                stream => return Ok(Opaque::direct(stream).within(place)),
             }
         };
         Ok(Opaque::tunnel(resting, key, self.clone()))
@@ -321,5 +326,6 @@ impl Pool {
 }
 
 fn key(endpoint: &Endpoint, version: Version) -> Key {
-    Key { address: endpoint.address, identity: endpoint.identity.clone(), version }
+    let origination = endpoint.origination.as_ref().map(|tls| tls.id());
+    Key { address: endpoint.address, identity: endpoint.identity.clone(), origination, version }
 }

@@ -13,6 +13,7 @@ mod balancing;
 mod cors;
 mod fault;
 mod headers;
+mod health_check;
 mod limits;
 mod matches;
 mod mirror;
@@ -28,10 +29,11 @@ mod timeouts;
 mod tls;
 mod url;
 
-pub use balancing::{Algorithm, ConsistentHash, LoadBalancing, SourceIp};
+pub use balancing::{Algorithm, ConsistentHash, Failover, LoadBalancing, Locality, LocalityPreference, SourceIp};
 pub use cors::Cors;
 pub use fault::{Fault, FaultAbort, FaultDelay, GrpcStatus};
 pub use headers::{HeaderChanges, HeaderField, HeaderRules};
+pub use health_check::HealthCheck;
 pub use limits::Limits;
 pub use matches::{
     CookieMatch, GrpcMatch, HeaderMatch, HttpMethod, PathMatch, PathMatchType, QueryParamMatch, RouteMatch,
@@ -125,6 +127,10 @@ pub struct TrafficPolicySpec {
     /// it off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+
+    /// Requests of the callers' proxies that find out how endpoints are. Absent: none; what requests meet tells (outlierDetection).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
 
     /// What each caller's proxy may have under way at the target. On by default, with the defaults of each field.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ use super::service::{Service, ServicePort};
 use super::state::{Dependency, State};
 use super::traffic_policy::{Reference, Rules};
 use crate::model::{
-    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Origination, Resource, ResourceName, Source, SourceKind,
+    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Origination, Place, Resource, ResourceName, Source, SourceKind,
     SourceRef, canonical,
 };
 
@@ -29,6 +29,7 @@ pub(super) struct Compiler<'a> {
 pub(super) struct Candidate<'a> {
     pub endpoint: Endpoint,
     pub pod: Option<&'a Pod>,
+    pub ready: bool,
 }
 
 /// What a reference of a policy leads to.
@@ -134,14 +135,15 @@ impl<'a> Compiler<'a> {
         // Slices say in which zone it is.
         self.depend(Dependency::Pod(name.clone()));
         let address = SocketAddr::new(ip, address.port());
-        let endpoint = self.endpoint(&name.namespace, pod, address, self.zone_of(name));
+        let place = self.place(self.zone_of(name), &pod.node);
+        let endpoint = self.endpoint(&name.namespace, pod, address, place);
         if endpoint.identity.is_empty() {
             return Destination::PassThrough;
         }
         self.pod_address(name, endpoint)
     }
 
-    /// The endpoints of a Service's port with addresses of one family, by address: ready ones alone. The two families of a Service
+    /// The endpoints of a Service's port with addresses of one family, by address; who ends is left out. The two families of a Service
     /// lead to the same pods, which must not count twice.
     pub(super) fn candidates(&mut self, service: &ObjectName, port_name: &str, ipv4: bool) -> Vec<Candidate<'a>> {
         self.depend(Dependency::Endpoints(service.clone()));
@@ -152,13 +154,15 @@ impl<'a> Compiler<'a> {
                 continue;
             };
             for e in &slice.endpoints {
-                if !e.ready || e.ip.is_ipv4() != ipv4 {
+                if e.terminating || e.ip.is_ipv4() != ipv4 {
                     continue;
                 }
                 let address = SocketAddr::new(e.ip, port);
+                let ready = e.ready;
+                let place = self.place(e.zone.clone(), &e.node);
                 let Some(reference) = &e.pod else {
-                    let endpoint = self.by_hand(address, e.zone.clone());
-                    found.insert(address, Candidate { endpoint, pod: None });
+                    let endpoint = self.by_hand(address, place);
+                    found.insert(address, Candidate { endpoint, pod: None, ready });
                     continue;
                 };
                 // A pod that is not known yet could be one that must be reached with mTLS, so it waits until it is.
@@ -169,9 +173,9 @@ impl<'a> Compiler<'a> {
                 if stale || pod.terminating {
                     continue;
                 }
-                let endpoint = self.endpoint(&reference.name.namespace, pod, address, e.zone.clone());
+                let endpoint = self.endpoint(&reference.name.namespace, pod, address, place);
                 let pod = Some(pod);
-                found.insert(address, Candidate { endpoint, pod });
+                found.insert(address, Candidate { endpoint, pod, ready });
             }
         }
         found.into_values().collect()
@@ -179,18 +183,18 @@ impl<'a> Compiler<'a> {
 
     /// An endpoint that somebody wrote into a slice. If it is the address of a pod, that pod's proxy is met like any other, whatever
     /// namespace it is in; but it takes part in no subset and no release of this Service, which name pods of their own namespace.
-    fn by_hand(&mut self, address: SocketAddr, zone: String) -> Endpoint {
+    fn by_hand(&mut self, address: SocketAddr, place: Place) -> Endpoint {
         self.depend(Dependency::Address(address.ip()));
         let state = self.state;
         let pod = state.pod_ips.get(&address.ip()).and_then(|name| Some((name, state.pods.get(name)?)));
         match pod {
-            Some((name, pod)) => self.endpoint(&name.namespace, pod, address, zone),
-            None => Endpoint { address, identity: String::new(), zone, group: String::new() },
+            Some((name, pod)) => self.endpoint(&name.namespace, pod, address, place),
+            None => Endpoint { address, identity: String::new(), place, group: String::new() },
         }
     }
 
     /// A pod's port as callers reach it.
-    pub(super) fn endpoint(&mut self, namespace: &str, pod: &Pod, address: SocketAddr, zone: String) -> Endpoint {
+    pub(super) fn endpoint(&mut self, namespace: &str, pod: &Pod, address: SocketAddr, place: Place) -> Endpoint {
         let mut identity = String::new();
         // An address that the pod does not know as its own (a second network's) does not lead to its proxy.
         if pod.captures(address.port()) && pod.ips.contains(&address.ip()) {
@@ -206,7 +210,20 @@ impl<'a> Compiler<'a> {
                 identity = model::identity(trust_domain, namespace, &pod.service_account);
             }
         }
-        Endpoint { address, identity, zone, group: String::new() }
+        Endpoint { address, identity, place, group: String::new() }
+    }
+
+    /// Where something is: in the zone that was stated, if any, and where its node is.
+    pub(super) fn place(&mut self, zone: String, node: &str) -> Place {
+        let place = self.state.nodes.get(node);
+        if !node.is_empty() {
+            self.depend(Dependency::Node(node.to_owned()));
+        }
+        let mut place = place.cloned().unwrap_or_default();
+        if !zone.is_empty() {
+            place.zone = zone;
+        }
+        place
     }
 
     /// How endpoints without an identity are reached, as the first policy that says it wants it.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 
 use super::state::State;
 use super::{authorities, canary, peer_auth, pod, service, traffic_policy};
-use crate::model::ObjectName;
+use crate::model::{ObjectName, Place};
 
 /// A kind that the index holds.
 pub trait Kind {
@@ -75,6 +75,25 @@ impl Kind for ConfigMap {
     }
     fn names(state: &State) -> Vec<ObjectName> {
         state.authorities.keys().cloned().collect()
+    }
+}
+
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const REGION_LABEL: &str = "topology.kubernetes.io/region";
+
+// Its labels are all that is wanted of a node, and its status changes all the time.
+impl Kind for PartialObjectMeta<Node> {
+    fn apply(self, state: &mut State) {
+        let name = name_of(&self.metadata).name;
+        let mut labels = self.metadata.labels.unwrap_or_default();
+        let mut label = |key| labels.remove(key).unwrap_or_default();
+        state.set_node(&name, Some(Place { zone: label(ZONE_LABEL), region: label(REGION_LABEL) }));
+    }
+    fn delete(name: &ObjectName, state: &mut State) {
+        state.set_node(&name.name, None);
+    }
+    fn names(state: &State) -> Vec<ObjectName> {
+        state.nodes.keys().map(|name| ObjectName::new("", name)).collect()
     }
 }
 

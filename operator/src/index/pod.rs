@@ -24,6 +24,8 @@ pub(super) struct Pod {
     /// Its own addresses: none while it has none, after it ended, or if it uses its node's.
     pub ips: Vec<IpAddr>,
     pub service_account: String,
+    /// Empty: it has none yet.
+    pub node: String,
     /// The Deployment that made it, told from the name of its ReplicaSet.
     pub deployment: Option<String>,
     /// The Deployment that it is a canary's clone of.
@@ -91,6 +93,7 @@ impl Pod {
                 .service_account_name
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| "default".to_owned()),
+            node: spec.node_name.unwrap_or_default(),
             deployment,
             meshed: init.iter().any(|c| c.name == PROXY_CONTAINER),
             plain_ports,

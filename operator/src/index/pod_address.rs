@@ -40,7 +40,8 @@ impl Compiler<'_> {
             None | Some((_, _, Protocol::Detect)) => Destination::Pod(endpoint),
             Some((service, port, protocol)) => {
                 let name = format!("{service}:{port}/{}", name.name);
-                let set = EndpointSet { name, endpoints: vec![endpoint], behaviour: default_behaviour() };
+                let (endpoints, unready) = (vec![endpoint], Vec::new());
+                let set = EndpointSet { name, endpoints, unready, behaviour: default_behaviour() };
                 let backends = vec![Backend { weight: 1, sticky: String::new(), target: Target::EndpointSet(0) }];
                 Destination::Service(Service {
                     namespace: service.namespace,

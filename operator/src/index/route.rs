@@ -9,7 +9,8 @@ use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
 use super::traffic_policy::{BackendRule, Reference, RouteRule, behaviour, default_budget};
 use crate::model::{
-    Backend, Behaviour, Endpoint, EndpointSet, Mirror, ObjectName, Route, Rules, Service, SourceKind, Target, Tries,
+    Backend, Behaviour, Endpoint, EndpointSet, Mirror, ObjectName, Place, Route, Rules, Service, SourceKind, Target,
+    Tries,
 };
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
@@ -200,9 +201,16 @@ impl<'a> Compiler<'a> {
 
         let mut clones: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
         let mut base: Vec<(Endpoint, Option<&str>)> = Vec::new();
+        let mut unready: Vec<Place> = Vec::new();
         for candidate in candidates {
             let endpoint = candidate.endpoint.clone();
-            if let Some(deployment) = candidate.pod.and_then(|p| p.clone_of.as_deref()) {
+            if !candidate.ready {
+                // Where nearness plays no part, those who come and go are nobody's news.
+                let counts = behaviour.balancing.locality.is_some()
+                    && candidate.pod.is_none_or(|p| p.clone_of.is_none())
+                    && wanted.subset.is_none_or(|(_, labels)| candidate.pod.is_some_and(|p| p.has_labels(labels)));
+                unready.extend(counts.then_some(endpoint.place));
+            } else if let Some(deployment) = candidate.pod.and_then(|p| p.clone_of.as_deref()) {
                 clones.entry(deployment).or_default().push(endpoint);
             } else if wanted.subset.is_none_or(|(_, labels)| candidate.pod.is_some_and(|p| p.has_labels(labels))) {
                 base.push((endpoint, candidate.pod.and_then(|p| p.deployment.as_deref())));
@@ -234,11 +242,11 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
-        let set = sets.push(name.clone(), base.into_iter().map(|(e, _)| e).collect(), &behaviour);
+        let set = sets.push(name.clone(), base.into_iter().map(|(e, _)| e).collect(), unready, &behaviour);
         let releases = releases
             .into_iter()
             .zip(all)
-            .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints, &behaviour)))
+            .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints, Vec::new(), &behaviour)))
             .collect();
         let part = Part { set, endpoints, releases };
         sets.parts.insert(name, part.clone());
@@ -271,8 +279,8 @@ fn mark(base: &mut [(Endpoint, Option<&str>)], clone: &mut [Endpoint], canary: &
 }
 
 impl Sets<'_> {
-    fn push(&mut self, name: String, endpoints: Vec<Endpoint>, behaviour: &Behaviour) -> u32 {
-        self.done.push(EndpointSet { name, endpoints, behaviour: behaviour.clone() });
+    fn push(&mut self, name: String, endpoints: Vec<Endpoint>, unready: Vec<Place>, behaviour: &Behaviour) -> u32 {
+        self.done.push(EndpointSet { name, endpoints, unready, behaviour: behaviour.clone() });
         (self.done.len() - 1) as u32
     }
 }

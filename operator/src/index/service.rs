@@ -96,8 +96,10 @@ pub(super) struct SliceEndpoint {
     pub ip: IpAddr,
     pub pod: Option<PodRef>,
     pub zone: String,
-    /// Ready and not terminating.
+    /// Empty: not stated.
+    pub node: String,
     pub ready: bool,
+    pub terminating: bool,
 }
 
 /// The pod behind an endpoint.
@@ -144,7 +146,9 @@ impl Slice {
                     ip,
                     pod,
                     zone: e.zone.unwrap_or_default(),
-                    ready: conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false),
+                    node: e.node_name.unwrap_or_default(),
+                    ready: conditions.ready.unwrap_or(true),
+                    terminating: conditions.terminating.unwrap_or(false),
                 })
             })
             .collect();
@@ -203,6 +207,6 @@ mod tests {
         assert_eq!(slice.pods().next().unwrap(), &ObjectName::new("evil", "p"));
         assert_eq!(slice.target_port("http"), Some(8080));
         assert_eq!(slice.target_port("dns"), None);
-        assert_eq!(slice.endpoints.iter().map(|e| e.ready).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(slice.endpoints.iter().map(|e| e.terminating).collect::<Vec<_>>(), [false, true]);
     }
 }

@@ -15,7 +15,7 @@ use super::scope::{Attachment, Consumers, Target};
 use super::service::{Service, Slice};
 use super::subscriptions::Subscriptions;
 use super::traffic_policy::TrafficPolicy;
-use crate::model::ObjectName;
+use crate::model::{ObjectName, Place};
 
 /// What a resource was computed from, and so what makes it be computed again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,8 @@ pub(super) enum Dependency {
     Namespace(String),
     /// A `ConfigMap` with authorities, or its absence.
     Authorities(ObjectName),
+    /// Where a node is.
+    Node(String),
 }
 
 /// All that the index knows.
@@ -54,6 +56,8 @@ pub struct State {
     pub(super) pod_slices: HashMap<ObjectName, BTreeSet<ObjectName>>,
     pub(super) pods: HashMap<ObjectName, Pod>,
     pub(super) pod_ips: HashMap<IpAddr, ObjectName>,
+    /// Where nodes are; those whose labels say nothing are left out.
+    pub(super) nodes: HashMap<String, Place>,
     /// The pods of a Deployment.
     pub(super) deployment_pods: HashMap<ObjectName, BTreeSet<ObjectName>>,
     pub(super) policies: HashMap<ObjectName, TrafficPolicy>,
@@ -82,6 +86,7 @@ impl State {
             pod_slices: HashMap::new(),
             pods: HashMap::new(),
             pod_ips: HashMap::new(),
+            nodes: HashMap::new(),
             deployment_pods: HashMap::new(),
             policies: HashMap::new(),
             attached: HashMap::new(),
@@ -189,6 +194,18 @@ impl State {
         if let Some(new) = new {
             self.pods.insert(name.clone(), new);
         }
+    }
+
+    pub(super) fn set_node(&mut self, name: &str, new: Option<Place>) {
+        let new = new.filter(|place| *place != Place::default());
+        if self.nodes.get(name) == new.as_ref() {
+            return;
+        }
+        match new {
+            Some(place) => self.nodes.insert(name.to_owned(), place),
+            None => self.nodes.remove(name),
+        };
+        self.touch(&Dependency::Node(name.to_owned()));
     }
 
     pub(super) fn set_policy(&mut self, name: &ObjectName, new: Option<TrafficPolicy>) {

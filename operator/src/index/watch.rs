@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use fairlead_crds::{CA_LABEL, Canary, PeerAuth, TrafficPolicy};
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -52,6 +52,7 @@ pub async fn run(client: Client, index: Arc<Index>, shutdown: impl Future<Output
     steps.push(feed::<Service>(&client, &index, all.clone()));
     steps.push(feed::<EndpointSlice>(&client, &index, all.clone()));
     steps.push(feed::<Pod>(&client, &index, all.clone()));
+    steps.push(feed::<PartialObjectMeta<Node>>(&client, &index, all.clone()));
     steps.push(feed::<ConfigMap>(&client, &index, authorities));
     steps.push(feed::<DeserializeGuard<TrafficPolicy>>(&client, &index, all.clone()));
     steps.push(feed::<DeserializeGuard<PeerAuth>>(&client, &index, all.clone()));

@@ -24,6 +24,7 @@ impl Compiler<'_> {
         }
         let handover = pod.clone_of.as_ref().map(|deployment| self.handover(name, pod, deployment));
         let (port_protocols, rate_limits) = self.ports(name);
+        let place = self.place(String::new(), &pod.node);
         let trust_domain = &self.state.settings.trust_domain;
         Some(Workload {
             uid: pod.uid.clone(),
@@ -32,6 +33,7 @@ impl Compiler<'_> {
                 namespace: name.namespace.clone(),
                 service_account: pod.service_account.clone(),
                 labels: pod.labels.clone(),
+                place,
             },
             mtls: mtls.mode,
             port_mtls: mtls.ports.into_iter().collect(),
@@ -98,7 +100,7 @@ impl Compiler<'_> {
                 let candidates = self.candidates(&service, &port_name, ipv4);
                 let stable = candidates
                     .into_iter()
-                    .filter(|c| c.pod.is_some_and(|p| is_stable(p, deployment)))
+                    .filter(|c| c.ready && c.pod.is_some_and(|p| is_stable(p, deployment)))
                     .map(|c| c.endpoint);
                 let policies = self.state.policies_on(&service, &port_name, None);
                 let entry = ports.entry(number).or_insert_with(|| of(number, behaviour(&policies)));
@@ -122,8 +124,8 @@ impl Compiler<'_> {
                 }
                 if let Some(ip) = other.ips.iter().find(|ip| ip.is_ipv4() == ipv4) {
                     let address = SocketAddr::new(*ip, *number);
-                    let zone = self.zone_of(member);
-                    entry.endpoints.push(self.endpoint(&member.namespace, other, address, zone));
+                    let place = self.place(self.zone_of(member), &other.node);
+                    entry.endpoints.push(self.endpoint(&member.namespace, other, address, place));
                 }
             }
             ports.insert(*number, entry);

@@ -1,6 +1,7 @@
 //! How a set of endpoints is used.
 
 use super::Origination;
+use super::locality::Locality;
 
 /// How a set of endpoints is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,23 @@ pub struct Behaviour {
     pub limits: Limits,
     /// How those without an identity are reached; `None`: in plain.
     pub origination: Option<Origination>,
+    /// What endpoints are asked; `None`: nothing.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// What endpoints are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// With GET.
+    pub path: String,
+    /// From one check of an endpoint to the next, milliseconds.
+    pub interval_ms: u64,
+    /// How long an answer may take, milliseconds.
+    pub timeout_ms: u64,
+    /// Bad answers in a row that make it unhealthy.
+    pub unhealthy: u32,
+    /// Good ones that make it healthy again.
+    pub healthy: u32,
 }
 
 /// What each proxy may have under way at the endpoints of a set.
@@ -37,6 +55,8 @@ pub struct Balancing {
     pub algorithm: Algorithm,
     /// For how long an endpoint that comes gets less than its share, milliseconds.
     pub slow_start_ms: u64,
+    /// Which endpoints are near; `None`: all are alike.
+    pub locality: Option<Locality>,
 }
 
 /// Which endpoint gets a request.

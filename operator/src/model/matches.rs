@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ObjectName;
+use super::{ObjectName, Place};
 
 /// A kind of request: all that is set must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub struct Caller {
     pub service_account: String,
     /// Of the pod.
     pub labels: BTreeMap<String, String>,
+    /// Of its node.
+    pub place: Place,
 }
 
 impl SourceMatch {
@@ -116,6 +118,7 @@ mod tests {
             namespace: "web".into(),
             service_account: "front".into(),
             labels: BTreeMap::from([("env".into(), "staging".into()), ("app".into(), "front".into())]),
+            place: Place::default(),
         };
         let namespaces = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let account = |namespace: &str| vec![ObjectName::new(namespace, "front")];

@@ -4,6 +4,7 @@
 //! anything changed for this proxy" is `==`.
 
 mod balancing;
+mod locality;
 mod matches;
 mod origination;
 mod rate_limit;
@@ -16,7 +17,8 @@ mod workload;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-pub use balancing::{Algorithm, Balancing, Behaviour, HashKey, Limits, Outliers};
+pub use balancing::{Algorithm, Balancing, Behaviour, HashKey, HealthCheck, Limits, Outliers};
+pub use locality::{Locality, Place};
 pub use matches::{Caller, GrpcMatch, HeaderMatch, Match, PathMatch, SourceMatch, StringMatch};
 pub use origination::Origination;
 pub use rate_limit::{RateLimit, RateLimitKey};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Behaviour, RetryBudget, Route};
+use super::{Behaviour, Place, RetryBudget, Route};
 
 /// How requests to a port of a Service are treated.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,8 @@ pub struct EndpointSet {
     pub name: String,
     /// Ordered by address; none: the set's share gets 503.
     pub endpoints: Vec<Endpoint>,
+    /// Where those are that will be ready, or were: they count for how many are well. Empty where nearness plays no part.
+    pub unready: Vec<Place>,
     /// As the Service's policy says.
     pub behaviour: Behaviour,
 }
@@ -54,8 +56,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The SPIFFE ID that it must prove; empty: reached in plain.
     pub identity: String,
-    /// The zone of its node; empty: unknown.
-    pub zone: String,
+    /// Where it runs.
+    pub place: Place,
     /// Not empty: answers are counted under this name.
     pub group: String,
 }

@@ -36,6 +36,21 @@ pub struct Outliers {
     pub probe: Option<http::uri::PathAndQuery>,
 }
 
+/// What endpoints are asked, and what answers make of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// With GET.
+    pub path: http::uri::PathAndQuery,
+    /// From one check of an endpoint to the next.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Bad answers in a row that make an endpoint unhealthy.
+    pub unhealthy: u32,
+    /// Good ones that make it healthy again.
+    pub healthy: u32,
+}
+
 /// Why an endpoint is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -66,6 +81,10 @@ pub struct Health {
     since: AtomicU64,
     /// Active checks say so.
     unhealthy: AtomicBool,
+    /// Answers to checks in a row that say something else.
+    against: AtomicU32,
+    /// When the next check is to be made, microseconds since the epoch plus one; 0: none is planned.
+    check_at: AtomicU64,
 }
 
 impl Health {
@@ -82,6 +101,8 @@ impl Health {
             streak: AtomicU32::new(0),
             since: AtomicU64::new(0),
             unhealthy: AtomicBool::new(false),
+            against: AtomicU32::new(0),
+            check_at: AtomicU64::new(0),
         }
     }
 
@@ -179,6 +200,38 @@ impl Health {
         self.unhealthy.load(Relaxed)
     }
 
+    /// Whether it is to be checked now; then the next check is planned. The first comes at any moment of an interval, and the others a
+    /// tenth of it earlier or later, so that neither endpoints are asked together nor callers ask together.
+    pub(super) fn claim_check(&self, check: &Check, random: u64, now: Instant) -> bool {
+        let (micros, interval) = (self.micros(now) + 1, check.interval.as_micros() as u64);
+        let at = self.check_at.load(Relaxed);
+        let due = at != 0 && at <= micros;
+        if at == 0 {
+            self.check_at.store(micros + random % interval.max(1), Relaxed);
+        } else if due {
+            self.check_at.store(micros + interval * 9 / 10 + random % (interval / 5).max(1), Relaxed);
+        }
+        due
+    }
+
+    /// A check was answered; the state that it changed to, if it did: whether it is healthy.
+    pub(super) fn checked(&self, check: &Check, well: bool, now: Instant) -> Option<bool> {
+        if well != self.is_unhealthy() {
+            self.against.store(0, Relaxed);
+            return None;
+        }
+        let needed = if well { check.healthy } else { check.unhealthy };
+        if self.against.fetch_add(1, Relaxed) + 1 < needed {
+            return None;
+        }
+        self.against.store(0, Relaxed);
+        if well {
+            self.since.store(self.micros(now), Relaxed);
+        }
+        self.unhealthy.store(!well, Relaxed);
+        Some(well)
+    }
+
     fn micros(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.epoch).as_micros() as u64
     }
@@ -255,6 +308,49 @@ mod tests {
         now += 300 * SECOND;
         health.eject(&outliers, now);
         assert_eq!(health.due(), Some(now + 10 * SECOND));
+    }
+
+    fn check() -> Check {
+        Check {
+            path: http::uri::PathAndQuery::from_static("/"),
+            interval: 5 * SECOND,
+            timeout: SECOND,
+            unhealthy: 3,
+            healthy: 2,
+        }
+    }
+
+    #[test]
+    fn answers_in_a_row_change_the_state_and_others_begin_the_row_anew() {
+        let now = Instant::now();
+        let (health, check) = (Health::new(now), check());
+        let changes: Vec<_> = [false, false, true, false, false, false, false, true, false, true, true, true]
+            .map(|well| health.checked(&check, well, now))
+            .into();
+        let expected: Vec<_> = [(5, false), (10, true)].into();
+        let found: Vec<_> = (0..).zip(changes).filter_map(|(n, change)| Some((n, change?))).collect();
+        assert_eq!(found, expected);
+        assert!(!health.is_unhealthy());
+    }
+
+    #[test]
+    fn checks_come_once_in_an_interval_and_not_all_together() {
+        let check = check();
+        for random in [0, 7_777_777, u64::MAX] {
+            let start = Instant::now();
+            let health = Health::new(start);
+            let mut made = Vec::new();
+            for tenth in 0..600 {
+                let now = start + tenth * SECOND / 10;
+                if health.claim_check(&check, random, now) {
+                    made.push(now);
+                }
+            }
+            assert!(made[0] <= start + 5 * SECOND + SECOND / 10);
+            let pauses = made.windows(2).map(|pair| pair[1] - pair[0]);
+            assert!(pauses.clone().all(|p| p >= 4500 * SECOND / 1000 && p <= 5600 * SECOND / 1000), "{made:?}");
+            assert!((10..=13).contains(&made.len()));
+        }
     }
 
     #[test]

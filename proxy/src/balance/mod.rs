@@ -8,6 +8,7 @@ pub mod health;
 pub mod key;
 pub mod limits;
 mod load;
+pub mod locality;
 pub mod pool;
 pub mod probe;
 pub mod ring;
@@ -42,6 +43,8 @@ pub struct Endpoint {
     pub origination: Option<Arc<Origination>>,
     /// Its zone, as the node's label says; empty: unknown.
     pub zone: Arc<str>,
+    /// How far it is, 0 the nearest.
+    pub level: u32,
     /// What is known about its speed; shared by the versions of a destination.
     pub load: Arc<Load>,
     /// How well it does in its set; shared by the versions of that.
@@ -71,6 +74,7 @@ impl Endpoint {
             identity,
             origination: None,
             zone: zone.into(),
+            level: 0,
             load,
             health: Arc::default(),
             limits: None,
@@ -82,6 +86,12 @@ impl Endpoint {
     #[must_use]
     pub fn with_health(self, health: Arc<Health>) -> Self {
         Self { health, ..self }
+    }
+
+    /// So far away.
+    #[must_use]
+    pub fn at_level(self, level: u32) -> Self {
+        Self { level, ..self }
     }
 
     /// Under the limits of its set.
@@ -115,6 +125,7 @@ impl Endpoint {
             identity: None,
             origination: None,
             zone: self.zone.clone(),
+            level: self.level,
             load: self.load.clone(),
             health: self.health.clone(),
             limits: self.limits.clone(),

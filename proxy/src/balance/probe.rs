@@ -1,4 +1,4 @@
-//! Requests of the proxy's own, to endpoints that were left out.
+//! Requests of the proxy's own: to endpoints that were left out, and to those that a policy has checked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use super::{Endpoint, set::EndpointSet};
+use super::{self as balance, Endpoint, set::EndpointSet};
 use crate::{
     config::Destinations,
     identity::{Alpn, Identity},
@@ -20,6 +20,9 @@ use crate::{
 
 /// Probes at the same time: more would be a burst of handshakes.
 const AT_ONCE: usize = 16;
+
+/// Checks at the same time. Those that find no room wait for the next look, so that endpoints that hang cost a bounded number of connections.
+const CHECKS_AT_ONCE: usize = 64;
 
 /// How often is looked for endpoints whose time is over.
 const EVERY: Duration = Duration::from_millis(500);
@@ -42,6 +45,7 @@ impl Prober {
     pub async fn run(self) {
         let prober = Arc::new(self);
         let places = Arc::new(Semaphore::new(AT_ONCE));
+        let checks = Arc::new(Semaphore::new(CHECKS_AT_ONCE));
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -65,7 +69,34 @@ impl Prober {
                     });
                 }
             }
+            prober.check(&checks, balance::random);
         }
+    }
+
+    /// Begins the checks that are due.
+    fn check(self: &Arc<Self>, places: &Arc<Semaphore>, random: fn() -> u64) {
+        let now = Instant::now();
+        self.destinations.each(|destination| {
+            let Destination::Service(service) = destination else { return };
+            for (set, check) in service.sets.iter().filter_map(|set| Some((set, set.check()?))) {
+                for endpoint in &set.endpoints {
+                    if places.available_permits() == 0 || !endpoint.health.claim_check(check, random(), now) {
+                        continue;
+                    }
+                    let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                    let (prober, service) = (self.clone(), service.name.clone());
+                    let (set, endpoint, check) = (set.clone(), endpoint.clone(), check.clone());
+                    tokio::spawn(async move {
+                        let well = prober.ask(&endpoint, &check.path, check.timeout).await;
+                        if let Some(event) = set.record_check(&endpoint, well, Instant::now()) {
+                            tracing::info!(set = set.name, address = %endpoint.address, ?event, "checks found an endpoint changed");
+                            prober.telemetry.requests(Direction::Outbound, &service).outliers.count(event);
+                        }
+                        drop(place);
+                    });
+                }
+            }
+        });
     }
 
     fn sets(&self) -> Vec<(Arc<str>, Arc<EndpointSet>, PathAndQuery)> {

@@ -6,24 +6,43 @@ use fairlead_proxy_api::v1;
 
 use crate::balance::{
     Endpoint,
-    health::Outliers,
+    health::{Check, Outliers},
     key::KeySource,
     limits::{Limits, Used},
     ring::Ring,
-    set::{Algorithm, Behaviour},
+    set::{Algorithm, Behaviour, Spill},
 };
 
 pub(super) fn behaviour(
     endpoints: &[Arc<Endpoint>],
     balancing: Option<v1::LoadBalancing>,
+    unready: Vec<u32>,
     detection: Option<&v1::OutlierDetection>,
+    health_check: Option<v1::HealthCheck>,
 ) -> Result<Behaviour, String> {
     let balancing = balancing.unwrap_or_default();
+    let min_healthy = balancing.min_healthy;
     let slow_start = Duration::from_millis(balancing.slow_start_ms);
     Ok(Behaviour {
         algorithm: algorithm(endpoints, balancing)?,
         slow_start,
+        spill: (min_healthy > 0).then_some(Spill { min_healthy, unready }),
         outliers: detection.map(outliers).transpose()?.filter(|outliers| outliers.max_ejected > 0),
+        check: health_check.map(check).transpose()?,
+    })
+}
+
+fn check(message: v1::HealthCheck) -> Result<Check, String> {
+    let v1::HealthCheck { path, interval_ms, timeout_ms, unhealthy, healthy } = message;
+    if interval_ms == 0 || unhealthy == 0 || healthy == 0 {
+        return Err("a health check has no interval, or needs no answers".into());
+    }
+    Ok(Check {
+        path: path.parse().map_err(|_| format!("{path:?} is not a path to check"))?,
+        interval: Duration::from_millis(interval_ms),
+        timeout: Duration::from_millis(timeout_ms),
+        unhealthy,
+        healthy,
     })
 }
 

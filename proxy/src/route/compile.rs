@@ -147,7 +147,8 @@ fn set_of(
             }))
         })
         .collect::<Result<Vec<_>, String>>()?;
-    let behaviour = behaviour(&endpoints, set.load_balancing, set.outlier_detection.as_ref())?;
+    let behaviour =
+        behaviour(&endpoints, set.load_balancing, set.unready, set.outlier_detection.as_ref(), set.health_check)?;
     Ok(EndpointSet::new(set.name, endpoints, behaviour, shared))
 }
 
@@ -249,7 +250,7 @@ fn endpoint_of(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, Str
         }
     };
     let load = loads.entry((address, message.identity)).or_default().clone();
-    Ok(Endpoint::new(address, identity, &message.zone, &message.group, load))
+    Ok(Endpoint::new(address, identity, &message.zone, &message.group, load).at_level(message.level))
 }
 
 fn ip(bytes: &[u8]) -> Result<IpAddr, String> {

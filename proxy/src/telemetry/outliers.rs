@@ -26,6 +26,10 @@ label! {
         Kept = "kept",
         /// Back.
         Returned = "returned",
+        /// Left out, because checks found it unhealthy.
+        Unhealthy = "unhealthy",
+        /// Back, because checks found it healthy again.
+        Healthy = "healthy",
     }
 }
 
@@ -37,6 +41,8 @@ impl From<Event> for OutlierEvent {
             Event::Ejected(Cause::Trial) => Self::Trial,
             Event::Kept => Self::Kept,
             Event::Returned => Self::Returned,
+            Event::Unhealthy => Self::Unhealthy,
+            Event::Healthy => Self::Healthy,
         }
     }
 }

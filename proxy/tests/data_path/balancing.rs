@@ -154,3 +154,68 @@ async fn a_key_decides_where_a_request_goes() {
     }
     assert!(apps.iter().filter(|app| app.requests() > 0).count() > 2, "keys are spread");
 }
+
+#[tokio::test]
+async fn requests_stay_near_until_too_few_are_well_there() {
+    let (near, far) = (Fragile::start().await, Fragile::start().await);
+    let service = set_of(&[&near, &far], |set| {
+        set.endpoints[1].level = 1;
+        set.load_balancing = Some(v1::LoadBalancing { min_healthy: 700_000, ..v1::LoadBalancing::default() });
+        set.outlier_detection = Some(detection(60_000));
+    });
+    let client = client_of(&Authority::new(), service.clone());
+    ask(&client, 10, "").await;
+    assert_eq!((near.requests(), far.requests()), (10, 0));
+    near.broken.store(true, Relaxed);
+    ask(&client, 3, "").await;
+    client.counted(&format!("{EVENTS}\"ejected-consecutive-errors\"}} 1")).await;
+    ask(&client, 10, "").await;
+    assert_eq!((near.requests(), far.requests()), (13, 10));
+
+    // Two more that are not ready yet: a third of what is there is well, 48 % of what is needed.
+    near.broken.store(false, Relaxed);
+    let mut half = service;
+    half.endpoint_sets[0].unready = vec![2];
+    let client = client_of(&Authority::new(), half);
+    let before = near.requests();
+    ask(&client, 200, "").await;
+    let stayed = near.requests() - before;
+    // Six standard deviations of seven: never by chance.
+    assert!((53..=138).contains(&stayed), "{stayed} of 200");
+}
+
+fn check(interval_ms: u64) -> v1::HealthCheck {
+    v1::HealthCheck { path: "/healthz".into(), interval_ms, timeout_ms: 5000, unhealthy: 2, healthy: 2 }
+}
+
+#[tokio::test]
+async fn checks_over_mtls_find_an_endpoint_unhealthy_before_any_request_does() {
+    let authority = Authority::new();
+    let (good, bad) = (Fragile::start().await, Fragile::start().await);
+    let sidecar = server_of(&authority, bad.app.address, v1::MtlsMode::Strict);
+    bad.broken.store(true, Relaxed);
+    let mut service = service(vec![vec![endpoint(good.app.address, ""), endpoint(sidecar.inbound, "server")]]);
+    service.endpoint_sets[0].health_check = Some(check(100));
+    let client = client_of(&authority, service.clone());
+    client.counted(&format!("{EVENTS}\"unhealthy\"}} 1")).await;
+    ask(&client, 10, "").await;
+    assert_eq!((good.requests(), bad.requests()), (10, 0));
+    bad.broken.store(false, Relaxed);
+    client.counted(&format!("{EVENTS}\"healthy\"}} 1")).await;
+    // One with no history is tried first.
+    ask(&client, 10, "").await;
+    assert!(bad.requests() > 0);
+
+    // All are unhealthy: all are used.
+    good.broken.store(true, Relaxed);
+    bad.broken.store(true, Relaxed);
+    client.counted(&format!("{EVENTS}\"unhealthy\"}} 3")).await;
+    let before = (good.requests(), bad.requests());
+    ask(&client, 20, "").await;
+    assert_eq!(good.requests() + bad.requests(), before.0 + before.1 + 20);
+
+    service.endpoint_sets[0].health_check = Some(v1::HealthCheck { healthy: 0, ..check(100) });
+    let refused =
+        fairlead_proxy::route::compile(None, v1::Destination { kind: Some(v1::destination::Kind::Service(service)) });
+    assert!(refused.is_err(), "it would never be healthy again");
+}

@@ -2,7 +2,7 @@
 
 use fairlead_proxy_api::v1;
 
-use crate::model::{Algorithm, Balancing, HashKey, Limits, Outliers};
+use crate::model::{Algorithm, Balancing, HashKey, HealthCheck, Limits, Outliers};
 
 pub(super) fn balancing(b: &Balancing) -> v1::LoadBalancing {
     use v1::load_balancing::Algorithm as Wire;
@@ -19,7 +19,18 @@ pub(super) fn balancing(b: &Balancing) -> v1::LoadBalancing {
         HashKey::QueryParam(name) => v1::load_balancing::HashKey::QueryParam(name),
         HashKey::SourceIp => v1::load_balancing::HashKey::SourceIp(true),
     });
-    v1::LoadBalancing { algorithm: algorithm.into(), slow_start_ms: b.slow_start_ms, hash_key }
+    let min_healthy = b.locality.as_ref().map_or(0, |locality| locality.min_healthy);
+    v1::LoadBalancing { algorithm: algorithm.into(), slow_start_ms: b.slow_start_ms, hash_key, min_healthy }
+}
+
+pub(super) fn health_check(c: &HealthCheck) -> v1::HealthCheck {
+    v1::HealthCheck {
+        path: c.path.clone(),
+        interval_ms: c.interval_ms,
+        timeout_ms: c.timeout_ms,
+        unhealthy: c.unhealthy,
+        healthy: c.healthy,
+    }
 }
 
 pub(super) fn limits(l: &Limits) -> v1::Limits {

@@ -14,8 +14,8 @@ use fairlead_proxy_api::v1;
 use prost::Message as _;
 
 use crate::model::{
-    Body, Caller, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Protocol, Resource, ResourceName, Service,
-    Workload, canonical,
+    Body, Caller, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Place, Protocol, Resource, ResourceName,
+    Service, Workload, canonical,
 };
 
 /// The name that a proxy of the pod `own` means. The error is a sentence about what is wrong with it.
@@ -140,7 +140,7 @@ fn destination(d: &Destination, caller: &Caller) -> v1::Destination {
 fn service(s: &Service, caller: &Caller) -> v1::Service {
     let routes = route::routes(&s.routes, caller);
     let mut originations = origination::Table::default();
-    let endpoint_sets = s.endpoint_sets.iter().map(|set| endpoint_set(set, &mut originations)).collect();
+    let endpoint_sets = s.endpoint_sets.iter().map(|set| endpoint_set(set, &caller.place, &mut originations)).collect();
     v1::Service {
         namespace: s.namespace.clone(),
         name: s.name.clone(),
@@ -155,14 +155,24 @@ fn service(s: &Service, caller: &Caller) -> v1::Service {
     }
 }
 
-fn endpoint_set<'a>(s: &'a EndpointSet, originations: &mut origination::Table<'a>) -> v1::EndpointSet {
+/// `here` is where the caller is: how far endpoints are from it is all that it needs to know.
+fn endpoint_set<'a>(s: &'a EndpointSet, here: &Place, originations: &mut origination::Table<'a>) -> v1::EndpointSet {
+    let level = |there: &Place| s.behaviour.balancing.locality.as_ref().map_or(0, |l| l.level(here, there));
+    let mut unready = Vec::new();
+    for there in &s.unready {
+        let level = level(there) as usize;
+        unready.resize(unready.len().max(level + 1), 0);
+        unready[level] += 1;
+    }
     v1::EndpointSet {
         name: s.name.clone(),
-        endpoints: s.endpoints.iter().map(endpoint).collect(),
+        endpoints: s.endpoints.iter().map(|e| v1::Endpoint { level: level(&e.place), ..endpoint(e) }).collect(),
+        unready,
         load_balancing: Some(behaviour::balancing(&s.behaviour.balancing)),
         outlier_detection: Some(behaviour::outliers(&s.behaviour.outliers)),
         limits: Some(behaviour::limits(&s.behaviour.limits)),
         tls_origination: s.behaviour.origination.as_ref().map(|tls| originations.index(tls)),
+        health_check: s.behaviour.health_check.as_ref().map(behaviour::health_check),
     }
 }
 
@@ -171,8 +181,9 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
         ip: bytes(e.address.ip()),
         port: e.address.port().into(),
         identity: e.identity.clone(),
-        zone: e.zone.clone(),
+        zone: e.place.zone.clone(),
         group: e.group.clone(),
+        level: 0,
     }
 }
 

@@ -274,3 +274,31 @@ async fn a_consumers_policy_is_sent_to_its_own_callers_alone() {
         assert_eq!(routes(sent), [expected]);
     }
 }
+
+#[test]
+fn a_proxy_is_told_how_far_endpoints_are_from_its_own_node() {
+    let mut world = world();
+    let index = &world.index;
+    index.apply(node("n1", "eu-a", "eu"));
+    index.apply(node("n2", "us-a", "us"));
+    for (name, ip, node) in [("web-1-a", "10.0.0.1", "n1"), ("web-1-b", "10.0.0.2", "n2")] {
+        index.apply(pod(name, ip).on(node).build());
+    }
+    index.apply(slice_on("web", &[("web-1-a", "10.0.0.1", "n1", true), ("web-1-b", "10.0.0.2", "n2", true)]));
+    index.apply(policy(
+        "p",
+        1,
+        json!({
+            "targetRef": {"kind": "Service", "name": "web"},
+            "loadBalancing": {"locality": {"prefer": "Zone", "minHealthy": 50}},
+        }),
+    ));
+    index.flush();
+    world.session.receive(subscribe("10.96.0.1:80", "")).unwrap();
+    let resource = world.session.next().unwrap();
+    let Some(v1::resource::Body::Destination(destination)) = resource.body else { panic!("no destination") };
+    let Some(v1::destination::Kind::Service(service)) = destination.kind else { panic!("no Service") };
+    let set = &service.endpoint_sets[0];
+    assert_eq!(set.endpoints.iter().map(|e| e.level).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(set.load_balancing.as_ref().unwrap().min_healthy, 500_000);
+}

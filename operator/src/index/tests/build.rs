@@ -1,9 +1,9 @@
 //! Builders of the few objects that the tests are made of.
 
 use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use serde_json::{Value, json};
 
 use crate::index::{Index, Settings};
@@ -53,6 +53,10 @@ impl PodBuilder {
         self.0["metadata"]["annotations"][key] = json!(value);
         self
     }
+    pub(crate) fn on(mut self, node: &str) -> Self {
+        self.0["spec"]["nodeName"] = json!(node);
+        self
+    }
     pub(crate) fn terminating(mut self) -> Self {
         self.0["metadata"]["deletionTimestamp"] = json!("2026-11-20T12:00:00Z");
         self
@@ -60,6 +64,29 @@ impl PodBuilder {
     pub(crate) fn build(self) -> Pod {
         serde_json::from_value(self.0).unwrap()
     }
+}
+
+/// A node with the labels that say where it is.
+pub(crate) fn node(name: &str, zone: &str, region: &str) -> PartialObjectMeta<Node> {
+    serde_json::from_value(json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": {"name": name, "labels": {
+            "topology.kubernetes.io/zone": zone, "topology.kubernetes.io/region": region,
+        }},
+    }))
+    .unwrap()
+}
+
+/// A slice as [`slice`] makes it, with each endpoint on the node of this name and ready or not.
+pub(crate) fn slice_on(service: &str, pods: &[(&str, &str, &str, bool)]) -> EndpointSlice {
+    let plain: Vec<_> = pods.iter().map(|(name, ip, ..)| (*name, *ip)).collect();
+    let mut slice = slice(service, &plain);
+    for (endpoint, (_, _, node, ready)) in slice.endpoints.iter_mut().zip(pods) {
+        endpoint.zone = None;
+        endpoint.node_name = Some((*node).to_owned());
+        endpoint.conditions.get_or_insert_default().ready = Some(*ready);
+    }
+    slice
 }
 
 /// A Service with one port, `http`, 80.

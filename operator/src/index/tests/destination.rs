@@ -14,7 +14,7 @@ fn a_cluster_address_leads_to_the_services_ready_pods() {
     let endpoints = set(&service, "shop/web:80");
     assert_eq!(addresses(endpoints), ["10.0.0.1:9080", "10.0.0.2:9080"]);
     assert_eq!(endpoints[0].identity, "spiffe://cluster.local/ns/shop/sa/web");
-    assert_eq!(endpoints[0].zone, "a");
+    assert_eq!(endpoints[0].place.zone, "a");
     assert_eq!(backends(&service, "default"), ["shop/web:80 1"]);
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 mod canary;
 mod destination;
+mod locality;
 mod origination;
 mod policy;
 mod scope;

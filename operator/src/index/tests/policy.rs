@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::index::{Index, Problem, Report};
 use crate::model::{
-    Algorithm, Answer, Balancing, GrpcMatch, HashKey, HeaderMatch, Limits, Match, ObjectName, ResourceName, Retry,
-    RetryBudget, Rules, SourceMatch, StringMatch, Target, Tries,
+    Algorithm, Answer, Balancing, GrpcMatch, HashKey, HeaderMatch, HealthCheck, Limits, Match, ObjectName,
+    ResourceName, Retry, RetryBudget, Rules, SourceMatch, StringMatch, Target, Tries,
 };
 
 fn versions(index: &Index) {
@@ -111,6 +111,7 @@ fn endpoints_are_used_as_their_own_service_s_policy_says() {
         json!({"algorithm": "ConsistentHash", "consistentHash": {"header": "X-User"}, "slowStart": "30s"});
     spec["outlierDetection"] = json!({"maxEjected": 0, "probe": {"path": "/healthz"}});
     spec["limits"] = json!({"requests": 10, "connectTimeout": "250ms"});
+    spec["healthCheck"] = json!({"path": "/ready", "unhealthy": 5});
     index.apply(policy("p", 1, spec));
     let service = service_at(&index, "10.96.0.1:80");
     for set in &service.endpoint_sets {
@@ -123,6 +124,9 @@ fn endpoints_are_used_as_their_own_service_s_policy_says() {
         assert_eq!(set.behaviour.balancing.slow_start_ms, 30_000);
         assert_eq!((set.behaviour.outliers.max_ejected, set.behaviour.outliers.consecutive), (0, 5));
         assert_eq!(set.behaviour.outliers.probe_path, "/healthz");
+        let check =
+            HealthCheck { path: "/ready".into(), interval_ms: 5000, timeout_ms: 1000, unhealthy: 5, healthy: 2 };
+        assert_eq!(set.behaviour.health_check, Some(check));
         let limits = set.behaviour.limits;
         assert_eq!((limits.requests, limits.connections, limits.connect_timeout_ms), (10, 1024, 250));
     }

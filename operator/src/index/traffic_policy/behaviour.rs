@@ -1,10 +1,10 @@
 //! What a policy says of how endpoints are used.
 
-use fairlead_crds::{ConsistentHash, LoadBalancing, OutlierDetection, Percent};
+use fairlead_crds::{ConsistentHash, LoadBalancing, LocalityPreference, OutlierDetection, Percent};
 
 use super::tries::millis;
 use crate::index::scope::Policies;
-use crate::model::{Algorithm, Balancing, Behaviour, HashKey, Limits, Outliers};
+use crate::model::{Algorithm, Balancing, Behaviour, HashKey, HealthCheck, Limits, Locality, Outliers};
 
 /// What holds, field by field, with what the API documents as defaults. TLS is not among it: its authorities are elsewhere.
 pub(in crate::index) fn behaviour(policies: &Policies<'_>) -> Behaviour {
@@ -13,6 +13,7 @@ pub(in crate::index) fn behaviour(policies: &Policies<'_>) -> Behaviour {
         outliers: policies
             .first(|rules| rules.outliers.clone())
             .unwrap_or_else(|| outliers(OutlierDetection::default())),
+        health_check: policies.first(|rules| rules.health_check.clone()),
         limits: policies.first(|rules| rules.limits).unwrap_or_else(|| limits(&fairlead_crds::Limits::default())),
         origination: None,
     }
@@ -25,11 +26,17 @@ pub(in crate::index) fn default_behaviour() -> Behaviour {
         outliers: outliers(OutlierDetection::default()),
         limits: limits(&fairlead_crds::Limits::default()),
         origination: None,
+        health_check: None,
     }
 }
 
-pub(super) fn balancing(balancing: LoadBalancing) -> Result<Balancing, String> {
-    Ok(Balancing { slow_start_ms: millis(balancing.slow_start), algorithm: algorithm(balancing)? })
+pub(super) fn balancing(mut balancing: LoadBalancing) -> Result<Balancing, String> {
+    let locality = balancing.locality.take().map(|locality| Locality {
+        prefer_zone: locality.prefer == Some(LocalityPreference::Zone),
+        failover: locality.failover.into_iter().map(|failover| (failover.from, failover.to)).collect(),
+        min_healthy: millionths(locality.min_healthy),
+    });
+    Ok(Balancing { slow_start_ms: millis(balancing.slow_start), algorithm: algorithm(balancing)?, locality })
 }
 
 fn algorithm(balancing: LoadBalancing) -> Result<Algorithm, String> {
@@ -66,6 +73,16 @@ pub(super) fn outliers(detection: OutlierDetection) -> Outliers {
         max_ms: millis(detection.ejection.max),
         max_ejected: millionths(detection.max_ejected),
         probe_path: detection.probe.map(|probe| probe.path).unwrap_or_default(),
+    }
+}
+
+pub(super) fn health_check(check: fairlead_crds::HealthCheck) -> HealthCheck {
+    HealthCheck {
+        path: check.path,
+        interval_ms: millis(check.interval),
+        timeout_ms: millis(check.timeout),
+        unhealthy: count(check.unhealthy),
+        healthy: count(check.healthy),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) use tls::OriginationRule;
 pub(super) use tries::default_budget;
 
 use super::scope::{Attachment, Target};
-use crate::model::{Balancing, Limits, ObjectName, Outliers, Protocol, RetryBudget};
+use crate::model::{Balancing, HealthCheck, Limits, ObjectName, Outliers, Protocol, RetryBudget};
 
 /// What the index keeps of a `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +50,7 @@ pub(super) struct Rules {
     pub balancing: Option<Balancing>,
     pub outliers: Option<Outliers>,
     pub limits: Option<Limits>,
+    pub health_check: Option<HealthCheck>,
     pub rate_limits: Vec<RateLimitRule>,
     /// What the bytes are, whatever the Service says.
     pub protocol: Option<Protocol>,
@@ -135,6 +136,7 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
     let subsets = spec.subsets.into_iter().map(|s| (s.name, s.labels)).collect();
     let balancing = spec.load_balancing.map(behaviour::balancing).transpose()?;
     let outliers = spec.outlier_detection.map(behaviour::outliers);
+    let health_check = spec.health_check.map(behaviour::health_check);
     let limits = spec.limits.as_ref().map(behaviour::limits);
     let retry_budget = spec.retry_budget.map(|budget| tries::budget(&budget));
     let origination = spec.tls.map(|tls| tls::parse(namespace, tls)).transpose()?;
@@ -147,6 +149,7 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
         balancing,
         outliers,
         limits,
+        health_check,
         rate_limits,
         protocol,
         origination,

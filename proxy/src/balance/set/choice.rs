@@ -35,6 +35,8 @@ pub enum Algorithm {
 pub(super) struct Draw<'a, 'b> {
     set: &'a EndpointSet,
     view: &'b View,
+    /// Among whom is drawn.
+    level: Cell<usize>,
     avoid: &'b [SocketAddr],
     now: Instant,
     random: Cell<u64>,
@@ -58,25 +60,36 @@ impl<'a, 'b> Draw<'a, 'b> {
         random: u64,
         now: Instant,
     ) -> Self {
-        Self { set, view, avoid, now, random: Cell::new(random) }
+        Self { set, view, level: Cell::new(0), avoid, now, random: Cell::new(random) }
     }
 
     /// By the key, where keys decide and there is one.
     pub(super) fn endpoint(&self, key: Option<u64>) -> Option<&'a Arc<Endpoint>> {
-        if self.view.usable.is_empty() {
+        if self.view.levels.is_empty() {
             return None;
         }
+        // A key goes to the same level as long as the shares stay.
+        self.level.set(self.view.level(key.map_or_else(|| self.next_of_levels(), mix)));
         let behaviour = &self.set.behaviour;
         Some(match (&behaviour.algorithm, key) {
             (Algorithm::PeakEwma, _) => self.better(|endpoint| endpoint.load.cost(self.now)),
             (Algorithm::LeastRequest, _) => self.better(|endpoint| f64::from(endpoint.load.in_flight())),
             (Algorithm::RoundRobin, _) => {
-                let len = self.view.usable.len();
+                let len = self.usable().len();
                 self.wanted(|| self.set.shared.cursor.fetch_add(1, Relaxed) % len)
             }
             (Algorithm::Hash(_, ring), Some(key)) => self.hashed(ring, key),
             (Algorithm::Random | Algorithm::Hash(..), _) => self.wanted(|| self.any()),
         })
+    }
+
+    /// Where there is a choice of levels; otherwise it costs nothing.
+    fn next_of_levels(&self) -> u64 {
+        if self.view.levels.len() > 1 { self.next() } else { 0 }
+    }
+
+    fn usable(&self) -> &'b [u32] {
+        &self.view.levels[self.level.get()].usable
     }
 
     fn next(&self) -> u64 {
@@ -86,11 +99,11 @@ impl<'a, 'b> Draw<'a, 'b> {
     }
 
     fn any(&self) -> usize {
-        (self.next() % self.view.usable.len() as u64) as usize
+        (self.next() % self.usable().len() as u64) as usize
     }
 
     fn at(&self, index: usize) -> &'a Arc<Endpoint> {
-        &self.set.endpoints[self.view.usable[index] as usize]
+        &self.set.endpoints[self.usable()[index] as usize]
     }
 
     /// The first of some draws that did not just fail and is not starting slowly.
@@ -111,9 +124,17 @@ impl<'a, 'b> Draw<'a, 'b> {
             return None;
         }
         let fresh = |index: &usize| !self.avoid.contains(&self.at(*index).address);
-        let len = self.view.usable.len();
-        let start = self.any();
-        (0..len).map(|n| (start + n) % len).find(fresh).map(|index| self.at(index))
+        let drawn = self.level.get();
+        // Its own level first, then the nearest.
+        for level in std::iter::once(drawn).chain((0..self.view.levels.len()).filter(|level| *level != drawn)) {
+            self.level.set(level);
+            let len = self.usable().len();
+            let start = self.any();
+            if let Some(index) = (0..len).map(|n| (start + n) % len).find(fresh) {
+                return Some(self.at(index));
+            }
+        }
+        None
     }
 
     fn is_wanted(&self, endpoint: &Endpoint) -> bool {
@@ -132,8 +153,8 @@ impl<'a, 'b> Draw<'a, 'b> {
 
     /// Two choices instead of the best of all: several proxies that see the same figures would otherwise all run to the same endpoint.
     fn better(&self, cost: impl Fn(&Endpoint) -> f64) -> &'a Arc<Endpoint> {
-        let len = self.view.usable.len();
         let first = self.wanted(|| self.any());
+        let len = self.usable().len();
         if len == 1 {
             return first;
         }
@@ -149,7 +170,8 @@ impl<'a, 'b> Draw<'a, 'b> {
     fn hashed(&self, ring: &Ring, key: u64) -> &'a Arc<Endpoint> {
         let mut first = None;
         let mut bound = None;
-        for index in ring.walk(key).filter(|index| self.view.is_usable[*index]).take(STEPS) {
+        let level = Some(self.level.get() as u32);
+        for index in ring.walk(key).filter(|index| self.view.level_of[*index] == level).take(STEPS) {
             let endpoint = &self.set.endpoints[index];
             let in_flight = endpoint.load.in_flight();
             let fits =
@@ -165,7 +187,7 @@ impl<'a, 'b> Draw<'a, 'b> {
     /// Of requests in flight, estimated from a sample so that the cost does not grow with the endpoints.
     fn mean(&self) -> f64 {
         const SAMPLE: usize = 16;
-        let len = self.view.usable.len();
+        let len = self.usable().len();
         let sum: u32 = if len <= SAMPLE {
             (0..len).map(|index| self.at(index).load.in_flight()).sum()
         } else {

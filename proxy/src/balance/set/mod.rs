@@ -7,7 +7,7 @@
 //!
 //! - Never more endpoints are ejected than `max_ejected` allows of those that there are; if endpoints go, ejected ones return.
 //! - An ejected endpoint returns after one good answer on trial, and is tried as soon as its time is over.
-//! - Where none is left, all are used: an endpoint that may fail is better than none.
+//! - Where none is left, all are used, near or far: an endpoint that may fail is better than none.
 
 mod choice;
 mod settle;
@@ -36,7 +36,7 @@ pub use self::{choice::Algorithm, settle::Settle};
 use self::{choice::Draw, view::View};
 use super::{
     Endpoint,
-    health::{Cause, Outliers},
+    health::{Cause, Check, Outliers},
     key::KeySource,
     limits::Used,
 };
@@ -48,8 +48,21 @@ pub struct Behaviour {
     pub algorithm: Algorithm,
     /// For how long one that comes, or comes back, gets less than its share.
     pub slow_start: Duration,
+    /// `None`: those that are near get no more than others.
+    pub spill: Option<Spill>,
     /// `None`: nobody is left out.
     pub outliers: Option<Outliers>,
+    /// `None`: nobody is asked.
+    pub check: Option<Check>,
+}
+
+/// When requests go farther than to the nearest endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spill {
+    /// A level takes all that comes to it while this share of it is well; millionths.
+    pub min_healthy: u32,
+    /// Endpoints that are not ready, by level.
+    pub unready: Vec<u32>,
 }
 
 /// What the versions of a set share.
@@ -116,13 +129,17 @@ pub enum Event {
     Kept,
     /// It is back.
     Returned,
+    /// Checks found it unhealthy.
+    Unhealthy,
+    /// Checks found it healthy again.
+    Healthy,
 }
 
 impl EndpointSet {
     /// `shared` is that of the version before, if there is one.
     pub fn new(name: String, endpoints: Vec<Arc<Endpoint>>, behaviour: Behaviour, shared: Arc<Shared>) -> Self {
         // Of generation 0, so that the first pick looks again: the bound on ejections may be another than before.
-        let view = ArcSwap::from_pointee(View::of(0, &endpoints, &shared));
+        let view = ArcSwap::from_pointee(View::of(0, &endpoints, &behaviour, &shared));
         Self { name, endpoints, behaviour, shared, view }
     }
 
@@ -180,7 +197,7 @@ impl EndpointSet {
             out.sort_by_key(|endpoint| std::cmp::Reverse(endpoint.health.due()));
             out.drain(allowed..).for_each(|endpoint| endpoint.health.back(now));
         }
-        self.view.store(Arc::new(View::of(generation, &self.endpoints, &self.shared)));
+        self.view.store(Arc::new(View::of(generation, &self.endpoints, &self.behaviour, &self.shared)));
     }
 
     /// What an endpoint that was left out is asked; `None`: nothing.
@@ -240,6 +257,18 @@ impl EndpointSet {
         health.eject(outliers, now);
         self.shared.changed();
         Some(Event::Ejected(cause))
+    }
+
+    /// What endpoints are asked again and again; `None`: nothing.
+    pub fn check(&self) -> Option<&Check> {
+        self.behaviour.check.as_ref()
+    }
+
+    /// What came of a check of `endpoint`, one of this set. However many are unhealthy, none of them gets requests unless all are.
+    pub fn record_check(&self, endpoint: &Endpoint, well: bool, now: Instant) -> Option<Event> {
+        let healthy = endpoint.health.checked(self.check()?, well, now)?;
+        self.shared.changed();
+        Some(if healthy { Event::Healthy } else { Event::Unhealthy })
     }
 
     /// Endpoints that are left out now.

@@ -33,7 +33,7 @@ fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
 }
 
 fn set(count: usize, algorithm: Algorithm, outliers: Option<Outliers>) -> EndpointSet {
-    let behaviour = Behaviour { algorithm, outliers, slow_start: Duration::ZERO };
+    let behaviour = Behaviour { algorithm, outliers, ..Behaviour::default() };
     EndpointSet::new("set".into(), endpoints(count), behaviour, Arc::default())
 }
 
@@ -131,7 +131,7 @@ fn who_just_failed_is_avoided_while_there_is_another() {
 #[test]
 fn one_that_comes_gets_its_share_slowly() {
     let now = Instant::now();
-    let behaviour = Behaviour { algorithm: Algorithm::Random, slow_start: 30 * SECOND, outliers: None };
+    let behaviour = Behaviour { algorithm: Algorithm::Random, slow_start: 30 * SECOND, ..Behaviour::default() };
     let set = EndpointSet::new("set".into(), endpoints(4), behaviour, Arc::default());
     let at = now + 100 * SECOND;
     set.endpoints[1].health.back(at);
@@ -213,6 +213,90 @@ fn the_same_key_goes_to_the_same_endpoint_until_that_has_more_than_its_part() {
     assert!(used >= 6, "the rest went on along the circle, not to {used}");
     drop(busy);
     assert!(Arc::ptr_eq(of("user-7", 1), home));
+}
+
+#[test]
+fn who_is_found_unhealthy_gets_nothing_until_all_are_or_nobody_is_asked_any_more() {
+    let now = Instant::now();
+    let check = || crate::balance::health::Check {
+        path: PathAndQuery::from_static("/"),
+        interval: SECOND,
+        timeout: SECOND,
+        unhealthy: 1,
+        healthy: 1,
+    };
+    let behaviour = Behaviour { algorithm: Algorithm::Random, check: Some(check()), ..Behaviour::default() };
+    let set = EndpointSet::new("set".into(), endpoints(4), behaviour, Arc::default());
+    for index in 0..3 {
+        assert_eq!(set.record_check(&set.endpoints[index], false, now), Some(Event::Unhealthy));
+    }
+    assert_eq!(shares(&set, now), [0, 0, 0, 1000], "the bound on ejections is none on these");
+    set.record_check(&set.endpoints[3], false, now);
+    assert!(shares(&set, now).iter().all(|share| *share > 0));
+    assert_eq!(set.record_check(&set.endpoints[2], true, now), Some(Event::Healthy));
+    assert_eq!(shares(&set, now), [0, 0, 1000, 0]);
+
+    let unasked = Behaviour { algorithm: Algorithm::Random, ..Behaviour::default() };
+    let after = EndpointSet::new("set".into(), set.endpoints.clone(), unasked, set.shared());
+    assert!(shares(&after, now).iter().all(|share| *share > 0));
+}
+
+/// Endpoints at these levels, of which 70 % have to be well.
+fn spilling(levels: &[u32], algorithm: Algorithm) -> EndpointSet {
+    let place = |(n, level): (u8, &u32)| {
+        let address = SocketAddr::from(([10, 0, 0, n], 80));
+        Arc::new(Endpoint::new(address, None, "", "", Arc::default()).at_level(*level))
+    };
+    let spill = Some(Spill { min_healthy: 700_000, unready: Vec::new() });
+    let behaviour = Behaviour { algorithm, outliers: Some(outliers(100)), spill, ..Behaviour::default() };
+    EndpointSet::new("set".into(), (0..).zip(levels).map(place).collect(), behaviour, Arc::default())
+}
+
+#[test]
+fn the_near_get_all_and_of_what_they_cannot_take_the_next_get_their_part() {
+    let now = Instant::now();
+    for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random] {
+        let set = spilling(&[1, 0, 0, 0, 0, 1], algorithm);
+        let near = |set: &EndpointSet| shares(set, now)[1..5].iter().sum::<u32>();
+        assert_eq!(near(&set), 1000);
+        fail(&set, 1, 3, now);
+        assert_eq!(near(&set), 1000, "three of four are enough");
+        fail(&set, 2, 3, now);
+        fail(&set, 3, 3, now);
+        // A quarter is well, which is 36 % of what is needed.
+        assert!((300..420).contains(&near(&set)), "{}", near(&set));
+        fail(&set, 4, 3, now);
+        assert_eq!(near(&set), 0);
+        fail(&set, 0, 3, now);
+        fail(&set, 5, 3, now);
+        assert!(shares(&set, now).iter().all(|share| *share > 90), "with nobody well, all are used");
+    }
+}
+
+#[test]
+fn another_try_goes_far_where_all_that_are_near_have_failed() {
+    let now = Instant::now();
+    let set = spilling(&[0, 0, 1], Algorithm::PeakEwma);
+    let failed: Vec<_> = set.endpoints[..2].iter().map(|e| e.address).collect();
+    for n in 0..100 {
+        assert_eq!(set.pick(&failed, None, mix(n), now).unwrap().endpoint.address, set.endpoints[2].address);
+    }
+}
+
+#[test]
+fn keys_stay_near_and_where_they_are() {
+    let now = Instant::now();
+    let levels = [0, 0, 0, 1, 1, 1];
+    let ring = Ring::new(spilling(&levels, Algorithm::Random).endpoints.iter().map(|e| e.address));
+    let set = spilling(&levels, Algorithm::Hash(KeySource::SourceIp, ring));
+    let of = |key: u64| set.pick(&[], Some(ring::key(&key.to_be_bytes())), key, now).unwrap().endpoint.address;
+    let before: Vec<_> = (0..200).map(of).collect();
+    assert!(before.iter().all(|address| set.endpoints[..3].iter().any(|e| e.address == *address)));
+    fail(&set, 0, 3, now);
+    let gone = set.endpoints[0].address;
+    // Two of three are 95 % of what is needed.
+    let moved = (0..200).filter(|key| before[*key as usize] != gone && of(*key) != before[*key as usize]).count();
+    assert!(moved < 30, "{moved}");
 }
 
 proptest! {

@@ -22,6 +22,7 @@ pub struct App {
     annotations: Vec<(String, String)>,
     labels: Vec<(String, String)>,
     probe: Option<String>,
+    zone: Option<String>,
 }
 
 impl App {
@@ -36,6 +37,7 @@ impl App {
             annotations: Vec::new(),
             labels: Vec::new(),
             probe: Some("httpGet: {path: /health, port: 9080}".into()),
+            zone: None,
         }
     }
 
@@ -91,6 +93,12 @@ impl App {
         self
     }
 
+    /// On the nodes of this zone alone.
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
     /// The Deployment and the Service.
     pub fn yaml(&self, namespace: &str) -> String {
         format!("{}---\n{}", self.deployment(namespace), self.service(namespace))
@@ -140,9 +148,10 @@ impl App {
             self.annotations.iter().map(|(key, value)| format!("{key}: {value:?}")).collect::<Vec<_>>().join(", ");
         let args = self.args.iter().map(|arg| format!("{arg:?}")).collect::<Vec<_>>().join(", ");
         let mut yaml = format!(
-            "metadata:\n  labels: {{{labels}}}\n  annotations: {{{annotations}}}\nspec:\n  terminationGracePeriodSeconds: 20\n  containers:\n  \
+            "metadata:\n  labels: {{{labels}}}\n  annotations: {{{annotations}}}\nspec:\n  {}terminationGracePeriodSeconds: 20\n  containers:\n  \
              - name: {CONTAINER}\n    image: {IMAGE}\n    imagePullPolicy: IfNotPresent\n    args: [{args}]\n    env:\n    \
-             - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}\n    resources: {{requests: {{cpu: 5m, memory: 8Mi}}}}\n"
+             - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}\n    resources: {{requests: {{cpu: 5m, memory: 8Mi}}}}\n",
+            in_zone(self.zone.as_deref())
         );
         if let Some(probe) = &self.probe {
             let _ = write!(
@@ -155,18 +164,24 @@ impl App {
     }
 }
 
+/// The line of a pod's spec that keeps it in a zone, and the indent of the next.
+pub(super) fn in_zone(zone: Option<&str>) -> String {
+    zone.map(|zone| format!("nodeSelector: {{topology.kubernetes.io/zone: {zone}}}\n  ")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_yaml_is_a_deployment_and_a_service() {
-        let yaml = App::echo("echo").label("fairlead.dev/inject", "disabled").annotation("a", "b").yaml("ns");
+        let yaml = App::echo("echo").label("fairlead.dev/inject", "disabled").annotation("a", "b").zone("a").yaml("ns");
         let documents: Vec<serde_json::Value> =
             serde_yaml::Deserializer::from_str(&yaml).map(|d| serde::Deserialize::deserialize(d).unwrap()).collect();
         assert_eq!(documents.len(), 2);
         assert_eq!(documents[0]["spec"]["template"]["metadata"]["labels"]["fairlead.dev/inject"], "disabled");
         assert_eq!(documents[0]["spec"]["template"]["spec"]["containers"][0]["args"][0], "echo");
+        assert_eq!(documents[0]["spec"]["template"]["spec"]["nodeSelector"]["topology.kubernetes.io/zone"], "a");
         assert_eq!(documents[1]["spec"]["ports"][2]["port"], 9082);
     }
 }

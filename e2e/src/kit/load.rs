@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::apps::IMAGE;
+use super::apps::{IMAGE, in_zone};
 use super::{Mesh, eventually, eventually_within};
 
 /// A load to put on a Service: HTTP/1.1 GET at a constant rate, whether answers come or not.
@@ -15,6 +15,7 @@ pub struct Load {
     rate: u32,
     seconds: u32,
     headers: Vec<String>,
+    zone: Option<String>,
 }
 
 /// What the load generator counted since its start, as it prints it.
@@ -80,7 +81,7 @@ impl LoadReport {
 impl Load {
     /// On this address, as pods of the namespace see it.
     pub fn of(url: &str) -> Self {
-        Self { url: url.into(), rate: 100, seconds: 10, headers: Vec::new() }
+        Self { url: url.into(), rate: 100, seconds: 10, headers: Vec::new(), zone: None }
     }
 
     /// Requests a second.
@@ -101,6 +102,12 @@ impl Load {
         self
     }
 
+    /// From a node of this zone.
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
     /// Starts it as pod `load`; comes back when the first answers are in.
     pub async fn start(&self, mesh: &Mesh, namespace: &str) -> Result<RunningLoad> {
         mesh.kubectl()
@@ -116,8 +123,9 @@ impl Load {
         args.extend(self.headers.iter().map(|header| format!("--header={header}")));
         let args = args.iter().map(|arg| format!("{arg:?}")).collect::<Vec<_>>().join(", ");
         mesh.apply(&format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: load, namespace: {namespace}, labels: {{app: load}}}}\nspec:\n  restartPolicy: Never\n  \
-             terminationGracePeriodSeconds: 2\n  containers:\n  - {{name: app, image: \"{IMAGE}\", imagePullPolicy: IfNotPresent, args: [{args}]}}\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: load, namespace: {namespace}, labels: {{app: load}}}}\nspec:\n  {}restartPolicy: Never\n  \
+             terminationGracePeriodSeconds: 2\n  containers:\n  - {{name: app, image: \"{IMAGE}\", imagePullPolicy: IfNotPresent, args: [{args}]}}\n",
+            in_zone(self.zone.as_deref())
         ))
         .await?;
         let running = RunningLoad { mesh: mesh.clone(), namespace: namespace.into() };

@@ -9,6 +9,7 @@ mod canary;
 mod forgery;
 mod identity;
 mod injection;
+mod locality;
 mod network_policy;
 mod no_loss;
 mod operator;

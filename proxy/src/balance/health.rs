@@ -349,7 +349,8 @@ mod tests {
             assert!(made[0] <= start + 5 * SECOND + SECOND / 10);
             let pauses = made.windows(2).map(|pair| pair[1] - pair[0]);
             assert!(pauses.clone().all(|p| p >= 4500 * SECOND / 1000 && p <= 5600 * SECOND / 1000), "{made:?}");
-            assert!((10..=13).contains(&made.len()));
+            // A minute in pauses of 4.5 to 5.6 seconds.
+            assert!((10..=14).contains(&made.len()), "{made:?}");
         }
     }
 

@@ -75,7 +75,7 @@ fn together(endpoints: &[Arc<Endpoint>], takes_part: impl Fn(&Endpoint) -> bool)
     if usable.is_empty() { Vec::new() } else { vec![Level { usable, until: WHOLE }] }
 }
 
-/// Levels that get nothing are left out.
+/// Levels without anybody are left out; one that gets nothing is there for what fails nearer by.
 fn by_distance(endpoints: &[Arc<Endpoint>], spill: &Spill, takes_part: impl Fn(&Endpoint) -> bool) -> Vec<Level> {
     let mut found: BTreeMap<u32, (Vec<u32>, u32)> = BTreeMap::new();
     for (index, endpoint) in (0..).zip(endpoints) {
@@ -97,7 +97,7 @@ fn by_distance(endpoints: &[Arc<Endpoint>], spill: &Spill, takes_part: impl Fn(&
     found
         .into_values()
         .zip(shares)
-        .filter(|(_, share)| *share > 0)
+        .filter(|((usable, _), _)| !usable.is_empty())
         .map(|((usable, _), share)| {
             until += share;
             Level { usable, until }

@@ -31,7 +31,13 @@ pub use duration::{Duration, ParseDurationError};
 pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, PortMtls};
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
-    Algorithm, Backend, Backoff, CaRef, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Failover, Fault, FaultAbort, FaultDelay, GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HealthCheck, HttpMethod, Limits, LoadBalancing, Locality, LocalityPreference, Mirror, OutlierDetection, PathChange, PathMatch, PathMatchType, PolicyProtocol, Probe, QueryParamMatch, RateLimit, RateLimitKey, RateLimitScope, Redirect, RedirectScheme, Respond, Retry, RetryBudget, RetryOn, Rewrite, Route, RouteMatch, ServiceRef, SourceIp, SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts, Tls, TlsMode, TrafficPolicy, TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
+    Algorithm, Backend, Backoff, CaRef, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Failover, Fault,
+    FaultAbort, FaultDelay, GrpcMatch, GrpcStatus, HeaderChanges, HeaderField, HeaderMatch, HeaderRules, HealthCheck,
+    HttpMethod, Limits, LoadBalancing, Locality, LocalityPreference, Mirror, OutlierDetection, PathChange, PathMatch,
+    PathMatchType, PolicyProtocol, Probe, QueryParamMatch, RateLimit, RateLimitKey, RateLimitScope, Redirect,
+    RedirectScheme, Respond, Retry, RetryBudget, RetryOn, Rewrite, Route, RouteMatch, ServiceRef, SourceIp,
+    SourceMatch, Stickiness, StickyCookie, Subset, TargetKind, TargetRef, Timeouts, Tls, TlsMode, TrafficPolicy,
+    TrafficPolicySpec, TrafficPolicyStatus, ValueMatchType,
 };
 
 /// The group of the three kinds, and the prefix of every label and annotation.

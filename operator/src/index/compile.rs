@@ -11,8 +11,8 @@ use super::service::{Service, ServicePort};
 use super::state::{Dependency, State};
 use super::traffic_policy::{Reference, Rules};
 use crate::model::{
-    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Origination, Place, Resource, ResourceName, Source, SourceKind,
-    SourceRef, canonical,
+    self, Body, Destination, Endpoint, MtlsMode, ObjectName, Origination, Place, Resource, ResourceName, Source,
+    SourceKind, SourceRef, canonical,
 };
 
 /// A resource in the making.

@@ -231,6 +231,7 @@ mod tests {
         let set = |origination| EndpointSet {
             name: "n/s:80".into(),
             endpoints: vec![],
+            unready: vec![],
             behaviour: Behaviour {
                 balancing: Balancing::default(),
                 outliers: Outliers {
@@ -250,6 +251,7 @@ mod tests {
                     idle_timeout_ms: 1,
                 },
                 origination,
+                health_check: None,
             },
         };
         let tls = |name: &str| Some(Origination { server_name: name.into(), roots: Ok([b"root".to_vec()].into()) });

@@ -3,6 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use super::url::PATH_AND_QUERY;
 use crate::duration::Duration;
 
 /// Each caller's proxy asks every endpoint of the target that it may send requests to, as long as it uses the target, over the way that requests
@@ -16,7 +17,7 @@ use crate::duration::Duration;
     .message("healthCheck: timeout is at least 1ms, and not longer than interval"))]
 pub struct HealthCheck {
     /// GET on this path, over HTTP/1 and to the port of the endpoint; 200 to 399 says that it is well.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/[!-~]*$"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = PATH_AND_QUERY))]
     pub path: String,
     /// From one check of an endpoint to the next, give or take a tenth. 5s.
     #[serde(default = "interval")]

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::url::PATH_AND_QUERY;
 use crate::duration::Duration;
 use crate::percent::Percent;
 
@@ -113,6 +114,6 @@ impl Default for Ejection {
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
     /// GET on this path, over HTTP/1 and to the port of the endpoint; 200 to 399 says that it is well.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/[!-~]*$"))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = PATH_AND_QUERY))]
     pub path: String,
 }

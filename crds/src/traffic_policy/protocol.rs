@@ -9,6 +9,9 @@ pub enum PolicyProtocol {
     /// HTTP of the version that the caller speaks.
     #[serde(rename = "HTTP")]
     Http,
+    /// HTTP/1: callers that speak HTTP/2 are translated, WebSocket included.
+    #[serde(rename = "HTTP1")]
+    Http1,
     /// HTTP/2: callers that speak HTTP/1 are translated, but for upgrades such as WebSocket.
     #[serde(rename = "HTTP2")]
     Http2,

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// A path without query and fragment, of what may be in a target.
 const PATH: &str = "^/[!-\"$-;=@-_a-~]*$";
 
+/// The same with a query.
+pub(super) const PATH_AND_QUERY: &str = "^/[!$-;=?-_a-~]*$";
+
 /// Changes of what the endpoint sees of the request's target.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -69,7 +69,9 @@ fn protocol(app_protocol: Option<&str>) -> Protocol {
         return Protocol::Detect;
     };
     match name.to_ascii_lowercase().as_str() {
-        "http" | "kubernetes.io/ws" => Protocol::Http1,
+        // Callers with prior knowledge of HTTP/2 are common on ports that say only this.
+        "http" => Protocol::Http1,
+        "fairlead.dev/http1" | "kubernetes.io/ws" => Protocol::Http1Only,
         "http2" | "h2c" | "grpc" | "kubernetes.io/h2c" => Protocol::Http2,
         // Inside TLS of the application's own nothing can be read.
         "tcp" | "tls" | "https" | "kubernetes.io/wss" | "grpcs" | "redis" | "mysql" | "mongo" | "mongodb"
@@ -188,6 +190,7 @@ mod tests {
         assert_eq!(protocol(Some("example.org/new")), Protocol::Detect);
         assert_eq!(protocol(Some("kubernetes.io/h2c")), Protocol::Http2);
         assert_eq!(protocol(Some("HTTP")), Protocol::Http1);
+        assert_eq!(protocol(Some("fairlead.dev/http1")), Protocol::Http1Only);
         assert_eq!(protocol(Some("https")), Protocol::Opaque);
         assert_eq!(protocol(Some("redis")), Protocol::Opaque);
     }

@@ -28,8 +28,10 @@ pub struct Service {
 pub enum Protocol {
     /// To be told from the first bytes.
     Detect,
-    /// HTTP/1.
+    /// HTTP of the version that the caller speaks.
     Http1,
+    /// HTTP/1 and nothing else.
+    Http1Only,
     /// HTTP/2 with prior knowledge, gRPC.
     Http2,
     /// Forwarded as bytes.

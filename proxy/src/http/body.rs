@@ -69,7 +69,7 @@ impl http_body::Body for Incoming {
             Self::Empty | Self::Switched(_) => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Early(body) => body.size_hint(),
-            Self::Http2(_) => SizeHint::default(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }

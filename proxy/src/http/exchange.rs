@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, header,
+    HeaderMap, HeaderValue, Method, header,
     uri::{Authority, PathAndQuery, Scheme, Uri},
 };
 use http_body::Body as _;
@@ -14,6 +14,7 @@ use super::{
     Failed, Head, Request, Response, Version,
     body::{Body, Incoming},
     fields::Fields,
+    h1::host_is_valid,
     headers,
     idle::Activity,
     interim::Interim,
@@ -108,14 +109,24 @@ impl Call {
         Self { head: self.head.clone(), body: None, ready, interim: Interim::default(), version: self.version }
     }
 
-    /// Has it go on over HTTP/2, which the endpoints are stated to speak. What HTTP/2 has no words for stays as it came: an upgrade, a tunnel,
-    /// a question about the server as a whole. `address` stands in for a host that cannot be named.
-    pub fn into_http2(mut self, address: SocketAddr) -> Self {
+    /// Has it go on in the one version that the endpoints are stated to speak. `address` stands in for a host that cannot be named. The error
+    /// says what that version has no words for.
+    pub fn speak(&mut self, version: Version, address: SocketAddr) -> Result<(), &'static str> {
+        match (self.version, version) {
+            (Version::Http1, Version::Http2) => self.speak_http2(address),
+            (Version::Http2, Version::Http1) => self.speak_http1()?,
+            (Version::Http1, Version::Http1) | (Version::Http2, Version::Http2) => {}
+        }
+        Ok(())
+    }
+
+    /// What HTTP/2 has no words for stays as it came: an upgrade, a tunnel, a question about the server as a whole.
+    fn speak_http2(&mut self, address: SocketAddr) {
         let head = &mut self.head;
         let stays =
             head.method == Method::CONNECT || head.headers.contains_key(&header::UPGRADE) || head.uri.path() == "*";
-        if self.version == Version::Http2 || stays {
-            return self;
+        if stays {
+            return;
         }
         let mut fields = head.headers.to_map();
         // Of one connection, like all that is left out when a head is read.
@@ -124,7 +135,39 @@ impl Call {
         complete_http2(head, address);
         head.headers.remove(&header::HOST);
         self.version = Version::Http2;
-        self
+    }
+
+    /// The head stays that of HTTP/2 as far as routes look at it; [`h1`](super::h1) writes a WebSocket's as the upgrade that it is in HTTP/1.
+    fn speak_http1(&mut self) -> Result<(), &'static str> {
+        let Head { method, uri, headers, protocol } = &mut self.head;
+        if protocol.as_ref().is_some_and(|protocol| protocol.as_str() != "websocket") {
+            return Err("the endpoints speak HTTP/1, which carries no protocol in CONNECT but websocket");
+        }
+        let target = uri.path();
+        let tunnel = *method == Method::CONNECT && protocol.is_none();
+        if !(tunnel || target.starts_with('/') || (target == "*" && *method == Method::OPTIONS)) {
+            return Err("the target is malformed");
+        }
+        let host = uri.authority().and_then(host_of).filter(|host| host_is_valid(host.as_bytes()));
+        let host = host.ok_or("the authority is not a host")?;
+        let cookie = whole_cookie(headers)?;
+        let mut fields = std::mem::take(headers).into_map();
+        // The same as the authority, if it is there, but maybe twice.
+        fields.remove(header::HOST);
+        // The host first, as servers expect it.
+        let mut map = HeaderMap::with_capacity(fields.len() + 1);
+        map.insert(header::HOST, host);
+        map.extend(fields);
+        if let Some(cookie) = cookie {
+            map.insert(header::COOKIE, cookie);
+        }
+        if protocol.is_some() {
+            // Means nothing in HTTP/2; towards the endpoint the proxy has its own.
+            map.remove(header::SEC_WEBSOCKET_KEY);
+        }
+        *headers = Fields::Map(map);
+        self.version = Version::Http1;
+        Ok(())
     }
 
     /// Whether it can be sent again as it came: nothing of its body was read, or all of that is kept.
@@ -204,6 +247,15 @@ pub(super) fn complete_http1(head: &mut Head, address: SocketAddr) {
         // A target in absolute form names the host, and the header is to be ignored (RFC 9112 section 3.2.2).
         head.headers.insert(header::HOST, host);
     }
+}
+
+/// HTTP/2 may send one line for each cookie, which have to be one again outside of it (RFC 9113 section 8.2.3); `None`: they are.
+fn whole_cookie(headers: &Fields) -> Result<Option<HeaderValue>, &'static str> {
+    let crumbs: Vec<&[u8]> = headers.get_all(&header::COOKIE).collect();
+    if crumbs.len() < 2 {
+        return Ok(None);
+    }
+    HeaderValue::try_from(crumbs.join(&b"; "[..])).map(Some).map_err(|_| "the cookies are malformed")
 }
 
 /// Without user information, which does not belong into the header.

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Ping, PingPong, RecvStream, SendStream, client, ext::Protocol, server};
 use http::{HeaderMap, Uri, header, uri::Scheme};
-use http_body::{Body as _, Frame};
+use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -106,7 +106,11 @@ async fn exchange<S: Service>(
 ) {
     let (mut parts, stream) = request.into_parts();
     let bodiless = parts.method == http::Method::HEAD;
-    let body = if stream.is_end_stream() { Incoming::Empty } else { Incoming::Http2(Box::new(H2Body::new(stream))) };
+    let body = if stream.is_end_stream() {
+        Incoming::Empty
+    } else {
+        Incoming::Http2(Box::new(H2Body::new(stream, &parts.headers)))
+    };
     let protocol = parts.extensions.remove::<Protocol>();
     let respond = Arc::new(Mutex::new(respond));
     let head = Head { method: parts.method, uri: parts.uri, headers: parts.headers.into(), protocol };
@@ -199,6 +203,8 @@ fn reason_of(error: &io::Error) -> h2::Reason {
 #[derive(Debug)]
 pub struct H2Body {
     stream: RecvStream,
+    /// What is left of the length that the head states.
+    left: Option<u64>,
     data_ended: bool,
     ended: bool,
     /// The request's body, if the answer came before it was sent whole.
@@ -206,8 +212,16 @@ pub struct H2Body {
 }
 
 impl H2Body {
-    fn new(stream: RecvStream) -> Self {
-        Self { stream, data_ended: false, ended: false, upload: None }
+    fn new(stream: RecvStream, head: &HeaderMap) -> Self {
+        // HTTP/1 has trailers only behind chunks, so a length is no use where some are announced. That the length is right, and one, is what
+        // the stream sees to.
+        let length = head.get(header::CONTENT_LENGTH).filter(|_| !head.contains_key(header::TRAILER));
+        let left = length.and_then(|length| super::h1::decimal(length.as_bytes()));
+        Self { stream, left, data_ended: false, ended: false, upload: None }
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -228,6 +242,7 @@ impl H2Body {
                 Some(Ok(data)) => {
                     // Who reads it has room for it.
                     let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 // All is said; the rest of the question is not wanted.
@@ -353,7 +368,7 @@ pub(crate) async fn send(
     let body = if stream.is_end_stream() {
         Incoming::Empty
     } else {
-        Incoming::Http2(Box::new(H2Body { upload, ..H2Body::new(stream) }))
+        Incoming::Http2(Box::new(H2Body { upload, ..H2Body::new(stream, &parts.headers) }))
     };
     Ok(Response::new(parts.status, parts.headers, body))
 }

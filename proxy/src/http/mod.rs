@@ -44,8 +44,7 @@ pub(crate) struct Failed {
     pub(crate) caller: bool,
 }
 
-/// Which HTTP a connection speaks. Requests go on in the version they came in, but for those of HTTP/1 where endpoints are stated to speak
-/// HTTP/2.
+/// Which HTTP a connection speaks. Requests go on in the version they came in, unless endpoints are stated to speak the other one alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
     /// 1.0 and 1.1.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use ::http::Method;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
@@ -123,7 +124,9 @@ impl Session {
                     }
                     self.requests.answered(tls, response.status(), now - began);
                     let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict, place: None };
-                    return Ok(self.forward(&endpoint, response, limits.into_idle(), ending));
+                    // What a tunnel carries may rest.
+                    let idle = limits.into_idle().filter(|_| call.head.method != Method::CONNECT);
+                    return Ok(self.forward(&endpoint, response, idle, ending));
                 }
                 Ok(Ok((response, lease))) => {
                     // Another proxy says that it could not reach its application.

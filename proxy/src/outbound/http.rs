@@ -15,10 +15,9 @@ use crate::{
         deadline,
         exchange::Call,
         idle::Idle,
-        is_grpc, respond,
-        server::{self, Service},
+        is_grpc, respond, server,
     },
-    route::{Destination, Handle, RequestHead, Route},
+    route::{Destination, Handle, RequestHead, Route, Service},
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
 };
@@ -89,17 +88,17 @@ pub(super) async fn serve(outgoing: &Outgoing<'_>, client: Stream, version: Vers
     }
 }
 
-impl Service for Session {
+impl server::Service for Session {
     async fn handle(&self, request: Request) -> Response<Body> {
         let began = Instant::now();
         let mut call = Call::new(request, self.version, self.original);
         let terms = Terms::of(&mut call, began);
         let (mut applied, stopped) = self.before(&mut call, terms).await;
-        if matches!(&**self.destination.load(), Destination::Service(service) if service.http2) {
-            call = call.into_http2(self.original);
-        }
         let result = match stopped {
-            None => self.call(&mut call, &applied, terms).await,
+            None => match self.translate(&mut call) {
+                Ok(()) => self.call(&mut call, &applied, terms).await,
+                Err(why) => Err((Own::new(Reason::MalformedRequest, why), Tls::None)),
+            },
             Some(Stopped::Own(own)) => Err((own, Tls::None)),
             Some(Stopped::Answered(reason, mut response)) => {
                 let status = response.status();
@@ -135,6 +134,14 @@ impl Service for Session {
 }
 
 impl Session {
+    /// Has a request go on in the version that the endpoints are stated to speak.
+    fn translate(&self, call: &mut Call) -> Result<(), &'static str> {
+        match &**self.destination.load() {
+            Destination::Service(Service { version: Some(version), .. }) => call.speak(*version, self.original),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a request into the access log.
     fn note(&self, head: Option<&RequestHead<'_>>, status: StatusCode, reason: Option<Reason>, began: Instant) {
         let access = &self.worker.mesh.telemetry.access;

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     balance::{Endpoint, Load, budget::Budget, set::EndpointSet},
+    http::Version,
     identity::{Origination, origination::OriginationId},
 };
 
@@ -65,7 +66,11 @@ fn loads<'a>(endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) -> Loads {
 
 fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Service) -> Result<Service, String> {
     let protocol = Protocol::from(service.protocol());
-    let http2 = service.protocol() == v1::Protocol::Http2;
+    let version = match service.protocol() {
+        v1::Protocol::Http1Only => Some(Version::Http1),
+        v1::Protocol::Http2 => Some(Version::Http2),
+        v1::Protocol::Detect | v1::Protocol::Http1 | v1::Protocol::Opaque => None,
+    };
     let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, service.port).into();
     let originations = originations_of(previous, service.tls_originations);
     let sets = service
@@ -100,7 +105,7 @@ fn service_of(loads: &mut Loads, previous: Option<&Service>, service: v1::Servic
         min_per_second: budget.min_per_second,
         traffic: traffic.unwrap_or_default(),
     });
-    Ok(Service { name, protocol, http2, index, routes, sets, has_rules, opaque: Split::new(opaque), budget })
+    Ok(Service { name, protocol, version, index, routes, sets, has_rules, opaque: Split::new(opaque), budget })
 }
 
 /// Those that the version before used already are used again: to read the certificates of public authorities takes milliseconds.

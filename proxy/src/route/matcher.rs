@@ -41,7 +41,8 @@ pub enum PathMatch {
 pub struct HeaderMatch {
     /// `host` also stands for the `:authority` of HTTP/2.
     pub name: HeaderName,
-    /// Compared with the value; several lines of one name count as one value joined by commas, as RFC 9110 section 5.3 reads them.
+    /// Compared with the value; several lines of one name count as one value joined by commas, as RFC 9110 section 5.3 reads them; cookies
+    /// by `; `, as they are in one line.
     pub value: ValueMatch,
     /// Holds where the value does not match, so also where the header is absent.
     pub not: bool,
@@ -124,7 +125,7 @@ impl HeaderMatch {
     }
 }
 
-/// The value of a header as matches see it: several lines are one value, joined by commas; the authority stands for a missing `Host`.
+/// The value of a header as matches see it: several lines are one value, joined by commas (cookies by `; `); the authority stands for a missing `Host`.
 pub(super) fn value_of<'a>(head: &RequestHead<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = head.header(name);
     match (lines.next(), lines.next()) {
@@ -132,9 +133,11 @@ pub(super) fn value_of<'a>(head: &RequestHead<'a>, name: &HeaderName) -> Option<
         (None, _) => None,
         (Some(one), None) => Some(one.into()),
         (Some(first), Some(second)) => {
+            // HTTP/2 may send one line for each cookie of one list.
+            let between: &[u8] = if *name == header::COOKIE { b"; " } else { b"," };
             let mut joined = first.to_vec();
             for line in std::iter::once(second).chain(lines) {
-                joined.push(b',');
+                joined.extend_from_slice(between);
                 joined.extend_from_slice(line);
             }
             Some(joined.into())
@@ -260,6 +263,8 @@ mod tests {
         assert!(!holds(&one, &Method::GET, "/", &lines));
         let present = header("x", ValueMatch::Present, false);
         assert!(holds(&present, &Method::GET, "/", &lines));
+        let cookies = header("cookie", ValueMatch::Exact(b"a=1; b=2".to_vec()), false);
+        assert!(holds(&cookies, &Method::GET, "/", &[("cookie", "a=1"), ("cookie", "b=2")]));
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub use self::{
     rules::Rules,
     split::{Split, Target},
 };
-use crate::balance::{Endpoint, budget::Budget, set::EndpointSet};
+use crate::{
+    balance::{Endpoint, budget::Budget, set::EndpointSet},
+    http::Version,
+};
 
 /// Where the newest version of one destination is read from: the configuration stream swaps it, the data path loads it once per attempt. A
 /// connection holds it for as long as it routes, and that keeps the destination subscribed.
@@ -65,7 +68,7 @@ impl From<fairlead_proxy_api::v1::Protocol> for Protocol {
         use fairlead_proxy_api::v1::Protocol as P;
         match protocol {
             P::Detect => Self::Detect,
-            P::Http1 | P::Http2 => Self::Http,
+            P::Http1 | P::Http1Only | P::Http2 => Self::Http,
             P::Opaque => Self::Opaque,
         }
     }
@@ -78,8 +81,8 @@ pub struct Service {
     pub name: Arc<str>,
     /// What the port is stated to speak.
     pub protocol: Protocol,
-    /// The endpoints are stated to speak HTTP/2, whatever callers do.
-    pub http2: bool,
+    /// The one version that the endpoints are stated to speak, whatever callers do.
+    pub version: Option<Version>,
     /// In the order they are tried. The last one matches every request ([`compile`] sees to that).
     pub routes: Vec<Route>,
     /// Which of them to ask.

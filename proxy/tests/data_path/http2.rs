@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 
 use crate::support::*;
 
-type Body = BoxBody<Bytes, Infallible>;
+pub type Body = BoxBody<Bytes, Infallible>;
 
 /// An HTTP/2 application.
-async fn app<F>(serve: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> App
+pub async fn app<F>(serve: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> App
 where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -39,11 +39,34 @@ where
     .await
 }
 
-async fn client(address: SocketAddr) -> SendRequest<Body> {
+/// A client of HTTP/2.
+pub async fn client(address: SocketAddr) -> SendRequest<Body> {
     let io = TokioIo::new(connect(address).await);
     let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     sender
+}
+
+/// Asks for `protocol` at `/chat` (RFC 8441).
+pub async fn extended_connect(
+    address: SocketAddr,
+    protocol: &str,
+    headers: &[(&'static str, &'static str)],
+) -> (Response<h2::RecvStream>, h2::SendStream<Bytes>) {
+    let (sender, connection) = h2::client::handshake(connect(address).await).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    // Not offered before the proxy's settings came.
+    while !sender.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let mut request = Request::connect("http://server:9080/chat").body(()).unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+    for (name, value) in headers {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    let (answer, say) = sender.send_request(request, false).unwrap();
+    (tokio::time::timeout(SOON, answer).await.unwrap().unwrap(), say)
 }
 
 fn grpc_response(body: Body) -> Response<Body> {
@@ -214,17 +237,7 @@ async fn a_websocket_over_http2_is_carried_both_ways() {
     })
     .await;
     let pair = pair(app.address);
-    let (sender, connection) = h2::client::handshake(connect(pair.client.outbound).await).await.unwrap();
-    tokio::spawn(connection);
-    let mut sender = sender.ready().await.unwrap();
-    // Not offered before the proxy's settings came.
-    while !sender.is_extended_connect_protocol_enabled() {
-        tokio::task::yield_now().await;
-    }
-    let mut request = Request::connect("http://server:9080/chat").body(()).unwrap();
-    request.extensions_mut().insert(h2::ext::Protocol::from("websocket"));
-    let (answer, mut say) = sender.send_request(request, false).unwrap();
-    let answer = tokio::time::timeout(SOON, answer).await.unwrap().unwrap();
+    let (answer, mut say) = extended_connect(pair.client.outbound, "websocket", &[]).await;
     assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
     let mut heard = answer.into_body();
     for word in ["ping", "pong"] {
@@ -235,54 +248,4 @@ async fn a_websocket_over_http2_is_carried_both_ways() {
     say.send_data(Bytes::new(), true).unwrap();
     let last = tokio::time::timeout(SOON, heard.data()).await.unwrap().unwrap().unwrap();
     assert_eq!(last, "bye");
-}
-
-#[tokio::test]
-async fn a_client_of_http1_meets_an_endpoint_of_http2_where_the_port_says_so() {
-    let app = app(|request: Request<Incoming>| async move {
-        let (head, body) = request.into_parts();
-        let mut said = vec![format!("{:?} {} {}", head.version, head.method, head.uri)];
-        for name in ["host", "connection", "transfer-encoding", "te", "keep-alive", "x-kept"] {
-            if let Some(value) = head.headers.get(name) {
-                said.push(format!("{name}={}", value.to_str().unwrap()));
-            }
-        }
-        let body = body.collect().await.unwrap();
-        let trailer = body.trailers().and_then(|t| t.get("x-sum")).map(|v| v.to_str().unwrap().to_owned());
-        said.push(format!("[{}] {trailer:?}", String::from_utf8_lossy(&body.to_bytes())));
-        let mut back = HeaderMap::new();
-        back.insert("x-after", "all".parse().unwrap());
-        let frames = [Ok(Frame::data(Bytes::from(said.join(" ")))), Ok(Frame::trailers(back))];
-        Response::new(BodyExt::boxed(StreamBody::new(futures::stream::iter(frames))))
-    })
-    .await;
-    let authority = Authority::new();
-    let server = server_of(&authority, app.address, v1::MtlsMode::Strict);
-    let mut stated = service(vec![vec![endpoint(server.inbound, "server")]]);
-    stated.protocol = v1::Protocol::Http2.into();
-    let client = client_of(&authority, stated);
-
-    let answer = get(client.outbound, "/a?b=c", "X-Kept: yes\r\nKeep-Alive: 5\r\nTE: trailers, deflate\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.contains("HTTP/2.0 GET http://server/a?b=c te=trailers x-kept=yes [] None"), "{answer}");
-    assert!(answer.contains("x-after: all"), "{answer}");
-
-    let chunked = "POST /c HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
-                   3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n";
-    let answer = talk(client.outbound, chunked).await;
-    assert!(answer.contains("HTTP/2.0 POST http://server/c [abcde] Some(\"5\")"), "{answer}");
-
-    let sized = "POST /l HTTP/1.1\r\nHost: server\r\nContent-Length: 5\r\nConnection: close\r\n\r\nabcde";
-    let answer = talk(client.outbound, sized).await;
-    assert!(answer.contains("[abcde] None"), "{answer}");
-
-    let absolute = "GET http://other:81/x HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n";
-    let answer = talk(client.outbound, absolute).await;
-    assert!(answer.contains("HTTP/2.0 GET http://other:81/x [] None"), "{answer}");
-
-    let mut head = connect(client.outbound).await;
-    tokio::io::AsyncWriteExt::write_all(&mut head, b"HEAD /h HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    assert_eq!(status(&read_head(&mut head).await.unwrap()), 200);
 }

@@ -15,5 +15,6 @@ mod policy;
 mod rules;
 mod support;
 mod tcp;
+mod translated;
 mod tries;
 mod tunnels;

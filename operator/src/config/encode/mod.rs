@@ -122,6 +122,7 @@ fn protocol(protocol: Protocol) -> i32 {
     let protocol = match protocol {
         Protocol::Detect => v1::Protocol::Detect,
         Protocol::Http1 => v1::Protocol::Http1,
+        Protocol::Http1Only => v1::Protocol::Http1Only,
         Protocol::Http2 => v1::Protocol::Http2,
         Protocol::Opaque => v1::Protocol::Opaque,
     };

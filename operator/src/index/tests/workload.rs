@@ -109,7 +109,12 @@ fn a_producers_protocol_is_the_pods_and_a_consumers_is_not() {
     index.apply(policy("web", 1, http));
     assert_eq!(workload(&index, "web-1-a").port_protocols, [(9080, Protocol::Http1)]);
     assert_eq!(service_at(&index, "10.96.0.1:80").protocol, Protocol::Http1);
-    for (word, means) in [("HTTP2", Protocol::Http2), ("GRPC", Protocol::Http2), ("TCP", Protocol::Opaque)] {
+    for (word, means) in [
+        ("HTTP1", Protocol::Http1Only),
+        ("HTTP2", Protocol::Http2),
+        ("GRPC", Protocol::Http2),
+        ("TCP", Protocol::Opaque),
+    ] {
         let spec = json!({"targetRef": {"kind": "Service", "name": "web"}, "protocol": word});
         index.apply(policy("web", 1, spec));
         assert_eq!(service_at(&index, "10.96.0.1:80").protocol, means);

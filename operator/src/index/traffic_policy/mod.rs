@@ -130,6 +130,7 @@ fn rules(namespace: &str, uid: &str, generation: i64, spec: TrafficPolicySpec) -
     let rate_limits = spec.rate_limits.into_iter().map(rate_limits::parse).collect::<Result<_, _>>()?;
     let protocol = spec.protocol.map(|protocol| match protocol {
         PolicyProtocol::Http => Protocol::Http1,
+        PolicyProtocol::Http1 => Protocol::Http1Only,
         PolicyProtocol::Http2 | PolicyProtocol::Grpc => Protocol::Http2,
         PolicyProtocol::Tcp => Protocol::Opaque,
     });

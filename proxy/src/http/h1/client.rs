@@ -16,6 +16,7 @@ use super::{
     Answered, Asked, Conn, Framing, H1Body,
     conn::malformed,
     head,
+    websocket::Handshake,
     write::{self, Broken, Writer},
 };
 use crate::http::{
@@ -33,11 +34,15 @@ pub(crate) async fn send(
     body: Body,
     interim: &Interim,
 ) -> Result<Response<Incoming>, Failed> {
+    let handshake = head.protocol.is_some().then(Handshake::new);
     let asked = Asked {
         head: head.method == Method::HEAD,
-        connect: head.method == Method::CONNECT,
-        upgrade: head.headers.contains_key(&header::UPGRADE),
+        connect: head.method == Method::CONNECT && handshake.is_none(),
+        upgrade: head.headers.contains_key(&header::UPGRADE) || handshake.is_some(),
     };
+    // What a tunnel carries comes as the body over HTTP/2; over HTTP/1 CONNECT has none.
+    let tunnel = handshake.is_some() || (asked.connect && !body.is_end_stream());
+    let (body, carried) = if tunnel { (Body::Empty, Some(body)) } else { (body, None) };
     let size = body.size_hint();
     let framing = match size.exact() {
         _ if body.is_end_stream() => Framing::None,
@@ -48,7 +53,7 @@ pub(crate) async fn send(
         let mut conn = conn.lock();
         conn.sent = false;
         conn.reusable = false;
-        write::request(conn.out(), head, framing);
+        write::request(conn.out(), head, framing, handshake.as_ref());
     }
     let mut exchange = Exchange {
         upload: Some(Upload { writer: Writer::new(framing), body }),
@@ -62,10 +67,23 @@ pub(crate) async fn send(
         nothing_sent: !conn.lock().sent,
         caller: exchange.caller,
     })?;
-    let Answered { status, reason, headers, framing, keep_alive } = answered;
+    let Answered { mut status, reason, mut headers, framing, keep_alive } = answered;
     let keep = keep_alive && exchange.broken.is_none();
     let switching = status == StatusCode::SWITCHING_PROTOCOLS || (asked.connect && status.is_success());
-    let incoming = if switching {
+    if let Some(handshake) = &handshake {
+        let agreed = switching && handshake.agrees(&mut headers);
+        if !agreed && (switching || status.is_success()) {
+            // Over HTTP/2 this would say that the tunnel is there.
+            let error = io::Error::new(io::ErrorKind::InvalidData, "the endpoint did not become a WebSocket");
+            return Err(Failed { error, nothing_sent: false, caller: false });
+        }
+        if agreed {
+            status = StatusCode::OK;
+        }
+    }
+    let incoming = if let (true, Some(body)) = (switching, carried) {
+        Incoming::Early(Box::new(Early::tunnel(conn, body)))
+    } else if switching {
         Incoming::Switched(conn.clone())
     } else {
         match (H1Body::new(conn, framing, keep), exchange.upload) {
@@ -75,7 +93,8 @@ pub(crate) async fn send(
             }
             (Some(body), None) => Incoming::Http1(body),
             (Some(body), Some(upload)) => {
-                Incoming::Early(Box::new(Early { conn: conn.clone(), body, upload: Some(upload) }))
+                let upload = Some(upload);
+                Incoming::Early(Box::new(Early { conn: conn.clone(), body, upload, tunnel: Tunnel::No }))
             }
         }
     };
@@ -174,22 +193,51 @@ pub struct Early {
     conn: Arc<Mutex<Conn>>,
     body: H1Body,
     upload: Option<Upload>,
+    tunnel: Tunnel,
+}
+
+/// Whether the connection carries bytes of something else, and what is left to do once the caller has said all of its own.
+#[derive(Debug, PartialEq, Eq)]
+enum Tunnel {
+    No,
+    Open,
+    /// The endpoint has to hear that nothing more comes.
+    HangUp,
 }
 
 impl Early {
+    /// Bytes both ways, from now on.
+    fn tunnel(conn: &Arc<Mutex<Conn>>, body: Body) -> Self {
+        let upload = Some(Upload { writer: Writer::new(Framing::Close), body });
+        Self { conn: conn.clone(), body: H1Body::until_close(conn), upload, tunnel: Tunnel::Open }
+    }
+
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let mut whole = true;
         if let Some(upload) = &mut self.upload {
             match upload.poll(cx, &self.conn) {
                 Poll::Pending => whole = false,
-                Poll::Ready(Ok(())) => self.upload = None,
-                Poll::Ready(Err(_)) => {
-                    // The answer may still be read; the connection carries no other request.
+                Poll::Ready(Ok(())) => {
                     self.upload = None;
+                    if self.tunnel == Tunnel::Open {
+                        self.tunnel = Tunnel::HangUp;
+                    }
+                }
+                Poll::Ready(Err(broken)) => {
+                    self.upload = None;
+                    if self.tunnel == Tunnel::Open {
+                        // Neither side may take what it got for all.
+                        self.conn.lock().reset();
+                        return Poll::Ready(Some(Err(broken.into())));
+                    }
+                    // The answer may still be read; the connection carries no other request.
                     self.body.close();
                     whole = false;
                 }
             }
+        }
+        if self.tunnel == Tunnel::HangUp && self.conn.lock().poll_shutdown(cx).is_ready() {
+            self.tunnel = Tunnel::Open;
         }
         let frame = self.body.poll_frame(cx);
         if self.body.is_end_stream() && !whole {

@@ -195,10 +195,16 @@ impl H1Body {
             Framing::None => return None,
             Framing::Length(length) => Decoder::Length(length),
             Framing::Chunked => Decoder::Chunked(Box::default()),
-            Framing::Close => Decoder::Close,
+            Framing::Close => return Some(Self::until_close(conn)),
         };
         conn.lock().unread = true;
         Some(Self { conn: Some(conn.clone()), decoder, keep })
+    }
+
+    /// All that comes.
+    pub(super) fn until_close(conn: &Arc<Mutex<Conn>>) -> Self {
+        conn.lock().unread = true;
+        Self { conn: Some(conn.clone()), decoder: Decoder::Close, keep: false }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {

@@ -26,7 +26,7 @@ pub(crate) fn requests(bytes: &[u8]) {
             in_pieces(&bytes[len..], parsed.framing);
             complete_http1(&mut parsed.head, SocketAddr::from(([10, 0, 0, 1], 80)));
             let mut out = Vec::new();
-            write::request(&mut out, &parsed.head, parsed.framing);
+            write::request(&mut out, &parsed.head, parsed.framing, None);
             let Ok(Some((again, len))) = request(&out) else { panic!("written and refused: {}", out.escape_ascii()) };
             assert_eq!((len, again.framing, &again.head.method), (out.len(), parsed.framing, &parsed.head.method));
             assert_eq!(lines(&again.head.headers), lines(&parsed.head.headers));

@@ -363,7 +363,7 @@ fn listed(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What RFC 3986 allows in a host and a port, and nothing of user information.
-fn host_is_valid(host: &[u8]) -> bool {
+pub(crate) fn host_is_valid(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte))
 }
 

@@ -15,6 +15,7 @@ mod server;
 mod tests;
 #[cfg(any(test, feature = "fuzz"))]
 mod view;
+mod websocket;
 mod write;
 
 pub use self::{
@@ -23,6 +24,7 @@ pub use self::{
 };
 pub(crate) use self::{
     conn::{Conn, H1Body},
+    head::host_is_valid,
     server::serve,
     write::interim as write_interim,
 };

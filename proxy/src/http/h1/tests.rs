@@ -119,7 +119,7 @@ fn a_target_without_a_path_is_given_the_one_that_it_means() {
     ] {
         let (parsed, _) = request(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap().unwrap();
         let mut out = Vec::new();
-        write::request(&mut out, &parsed.head, parsed.framing);
+        write::request(&mut out, &parsed.head, parsed.framing, None);
         assert!(out.starts_with(sent_on.as_bytes()), "{line}: {}", out.escape_ascii());
     }
 }

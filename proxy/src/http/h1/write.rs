@@ -11,19 +11,20 @@ use http::{HeaderMap, Method, StatusCode, header};
 use http_body::Body as _;
 use parking_lot::Mutex;
 
-use super::{Conn, Framing, decimal};
+use super::{Conn, Framing, decimal, websocket::Handshake};
 use crate::http::{
     body::Body,
     fields::Fields,
     message::{Head, Response},
 };
 
-/// Writes a request's head; its body will be framed like this.
-pub(super) fn request(out: &mut Vec<u8>, head: &Head, framing: Framing) {
-    out.extend_from_slice(head.method.as_str().as_bytes());
+/// Writes a request's head; its body will be framed like this. With a `handshake` what HTTP/2 says in a CONNECT is asked for as an upgrade.
+pub(super) fn request(out: &mut Vec<u8>, head: &Head, framing: Framing, handshake: Option<&Handshake>) {
+    let method = if handshake.is_some() { &Method::GET } else { &head.method };
+    out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     match head.uri.authority() {
-        Some(authority) if head.method == Method::CONNECT => out.extend_from_slice(authority.as_str().as_bytes()),
+        Some(authority) if *method == Method::CONNECT => out.extend_from_slice(authority.as_str().as_bytes()),
         // A target in absolute form named the host, which its header does now.
         _ => out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes()),
     }
@@ -36,6 +37,9 @@ pub(super) fn request(out: &mut Vec<u8>, head: &Head, framing: Framing) {
     };
     let said = head.headers.write(out, length);
     frame(out, framing, said);
+    if let Some(handshake) = handshake {
+        handshake.write(out);
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -102,6 +106,13 @@ pub(super) enum Broken {
     Source(io::Error),
     /// It could not be written.
     Sink(io::Error),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        let (Broken::Source(error) | Broken::Sink(error)) = broken;
+        error
+    }
 }
 
 impl Writer {

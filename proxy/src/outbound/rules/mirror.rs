@@ -96,6 +96,12 @@ impl Session {
             return None;
         }
         let mut copy = call.with_body(Bytes::new());
+        if let Some(version) = service.version
+            && copy.speak(version, self.original).is_err()
+        {
+            // Then the request itself is refused.
+            return None;
+        }
         let headers = &mut copy.head.headers;
         // The body is there already.
         headers.remove(&header::EXPECT);

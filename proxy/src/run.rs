@@ -20,6 +20,7 @@ use fairlead_proxy::{
         stream::{self, Connection, Store, Stream},
     },
     health::{self, Health, Probes},
+    http::patience::Waits,
     identity::{
         Identity, Operator, SpiffeId,
         certify::{Certifier, Issued},
@@ -226,6 +227,7 @@ impl Control {
             own_ports: vec![admin::PORT, OUTBOUND_PORT, INBOUND_PORT, health::PORT],
             refusals: Refusals::default(),
             limiter: Limiter::default(),
+            waits: Waits::default(),
         };
         let settings = Settings {
             outbound,

@@ -33,6 +33,7 @@ pub use self::{
 };
 use crate::{
     config::Destinations,
+    http::patience::Waits,
     identity::Identity,
     inbound::{Workload, limits::Limiter, refusals::Refusals},
     telemetry::{Direction, Telemetry},
@@ -61,6 +62,8 @@ pub struct Mesh {
     pub refusals: Refusals,
     /// What callers have used of their rate limits.
     pub limiter: Limiter,
+    /// How long callers may keep it waiting.
+    pub waits: Waits,
 }
 
 impl fmt::Debug for Mesh {

@@ -19,12 +19,13 @@ use super::{
     h1::{Conn, H1Body, client::Early},
     http2::H2Body,
     idle::Idle,
+    patience::Waits,
     replay::Reader,
     upgrade::Switch,
 };
 use crate::{
     balance::{InFlight, limits::Place, pool::Lease, set::Settle},
-    telemetry::{Direction, Telemetry, groups::Group},
+    telemetry::{CutOff, Direction, Requests, Telemetry, groups::Group},
 };
 
 /// What comes in, from either side.
@@ -93,8 +94,19 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Observed {
     inner: Incoming,
-    idle: Option<Idle>,
+    bounds: Option<Bounds>,
     ending: Ending,
+}
+
+/// How long a response may keep somebody waiting, and where it is counted that it did.
+#[derive(Debug)]
+pub struct Bounds {
+    /// For anything of request or response.
+    pub idle: Option<Idle>,
+    /// Until the caller takes some of what there is.
+    pub unread: Option<Duration>,
+    /// Of the Service or port.
+    pub requests: Arc<Requests>,
 }
 
 /// What lasts until a response has been forwarded whole.
@@ -172,16 +184,15 @@ impl Ending {
 }
 
 impl Body {
-    /// Forwards what follows the head of an answer: its body, or what both sides agreed to carry instead.
-    /// A body is cut off when `idle` ends.
+    /// Forwards what follows the head of an answer: its body, within `bounds`, or what both sides agreed to carry instead.
     pub fn forwarded(
         inner: Incoming,
-        idle: Option<Idle>,
+        bounds: Option<Bounds>,
         mut ending: Ending,
         telemetry: &Arc<Telemetry>,
         direction: Direction,
     ) -> Self {
-        let Incoming::Switched(endpoint) = inner else { return Self::watched(inner, idle, ending) };
+        let Incoming::Switched(endpoint) = inner else { return Self::watched(inner, bounds, ending) };
         // It carries no other request, but is a connection all the same.
         ending.place = ending.lease.take().and_then(Lease::into_place);
         Self::Switched(Box::new(Switch { endpoint, telemetry: telemetry.clone(), direction, held: ending }))
@@ -192,14 +203,38 @@ impl Body {
         Self::watched(inner, None, ending)
     }
 
-    fn watched(inner: Incoming, idle: Option<Idle>, mut ending: Ending) -> Self {
+    /// How long the one who is sent this may leave it where it is; `None`: for ever.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Response(observed) => observed.bounds.as_ref()?.unread,
+            // What an endpoint takes is bounded by what holds for its answer.
+            Self::Request(_) => None,
+            Self::Empty | Self::Full(_) | Self::Switched(_) => Some(Waits::default().answer),
+        }
+    }
+
+    /// It was left there for longer.
+    pub(super) fn unread(&self) -> io::Error {
+        if let Self::Response(observed) = self
+            && let Some(bounds) = &observed.bounds
+        {
+            bounds.requests.cut_off.count(CutOff::Unread);
+        }
+        timed_out("the caller does not take the answer")
+    }
+
+    fn watched(inner: Incoming, bounds: Option<Bounds>, mut ending: Ending) -> Self {
         if inner.is_end_stream() {
             // The server will not poll it.
             ending.ended(None);
             return Self::Empty;
         }
-        Self::Response(Box::new(Observed { inner, idle, ending }))
+        Self::Response(Box::new(Observed { inner, bounds, ending }))
     }
+}
+
+fn timed_out(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 impl http_body::Body for Body {
@@ -212,21 +247,19 @@ impl http_body::Body for Body {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Request(reader) => reader.poll_frame(cx),
             Self::Response(observed) => {
-                let Observed { inner, idle, ending } = &mut **observed;
-                let frame = match (Pin::new(&mut *inner).poll_frame(cx), idle) {
-                    (Poll::Ready(frame), None) => frame,
-                    (Poll::Ready(frame), Some(idle)) => {
+                let Observed { inner, bounds, ending } = &mut **observed;
+                let frame = match (Pin::new(&mut *inner).poll_frame(cx), bounds) {
+                    (Poll::Ready(frame), Some(Bounds { idle: Some(idle), .. })) => {
                         idle.moved();
                         frame
                     }
-                    (Poll::Pending, None) => return Poll::Pending,
-                    (Poll::Pending, Some(idle)) => {
+                    (Poll::Ready(frame), _) => frame,
+                    (Poll::Pending, Some(Bounds { idle: Some(idle), requests, .. })) => {
                         ready!(Pin::new(idle).poll(cx));
-                        Some(Err(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            "nothing moved within the route's idle timeout",
-                        )))
+                        requests.cut_off.count(CutOff::Silence);
+                        Some(Err(timed_out("nothing moved within the route's idle timeout")))
                     }
+                    (Poll::Pending, _) => return Poll::Pending,
                 };
                 match &frame {
                     None => ending.ended(None),

@@ -1,6 +1,6 @@
 //! One request, and the attempts to have it answered.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -11,7 +11,7 @@ use http_body::Body as _;
 use thiserror::Error;
 
 use super::{
-    Failed, Head, Request, Response, Version,
+    Failed, Head, Reason, Request, Response, Version,
     body::{Body, Incoming},
     fields::Fields,
     h1::host_is_valid,
@@ -53,7 +53,7 @@ pub enum Failure {
         /// Whom it was meant for.
         address: SocketAddr,
         /// What happened.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The connection ended, and the endpoint may have done what was asked.
     #[error("{address} closed the connection before it answered: {source}")]
@@ -61,11 +61,16 @@ pub enum Failure {
         /// Who should have answered.
         address: SocketAddr,
         /// What happened.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The caller did not send the body that it had announced: no fault of the endpoint's.
     #[error("the request's body cannot be read: {0}")]
-    Caller(std::io::Error),
+    Caller(io::Error),
+}
+
+/// What a caller is told whose body could not be read.
+pub fn of_caller(error: &io::Error) -> Reason {
+    if error.kind() == io::ErrorKind::TimedOut { Reason::BodyTimeout } else { Reason::MalformedRequest }
 }
 
 impl Failure {
@@ -189,6 +194,13 @@ impl Call {
         }
     }
 
+    /// Has its body given up where the caller keeps it waiting for longer than this, until there is an answer.
+    pub fn bound_body(&self, wait: Duration) {
+        if let Some(body) = &self.body {
+            body.bound(wait);
+        }
+    }
+
     /// Sends it to `endpoint` over a pooled connection or a new one.
     ///
     /// A connection that had rested may have been closed by the endpoint at this very moment. Where that is certain, or where the method
@@ -205,7 +217,12 @@ impl Call {
         loop {
             let Failed { error: source, nothing_sent, caller } =
                 match lease.send(&self.head, self.body(), &self.interim).await {
-                    Ok(response) => return Ok((response, lease)),
+                    Ok(response) => {
+                        if let Some(body) = &self.body {
+                            body.unbound();
+                        }
+                        return Ok((response, lease));
+                    }
                     Err(failed) => failed,
                 };
             if caller {

@@ -26,6 +26,7 @@ use super::{
     headers,
     interim::{Interim, MAX_INTERIM},
     message::{Head, Request, Response},
+    patience::Taking,
     server::Service,
 };
 use crate::{
@@ -135,7 +136,7 @@ async fn exchange<S: Service>(
     let ended = bodiless || body.is_end_stream();
     let Ok(stream) = respond.lock().send_response(response, ended) else { return };
     if !ended {
-        let mut upload = Upload { stream, body };
+        let mut upload = Upload::new(stream, body);
         if let Err(error) = poll_fn(|cx| upload.poll(cx)).await {
             tracing::trace!(%error, "a stream broke");
         }
@@ -147,20 +148,31 @@ async fn exchange<S: Service>(
 pub(super) struct Upload {
     stream: SendStream<Bytes>,
     body: Body,
+    taking: Taking,
 }
 
 impl Upload {
+    fn new(stream: SendStream<Bytes>, body: Body) -> Self {
+        Self { stream, body, taking: Taking::default() }
+    }
+
     /// Moves what the peer has room for; ready at the end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // A piece is taken only when there is room for some of it, so that the one who sends it feels the one who reads it.
             self.stream.reserve_capacity(1);
             if self.stream.capacity() == 0 {
-                while match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(capacity)) => capacity == 0,
-                    Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-                    None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                while match self.stream.poll_capacity(cx) {
+                    Poll::Ready(Some(Ok(capacity))) => capacity == 0,
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(io::Error::other(error))),
+                    Poll::Ready(None) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                    Poll::Pending => {
+                        ready!(self.taking.poll_over(cx, self.body.wait()));
+                        self.stream.send_reset(h2::Reason::CANCEL);
+                        return Poll::Ready(Err(self.body.unread()));
+                    }
                 } {}
+                self.taking.moved();
             } else if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
                 let error = reset.map_or_else(io::Error::other, |reason| io::Error::other(h2::Error::from(reason)));
                 return Poll::Ready(Err(error));
@@ -195,6 +207,9 @@ impl Upload {
 
 /// Why a stream ends, if the other side said so on its own.
 fn reason_of(error: &io::Error) -> h2::Reason {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return h2::Reason::CANCEL;
+    }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<h2::Error>());
     inner.filter(|error| error.is_reset()).and_then(h2::Error::reason).unwrap_or(h2::Reason::INTERNAL_ERROR)
 }
@@ -338,7 +353,7 @@ pub(crate) async fn send(
     }
     let ended = body.is_end_stream();
     let (mut response, stream) = sender.send_request(request, ended).map_err(|error| failed(error, true))?;
-    let mut upload = (!ended).then_some(Upload { stream, body });
+    let mut upload = (!ended).then(|| Upload::new(stream, body));
     let mut interims = 0;
     let response = poll_fn(|cx| {
         if let Some(sending) = &mut upload

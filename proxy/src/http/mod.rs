@@ -15,6 +15,7 @@ pub(crate) mod http2;
 pub mod idle;
 pub(crate) mod interim;
 mod message;
+pub mod patience;
 mod reason;
 pub mod replay;
 mod respond;

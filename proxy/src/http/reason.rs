@@ -32,6 +32,8 @@ pub enum Reason {
     TargetTooLong,
     /// The head of the request did not come in time.
     HeadTimeout,
+    /// The body of the request came too slowly, or not at all.
+    BodyTimeout,
     /// The route redirects.
     Redirect,
     /// The route responds.
@@ -44,7 +46,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MalformedRequest,
         Self::PlaintextRefused,
         Self::UnresolvedBackend,
@@ -58,6 +60,7 @@ impl Reason {
         Self::HeadTooLarge,
         Self::TargetTooLong,
         Self::HeadTimeout,
+        Self::BodyTimeout,
         Self::Redirect,
         Self::Respond,
         Self::CorsPreflight,
@@ -80,6 +83,7 @@ impl Reason {
             Self::HeadTooLarge => "head-too-large",
             Self::TargetTooLong => "target-too-long",
             Self::HeadTimeout => "head-timeout",
+            Self::BodyTimeout => "body-timeout",
             Self::Redirect => "redirect",
             Self::Respond => "respond",
             Self::CorsPreflight => "cors-preflight",
@@ -107,7 +111,7 @@ impl Reason {
             Self::RequestTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Redirect => StatusCode::FOUND,
             Self::Respond => StatusCode::OK,
             Self::CorsPreflight => StatusCode::NO_CONTENT,
@@ -123,6 +127,7 @@ impl Reason {
                 | Self::HeadTooLarge
                 | Self::TargetTooLong
                 | Self::HeadTimeout
+                | Self::BodyTimeout
         )
     }
 
@@ -130,7 +135,11 @@ impl Reason {
     pub const fn grpc_status(self) -> u8 {
         match self {
             // INTERNAL
-            Self::MalformedRequest | Self::HeadTooLarge | Self::TargetTooLong | Self::HeadTimeout => 13,
+            Self::MalformedRequest
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::HeadTimeout
+            | Self::BodyTimeout => 13,
             // UNAUTHENTICATED
             Self::PlaintextRefused => 16,
             // DEADLINE_EXCEEDED

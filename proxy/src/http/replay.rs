@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::{body::Incoming, idle::Activity};
+use super::{body::Incoming, idle::Activity, patience::Patience};
 
 /// What is kept of one body at most so that it can be sent again: what a form or an API's request takes. A longer one is sent once.
 pub const MAX_KEPT: usize = 64 * 1024;
@@ -45,6 +46,8 @@ struct Source {
     /// Something was read and not kept.
     lost: bool,
     ended: bool,
+    /// With the caller, until there is an answer.
+    patience: Option<Patience>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +60,8 @@ impl Held {
     /// Not read from yet, and nothing is kept.
     pub fn new(body: Incoming) -> Self {
         let whole = body.size_hint();
-        let source = Source { body, whole, kept: Vec::new(), size: 0, touched: false, lost: false, ended: false };
+        let (kept, size) = (Vec::new(), 0);
+        let source = Source { body, whole, kept, size, touched: false, lost: false, ended: false, patience: None };
         Self {
             source: Mutex::new(source),
             reader: AtomicU32::new(0),
@@ -74,6 +78,17 @@ impl Held {
     /// Notes there when something of it moves.
     pub fn watch(&self, activity: Arc<Activity>) {
         let _ = self.activity.set(activity);
+    }
+
+    /// Gives it up with [`TimedOut`](io::ErrorKind::TimedOut) where the caller keeps it waiting for longer.
+    pub fn bound(&self, wait: Duration) {
+        let mut source = self.source.lock();
+        source.patience = Some(Patience::with_body(wait, source.whole.exact().is_some()));
+    }
+
+    /// There is an answer, so whoever answers wants the rest in its own time, or not at all.
+    pub fn unbound(&self) {
+        self.source.lock().patience = None;
     }
 
     /// Whether another attempt can send it whole.
@@ -142,7 +157,17 @@ impl Reader {
             return Poll::Ready(None);
         }
         source.touched = true;
-        let frame = ready!(Pin::new(&mut source.body).poll_frame(cx));
+        let frame = match Pin::new(&mut source.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(patience) = &mut source.patience else { return Poll::Pending };
+                ready!(patience.poll_over(cx));
+                Some(Err(io::Error::new(io::ErrorKind::TimedOut, "it came too slowly, or not at all")))
+            }
+        };
+        if let (Some(patience), Some(Ok(frame))) = (&mut source.patience, &frame) {
+            patience.moved(frame.data_ref().map_or(0, Bytes::len) as u64);
+        }
         if let Some(activity) = self.held.activity.get() {
             activity.moved();
         }

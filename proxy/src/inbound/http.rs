@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -15,9 +15,9 @@ use crate::{
     balance::Endpoint,
     http::{
         Fields, MARK, Reason, Request, Response, Version,
-        body::{Body, Ending},
+        body::{Body, Bounds, Ending},
         deadline,
-        exchange::{Call, Failure},
+        exchange::{Call, Failure, of_caller},
         is_grpc, respond,
         server::{self, Service},
     },
@@ -132,6 +132,12 @@ impl Service for Session {
             return response;
         }
         let worker = &self.worker;
+        // Proxies bound their own callers, as a route may say. Of a stream of gRPC and of a tunnel silence is a part.
+        let may_rest = self.tls == Tls::Mutual || call.head.method == Method::CONNECT;
+        let http2 = self.version == Version::Http2;
+        if !(may_rest || (http2 && grpc)) {
+            call.bound_body(worker.mesh.waits.body);
+        }
         let attempt = call.attempt(&worker.pool, &worker.dialler, &self.application);
         let outcome = match deadline {
             None => attempt.await,
@@ -150,14 +156,20 @@ impl Service for Session {
                 response.headers_mut().remove(&MARK);
                 let ending = Ending { lease: Some(lease), ..Ending::default() };
                 let telemetry = &worker.mesh.telemetry;
-                response.map(|body| Body::forwarded(body, None, ending, telemetry, Direction::Inbound))
+                let stream = may_rest || (http2 && is_grpc(response.headers()));
+                let bounds = (!stream).then(|| Bounds {
+                    idle: None,
+                    unread: Some(worker.mesh.waits.answer),
+                    requests: self.requests.clone(),
+                });
+                response.map(|body| Body::forwarded(body, bounds, ending, telemetry, Direction::Inbound))
             }
             // Both say to the proxy that called: this was not done, ask another endpoint.
             Err(failure @ (Failure::Connect(_) | Failure::NotSent { .. })) => {
                 own(Reason::ConnectFailure, &failure.to_string())
             }
             Err(failure @ Failure::Reset { .. }) => own(Reason::UpstreamReset, &failure.to_string()),
-            Err(failure @ Failure::Caller(_)) => own(Reason::MalformedRequest, &failure.to_string()),
+            Err(ref failure @ Failure::Caller(ref error)) => own(of_caller(error), &failure.to_string()),
         }
     }
     fn refused(&self, reason: Reason) {

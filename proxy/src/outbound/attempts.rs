@@ -16,12 +16,13 @@ use crate::{
     backoff,
     balance::{Endpoint, limits::Full, pool::Lease, set::Settle},
     http::{
-        MARK, Reason, Response,
-        body::{Body, Ending, Incoming, Verdict},
+        Fields, MARK, Reason, Response, Version,
+        body::{Body, Bounds, Ending, Incoming, Verdict},
         deadline,
-        exchange::{Call, Failure},
+        exchange::{Call, Failure, of_caller},
         failed_status,
         idle::{Activity, Idle},
+        is_grpc,
         replay::MAX_KEPT,
         speaks_against, status_of,
     },
@@ -86,7 +87,8 @@ impl Session {
                 .choose(&destination, &applied.head(call), course.set.as_deref(), &course.failed)
                 .map_err(|own| (own, Tls::None))?;
             if course.attempts == 1 {
-                course.begin(call, &choice);
+                let wait = (!self.may_rest(call, || grpc)).then_some(self.worker.mesh.waits.body);
+                course.begin(call, &choice, wait);
             }
             let endpoint = reachable(&self.worker.mesh, &choice.endpoint);
             let tls = tls(&endpoint);
@@ -124,9 +126,8 @@ impl Session {
                     }
                     self.requests.answered(tls, response.status(), now - began);
                     let ending = Ending { lease: Some(lease), in_flight: Some(in_flight), verdict, place: None };
-                    // What a tunnel carries may rest.
-                    let idle = limits.into_idle().filter(|_| call.head.method != Method::CONNECT);
-                    return Ok(self.forward(&endpoint, response, idle, ending));
+                    let bounds = self.bounds(call, &choice, limits, response.headers());
+                    return Ok(self.forward(&endpoint, response, bounds, ending));
                 }
                 Ok(Ok((response, lease))) => {
                     // Another proxy says that it could not reach its application.
@@ -157,6 +158,23 @@ impl Session {
                 None => return Err((own, tls)),
             }
         }
+    }
+
+    /// Whether silence is part of what the request is for: of a tunnel, or of a stream of gRPC, which its peers watch over themselves.
+    fn may_rest(&self, call: &Call, grpc: impl FnOnce() -> bool) -> bool {
+        call.head.method == Method::CONNECT || (self.version == Version::Http2 && grpc())
+    }
+
+    /// How long an answer may keep somebody waiting.
+    fn bounds(&self, call: &Call, choice: &Choice<'_>, limits: Limits, headers: &Fields) -> Option<Bounds> {
+        if call.head.method == Method::CONNECT {
+            return None;
+        }
+        let of_route = choice.route.and_then(|route| route.idle);
+        // Whether it is gRPC is for the endpoint to say: a caller could say it of anything.
+        let by_default = || (!self.may_rest(call, || is_grpc(headers))).then_some(self.worker.mesh.waits.answer);
+        let unread = of_route.or_else(by_default);
+        Some(Bounds { idle: limits.into_idle(), unread, requests: self.requests.clone() })
     }
 
     /// A limit of the set is reached. Another try would only find the same.
@@ -256,10 +274,13 @@ impl Course {
         Self { terms, attempts: 0, repeats: 0, failed: Vec::new(), set, pause: None, activity: None }
     }
 
-    /// The first attempt is about to be made.
-    fn begin(&mut self, call: &Call, choice: &Choice<'_>) {
+    /// The first attempt is about to be made. `wait`: for the caller's body, unless the route says how long.
+    fn begin(&mut self, call: &Call, choice: &Choice<'_>, wait: Option<Duration>) {
         if let Some(budget) = choice.budget {
             budget.request(self.terms.began);
+        }
+        if let Some(wait) = wait.filter(|_| choice.route.is_none_or(|route| route.idle.is_none())) {
+            call.bound_body(wait);
         }
         let Some(route) = choice.route else { return };
         if route.retry.as_ref().is_some_and(|retry| retry.concerns(&call.head.method, self.terms.grpc)) {
@@ -381,7 +402,7 @@ fn reason(failure: &Failure) -> Reason {
     match failure {
         Failure::Connect(_) => Reason::ConnectFailure,
         Failure::NotSent { .. } | Failure::Reset { .. } => Reason::UpstreamReset,
-        Failure::Caller(_) => Reason::MalformedRequest,
+        Failure::Caller(error) => of_caller(error),
     }
 }
 

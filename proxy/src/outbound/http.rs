@@ -11,10 +11,9 @@ use crate::{
     balance::Endpoint,
     http::{
         MARK, Reason, Request, Response, Version,
-        body::{Body, Ending, Incoming},
+        body::{Body, Bounds, Ending, Incoming},
         deadline,
         exchange::Call,
-        idle::Idle,
         is_grpc, respond, server,
     },
     route::{Destination, Handle, RequestHead, Route, Service},
@@ -163,7 +162,7 @@ impl Session {
         &self,
         endpoint: &Endpoint,
         mut response: Response<Incoming>,
-        idle: Option<Idle>,
+        bounds: Option<Bounds>,
         ending: Ending,
     ) -> Response<Body> {
         if endpoint.identity.is_none() {
@@ -171,7 +170,7 @@ impl Session {
             response.headers_mut().remove(&MARK);
         }
         let telemetry = &self.worker.mesh.telemetry;
-        response.map(|body| Body::forwarded(body, idle, ending, telemetry, Direction::Outbound))
+        response.map(|body| Body::forwarded(body, bounds, ending, telemetry, Direction::Outbound))
     }
 }
 

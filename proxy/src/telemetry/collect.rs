@@ -82,7 +82,8 @@ impl Collect {
         let services = services.iter().map(|((direction, service), requests)| (*direction, &**service, &**requests));
         super::tries::encode(encoder, services.clone())?;
         super::outliers::encode(encoder, services.clone())?;
-        super::limits::encode(encoder, services)
+        super::limits::encode(encoder, services.clone())?;
+        super::cut_off::encode(encoder, services)
     }
 
     fn latency(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {

@@ -60,10 +60,12 @@ macro_rules! label {
     };
 }
 
+mod cut_off;
 mod limits;
 mod outliers;
 mod tries;
 
+pub use self::cut_off::{CutOff, CutOffs};
 pub use self::limits::{Limit, Limited};
 pub use self::outliers::{OutlierEvent, Outliers};
 pub use self::tries::{NoTry, Tries, TryFailed};
@@ -176,6 +178,8 @@ pub struct Requests {
     pub outliers: Outliers,
     /// What was over a limit.
     pub limited: Limited,
+    /// Answers without their end.
+    pub cut_off: CutOffs,
     latency: Latency,
 }
 
@@ -196,6 +200,7 @@ impl Requests {
             tries: Tries::default(),
             outliers: Outliers::default(),
             limited: Limited::default(),
+            cut_off: CutOffs::default(),
             latency: Latency::default(),
         }
     }

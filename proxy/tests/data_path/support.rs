@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use fairlead_proxy::{
     accept::{Listen, MAX_CONNECTIONS, Mesh, Proxy, Settings},
     config::{Destinations, Metrics, OwnWorkload, stream::Store},
+    http::patience::Waits,
     identity::{Identity, Leaf, SpiffeId, TrustBundle, TrustDomain},
     inbound::{Workload, limits::Limiter, refusals::Refusals},
     route,
@@ -107,6 +108,7 @@ pub struct Pod {
     /// What its application "dials".
     pub dials: SocketAddr,
     pub access_log: AccessLog,
+    pub waits: Waits,
 }
 
 impl Pod {
@@ -120,6 +122,7 @@ impl Pod {
             max_connections: MAX_CONNECTIONS,
             dials: SERVICE.parse().unwrap(),
             access_log: AccessLog::default(),
+            waits: Waits::default(),
         }
     }
 
@@ -161,6 +164,7 @@ impl Pod {
             own_ports: Vec::new(),
             refusals: Refusals::default(),
             limiter: Limiter::default(),
+            waits: self.waits,
         };
         let addresses = (outbound.local_addr().unwrap(), inbound.local_addr().unwrap());
         let proxy = Proxy::start(

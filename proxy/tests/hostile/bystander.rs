@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fairlead_proxy::http::patience::Waits;
 use fairlead_proxy_api::v1;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -39,15 +40,29 @@ pub struct Path {
 
 impl Path {
     pub fn to(app: Target) -> Self {
+        Self::waiting(app, Waits::default(), |_| {})
+    }
+
+    /// One whose proxies wait for so long for their callers; `change` is made to the Service.
+    pub fn waiting(app: Target, waits: Waits, change: impl FnOnce(&mut v1::Service)) -> Self {
         let authority = Authority::new();
-        let server = server_of(&authority, app.app.address, v1::MtlsMode::Permissive);
-        let client = client_of(&authority, service(vec![vec![endpoint(server.inbound, "server")]]));
+        let application = app.app.address;
+        let server = Pod { application, waits, ..Pod::new(authority.identity("server")) }.start();
+        let mut service = service(vec![vec![endpoint(server.inbound, "server")]]);
+        change(&mut service);
+        let service = Some(v1::destination::Kind::Service(service));
+        let client = Pod { service, waits, ..Pod::new(authority.identity("client")) }.start();
         Self { app, client, server }
     }
 
     /// Requests that were not the modest client's and reached the application.
     pub fn attacked(&self) -> usize {
         self.app.attacked.load(Relaxed)
+    }
+
+    /// Of the application.
+    pub fn port(&self) -> u16 {
+        self.app.app.address.port()
     }
 
     /// Where hostile clients knock.

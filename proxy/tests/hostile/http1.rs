@@ -138,7 +138,7 @@ async fn heads_without_end_are_refused_before_they_fill_anything() {
 }
 
 /// A client that takes little at a time.
-async fn small_window(address: std::net::SocketAddr) -> TcpStream {
+pub async fn small_window(address: std::net::SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(address).await.unwrap()

@@ -14,5 +14,6 @@ mod bystander;
 mod frames;
 mod http1;
 mod http2;
+mod slow;
 mod smuggling;
 mod upstream;

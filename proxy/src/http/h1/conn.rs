@@ -32,6 +32,8 @@ pub struct Conn {
     written: usize,
     /// Whether anything was ever taken by the kernel since [`Conn::begin`].
     pub(super) sent: bool,
+    /// Bytes that the kernel or TLS took.
+    pub(super) taken: u64,
     /// Something was written since the last flush that was done.
     unflushed: bool,
     pub(super) ended: bool,
@@ -49,6 +51,7 @@ impl Conn {
             out: Vec::new(),
             written: 0,
             sent: false,
+            taken: 0,
             unflushed: false,
             ended: false,
             unread: false,
@@ -108,6 +111,11 @@ impl Conn {
         self.written < self.out.len()
     }
 
+    /// Whether the peer has to take something before more can be written.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.has_out() || self.unflushed
+    }
+
     /// Whether enough was gathered.
     pub(super) fn is_full(&self) -> bool {
         self.out.len() - self.written >= GATHER
@@ -137,6 +145,7 @@ impl Conn {
             self.written += of_gathered;
             data.advance(written - of_gathered);
             self.sent = true;
+            self.taken += written as u64;
             self.unflushed = true;
         }
         if !self.out.is_empty() {

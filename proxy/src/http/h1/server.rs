@@ -27,6 +27,7 @@ use crate::{
         fields::Fields,
         interim::Interim,
         message::{Request, Response},
+        patience::Taking,
         respond,
         server::Service,
         upgrade::{self, Switch},
@@ -191,9 +192,22 @@ async fn answer(
     };
     write::response(conn.lock().out(), head, framing, bodiless, connection);
     let mut writer = Writer::new(framing);
+    let (mut taking, mut taken) = (Taking::default(), 0);
     let written = poll_fn(|cx| {
         if let Poll::Ready(written) = writer.poll(cx, conn, body) {
             return Poll::Ready(written);
+        }
+        let (blocked, so_far) = {
+            let conn = conn.lock();
+            (writer.is_blocked(&conn), conn.taken)
+        };
+        if !blocked || so_far > taken {
+            taking.moved();
+        }
+        taken = so_far;
+        if blocked && taking.poll_over(cx, body.wait()).is_ready() {
+            conn.lock().reset();
+            return Poll::Ready(Err(Broken::Sink(body.unread())));
         }
         // A caller who left does not want the rest; whoever makes it must hear of that.
         conn.lock().poll_gone(cx).map(|()| Err(Broken::Sink(io::ErrorKind::ConnectionAborted.into())))

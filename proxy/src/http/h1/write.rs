@@ -121,6 +121,11 @@ impl Writer {
         Self { framing, left, data: Bytes::new(), in_chunk: false, ended: framing == Framing::None }
     }
 
+    /// Whether it is the one who reads that is waited for.
+    pub(super) fn is_blocked(&self, conn: &Conn) -> bool {
+        !self.data.is_empty() || conn.is_blocked()
+    }
+
     /// Moves what it can; ready once all of it was written.
     pub(super) fn poll(
         &mut self,

@@ -9,9 +9,15 @@ use std::{
 };
 
 use fairlead_proxy_api::v1;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::client::conn::http2::SendRequest;
 use tokio::{io::AsyncWriteExt, net::TcpSocket, sync::Semaphore, time::sleep};
 
-use crate::support::*;
+use crate::{
+    http2::{self, Body},
+    support::*,
+};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -236,4 +242,95 @@ async fn an_endpoint_that_does_not_accept_in_time_has_failed() {
     client
         .counted(r#"fairlead_proxy_outlier_events_total{direction="outbound",service="test/server:9080",event="ejected-consecutive-errors"} 1"#)
         .await;
+}
+
+/// An application of HTTP/2 that answers each request when it is told to.
+async fn held_http2() -> (App, Arc<Semaphore>, Arc<AtomicUsize>) {
+    let (answers, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let shared = (answers.clone(), asked.clone());
+    let app = http2::app(move |_| {
+        let (answers, asked) = shared.clone();
+        async move {
+            asked.fetch_add(1, SeqCst);
+            answers.acquire().await.unwrap().forget();
+            Response::new(Full::from("ok").boxed())
+        }
+    })
+    .await;
+    (app, answers, asked)
+}
+
+/// The status of one more request over a connection, and the reason if the proxy answered.
+async fn ask(mut client: SendRequest<Body>) -> (u16, Option<String>) {
+    let request = Request::get("http://server/").body(Empty::new().boxed()).unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    let reason = answer.headers().get("fairlead-proxy").map(|reason| reason.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), reason)
+}
+
+const OVERLOAD: u16 = 503;
+
+#[tokio::test]
+async fn streams_above_the_requests_in_flight_are_answered_at_once() {
+    let (app, answers, asked) = held_http2().await;
+    let sidecar =
+        client_of(&Authority::new(), limited(vec![endpoint(app.address, "")], v1::Limits { requests: 3, ..limits() }));
+    let client = http2::client(sidecar.outbound).await;
+    let first: Vec<_> = (0..3).map(|_| tokio::spawn(ask(client.clone()))).collect();
+    while asked.load(SeqCst) < 3 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..5 {
+        let refused = tokio::time::timeout(SOON, ask(client.clone())).await.expect("at once");
+        assert_eq!(refused, (OVERLOAD, Some("overload".into())));
+    }
+    sidecar.counted(&over("requests").replace("} 1", "} 5")).await;
+    answers.add_permits(4);
+    for answer in first {
+        assert_eq!(answer.await.unwrap(), (200, None), "the others of the connection go on");
+    }
+    assert_eq!(ask(client).await, (200, None), "there is room again");
+    assert_eq!((app.connections(), asked.load(SeqCst)), (1, 4));
+    assert!(!sidecar.telemetry.render().unwrap().contains("fairlead_proxy_outlier_events_total{"));
+}
+
+#[tokio::test]
+async fn streams_share_the_connections_that_there_may_be() {
+    let (app, answers, asked) = held_http2().await;
+    let one = v1::Limits { connections: 1, requests: 1000, pending_requests: 1000, ..limits() };
+    let sidecar = client_of(&Authority::new(), limited(vec![endpoint(app.address, "")], one));
+    let client = http2::client(sidecar.outbound).await;
+    // More than a proxy puts on one connection where it may open another.
+    let streams: Vec<_> = (0..150).map(|_| tokio::spawn(ask(client.clone()))).collect();
+    while asked.load(SeqCst) < 150 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    answers.add_permits(150);
+    for answer in streams {
+        assert_eq!(answer.await.unwrap(), (200, None));
+    }
+    assert_eq!(app.connections(), 1);
+}
+
+#[tokio::test]
+async fn streams_that_wait_for_a_connection_are_counted() {
+    // Another proxy that accepts, and then says nothing.
+    let app = App::start(|stream| async move {
+        let _open = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let few = v1::Limits { pending_requests: 2, ..limits() };
+    let sidecar = client_of(&Authority::new(), limited(vec![endpoint(app.address, "server")], few));
+    let client = http2::client(sidecar.outbound).await;
+    let waiting: Vec<_> = (0..2).map(|_| tokio::spawn(ask(client.clone()))).collect();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while app.connections() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "nobody connects");
+        sleep(Duration::from_millis(5)).await;
+    }
+    let refused = tokio::time::timeout(Duration::from_secs(2), ask(client)).await.expect("at once");
+    assert_eq!(refused, (OVERLOAD, Some("overload".into())));
+    sidecar.counted(&over("pendingRequests")).await;
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
 }

@@ -109,6 +109,23 @@ async fn a_body_that_was_kept_goes_along() {
 }
 
 #[tokio::test]
+async fn copies_are_translated_like_their_requests() {
+    let (real, shadow) = (App::start(post).await, Shadow::start(Duration::ZERO).await);
+    let mut service = service(vec![vec![endpoint(real.address, "")], vec![endpoint(shadow.app.address, "")]]);
+    service.routes[0].mirrors = vec![all(1)];
+    service.protocol = v1::Protocol::Http1Only.into();
+    let sidecar = client_of(&Authority::new(), service);
+    let mut client = crate::http2::client(sidecar.outbound).await;
+    let body = http_body_util::BodyExt::boxed(http_body_util::Full::from("hello"));
+    let request = http::Request::post("http://server/a").header("cookie", "a=1").header("cookie", "b=2").body(body);
+    assert_eq!(client.send_request(request.unwrap()).await.unwrap().status(), 200);
+    let copies = shadow.seen(1).await;
+    assert!(copies[0].starts_with("POST /a HTTP/1.1\r\nhost: server\r\n"), "{copies:?}");
+    assert_eq!(value(&copies[0], "cookie"), Some("a=1; b=2"));
+    assert!(copies[0].ends_with("\r\n\r\nhello"), "{copies:?}");
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_long_to_be_kept_is_not_copied_and_counted() {
     let (real, shadow) = (App::start(post).await, Shadow::start(Duration::ZERO).await);
     let client = mirrored(&real, &shadow, all(2));

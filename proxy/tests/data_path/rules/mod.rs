@@ -8,6 +8,7 @@ mod answers;
 mod changes;
 mod cors;
 mod faults;
+mod http2;
 mod matches;
 mod mirror;
 mod stickiness;

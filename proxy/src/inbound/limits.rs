@@ -94,7 +94,11 @@ pub fn compile(message: v1::RateLimit) -> Result<(u32, Limit), String> {
             None => return Err(format!("rate limit {}: a key that this proxy does not know", message.name)),
         });
     }
-    let matches = message.matches.into_iter().map(route::match_of).collect::<Result<_, _>>()?;
+    let matches = message
+        .matches
+        .into_iter()
+        .map(|entry| route::match_of(entry).map(Match::protecting))
+        .collect::<Result<_, _>>()?;
     Ok((message.port, Limit { name: message.name, interval, depth, key, matches }))
 }
 
@@ -105,7 +109,7 @@ impl Limit {
     }
 
     fn concerns(&self, head: &RequestHead<'_>) -> bool {
-        self.matches.is_empty() || self.matches.iter().any(|m| m.matches(head))
+        self.matches.is_empty() || self.matches.iter().any(|m| m.protects(head))
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, header};
 use regex::bytes::Regex;
 
-use super::{RequestHead, params};
+use super::{RequestHead, params, path};
 use crate::http::is_grpc_type;
 
 /// All that is set must hold.
@@ -92,8 +92,29 @@ impl Match {
 
     /// Whether all that is set holds.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
+        self.path.as_ref().is_none_or(|path| path.matches(head.path().as_bytes())) && self.rest_matches(head)
+    }
+
+    /// For a rule that protects something: its own path is the one that it means, however that was written.
+    #[must_use]
+    pub fn protecting(mut self) -> Self {
+        if let Some(PathMatch::Exact(own) | PathMatch::Prefix(own)) = &mut self.path
+            && let Some(Ok(meant)) = path::plain(own).map(|meant| String::from_utf8(meant.into_owned()))
+        {
+            *own = meant;
+        }
+        self
+    }
+
+    /// Whether a rule that protects something holds: it does however a server may read the path ([`path`]).
+    pub fn protects(&self, head: &RequestHead<'_>) -> bool {
+        let read = |own: &PathMatch| path::any_reading(head.path(), |reading| own.matches(reading));
+        self.path.as_ref().is_none_or(read) && self.rest_matches(head)
+    }
+
+    /// All but the path.
+    fn rest_matches(&self, head: &RequestHead<'_>) -> bool {
         (self.methods.is_empty() || self.methods.iter().any(|method| method == head.method()))
-            && self.path.as_ref().is_none_or(|path| path.matches(head.path()))
             && self.headers.iter().all(|header| header.matches(head))
             && self.grpc.as_ref().is_none_or(|grpc| grpc.matches(head))
             && self.query_params.iter().all(|param| {
@@ -108,13 +129,13 @@ impl Match {
 }
 
 impl PathMatch {
-    fn matches(&self, path: &str) -> bool {
+    fn matches(&self, path: &[u8]) -> bool {
         match self {
-            Self::Exact(exact) => path == exact,
+            Self::Exact(exact) => path == exact.as_bytes(),
             Self::Prefix(prefix) => {
-                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
             }
-            Self::Regex(regex) => regex.is_match(path.as_bytes()),
+            Self::Regex(regex) => regex.is_match(path),
         }
     }
 }
@@ -215,6 +236,38 @@ mod tests {
         }
         let everything = path(PathMatch::Prefix(String::new()));
         assert!(holds(&everything, &Method::GET, "/whatever", &[]));
+    }
+
+    #[test]
+    fn what_protects_holds_for_every_spelling_and_what_routes_for_one() {
+        let uri = |path: &str| path.parse().unwrap();
+        let none = HeaderMap::new().into();
+        let entry = |path| Match { path: Some(path), methods: vec!["POST".into()], ..Match::default() };
+        for entry in [
+            entry(PathMatch::Exact("/login".into())),
+            entry(PathMatch::Prefix("/login".into())),
+            entry(PathMatch::Regex(regex("/log(in|out)"))),
+        ] {
+            let entry = entry.protecting();
+            for (path, matches, protects) in [
+                ("/login", true, true),
+                ("/%6Cogin", false, true),
+                ("//login", false, true),
+                ("/x/../login", false, true),
+                ("/login;a=b", false, true),
+                ("/other", false, false),
+            ] {
+                let uri = uri(path);
+                let head = RequestHead::new(&Method::POST, &uri, &none);
+                assert_eq!((entry.matches(&head), entry.protects(&head)), (matches, protects), "{entry:?} {path}");
+                assert!(!entry.protects(&RequestHead::new(&Method::GET, &uri, &none)), "the rest counts as ever");
+            }
+        }
+        let escaped = entry(PathMatch::Prefix("/a%20b".into())).protecting();
+        for path in ["/a%20b", "/%61%20b/c", "//a%20b"] {
+            let uri = uri(path);
+            assert!(escaped.protects(&RequestHead::new(&Method::POST, &uri, &none)), "{path}");
+        }
     }
 
     #[test]

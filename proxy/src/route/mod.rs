@@ -12,6 +12,7 @@ mod head;
 mod index;
 mod matcher;
 pub mod params;
+pub mod path;
 mod retry;
 pub mod rules;
 mod split;

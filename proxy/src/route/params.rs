@@ -42,7 +42,7 @@ fn decode(text: &str) -> Cow<'_, [u8]> {
 }
 
 /// Of a hexadecimal digit.
-const fn nibble(digit: u8) -> u8 {
+pub(super) const fn nibble(digit: u8) -> u8 {
     match digit {
         b'0'..=b'9' => digit - b'0',
         b'a'..=b'f' => digit - b'a' + 10,

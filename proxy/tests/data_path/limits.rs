@@ -98,3 +98,23 @@ async fn a_limit_holds_from_the_moment_it_is_set_and_lifting_it_frees() {
     set(workload(v1::MtlsMode::Permissive));
     assert_eq!(ask().await, 200);
 }
+
+#[tokio::test]
+async fn no_spelling_of_a_path_gets_round_a_limit_and_none_is_changed() {
+    let app = App::mirror().await;
+    let mut workload = limit(app.address.port(), 1, Vec::new());
+    let prefix = v1::path_match::Kind::Prefix("/login".into());
+    let path = Some(v1::PathMatch { kind: Some(prefix) });
+    workload.rate_limits[0].matches = vec![v1::Match { path, ..v1::Match::default() }];
+    let server = Pod { application: app.address, workload, ..Pod::new(Authority::new().identity("server")) }.start();
+    let first = get(server.inbound, "/%6Cogin//x;y?z=/./", "").await;
+    assert!(first.contains("GET /%6Cogin//x;y?z=/./ HTTP/1.1\r\n"), "it goes on as it came: {first}");
+    for path in
+        ["/login", "/log%69n", "//login", "/./login", "/x/../login", "/x%2f..%2flogin", "/login;x", "/%256Cogin"]
+    {
+        assert_eq!(status(&get(server.inbound, path, "").await), 429, "{path}");
+    }
+    for path in ["/", "/other", "/loginx", "/a%20b", "/x;login", "/x//login"] {
+        assert_eq!(status(&get(server.inbound, path, "").await), 200, "{path}");
+    }
+}

@@ -92,7 +92,8 @@ pub(super) fn requests(mut bytes: &[u8]) -> Vec<Asking> {
         };
         let method = head.method.to_string();
         views.push(Asking { method, target, lines: lines(&head.headers), body });
-        if !keep_alive {
+        // What follows CONNECT is no request, whatever the answer.
+        if !keep_alive || head.method == Method::CONNECT {
             break;
         }
     }

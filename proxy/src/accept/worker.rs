@@ -143,7 +143,8 @@ impl Start {
         if self.probes {
             let mesh = &self.mesh;
             let (destinations, identity) = (mesh.destinations.clone(), mesh.identity.clone());
-            tokio::spawn(Prober { destinations, identity, telemetry: mesh.telemetry.clone() }.run());
+            let (telemetry, own_addresses) = (mesh.telemetry.clone(), mesh.own_addresses.clone());
+            tokio::spawn(Prober { destinations, identity, telemetry, own_addresses }.run());
         }
         let worker = Arc::new(Worker::new(self.mesh, self.draining));
         tokio::spawn(keep_pool(worker.clone()));

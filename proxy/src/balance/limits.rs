@@ -38,6 +38,8 @@ pub struct Used {
     pending: AtomicU32,
     /// Who waits for a place, and not for a connection that is being made.
     waiting: AtomicU32,
+    /// The bound that who waited last knows: a version of the set may have raised it.
+    awaited: AtomicU32,
     freed: Notify,
     /// One clone for each request in flight: counting is one step then.
     requests: Arc<()>,
@@ -113,6 +115,7 @@ impl Limits {
     /// A place, as soon as there is one.
     pub async fn free_place(self: &Arc<Self>) -> Place {
         let _waiting = Waiting::new(&self.used);
+        self.used.awaited.store(self.connections, Relaxed);
         loop {
             let mut freed = pin!(self.used.freed.notified());
             // Before looking, so that what becomes free in between is not missed.
@@ -157,7 +160,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let used = &self.0.used;
         // What was refused was counted for a moment, and is nothing that became free.
-        if used.connections.fetch_sub(1, Relaxed) <= self.0.connections {
+        let bound = self.0.connections.max(used.awaited.load(Relaxed));
+        if used.connections.fetch_sub(1, Relaxed) <= bound {
             used.freed.notify_one();
         }
     }
@@ -215,6 +219,17 @@ mod tests {
         let after = Arc::new(Limits { connections: 3, used: before.used.clone(), ..Limits::default() });
         let third = after.place().unwrap();
         assert!(after.place().is_none() && third.is_of(&before));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_under_a_bound_that_was_raised_is_woken() {
+        let before = limits(1);
+        let after = Arc::new(Limits { connections: 2, used: before.used.clone(), ..Limits::default() });
+        let (old, _new) = (before.place(), after.place());
+        let waiting = tokio::spawn(async move { after.free_place().await });
+        sleep(Duration::from_secs(1)).await;
+        drop(old);
+        assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ pub mod set;
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -117,10 +117,10 @@ impl Endpoint {
         self.limits.as_ref().map_or(connect::CONNECT, |limits| limits.connect_timeout)
     }
 
-    /// The same endpoint without a proxy in between: for the pod itself.
-    #[must_use]
-    pub fn in_plain(&self) -> Self {
-        Self {
+    /// How it is reached from a pod with these addresses if not as it is: the pod itself not through its own proxy.
+    pub fn seen_from(&self, own: &[IpAddr]) -> Option<Self> {
+        let own = self.identity.is_some() && own.contains(&self.address.ip());
+        own.then(|| Self {
             address: self.address,
             identity: None,
             origination: None,
@@ -130,7 +130,7 @@ impl Endpoint {
             health: self.health.clone(),
             limits: self.limits.clone(),
             group: None,
-        }
+        })
     }
 
     /// Where attempts on this endpoint are counted during a release; `None`: nowhere.

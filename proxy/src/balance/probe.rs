@@ -1,6 +1,6 @@
 //! Requests of the proxy's own: to endpoints that were left out, and to those that a policy has checked.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
 use tokio::{
@@ -38,6 +38,8 @@ pub struct Prober {
     pub identity: Arc<Identity>,
     /// Counts who returns.
     pub telemetry: Arc<Telemetry>,
+    /// Of the pod.
+    pub own_addresses: Vec<IpAddr>,
 }
 
 impl Prober {
@@ -115,6 +117,8 @@ impl Prober {
 
     /// Whether a GET is answered with 200 to 399 in time.
     async fn ask(&self, endpoint: &Endpoint, path: &PathAndQuery, limit: Duration) -> bool {
+        let reached = endpoint.seen_from(&self.own_addresses);
+        let endpoint = reached.as_ref().unwrap_or(endpoint);
         let asked = async {
             let mut connection =
                 connect::endpoint(&self.identity, &self.telemetry, endpoint, Alpn::Http1).await.ok()?.stream;

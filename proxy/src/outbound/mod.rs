@@ -116,9 +116,5 @@ impl Outgoing<'_> {
 
 /// How an endpoint is reached from here: the pod itself not through its own proxy.
 fn reachable(mesh: &Mesh, endpoint: &Arc<Endpoint>) -> Arc<Endpoint> {
-    if endpoint.identity.is_some() && mesh.own_addresses.contains(&endpoint.address.ip()) {
-        Arc::new(endpoint.in_plain())
-    } else {
-        endpoint.clone()
-    }
+    endpoint.seen_from(&mesh.own_addresses).map_or_else(|| endpoint.clone(), Arc::new)
 }

@@ -334,3 +334,37 @@ async fn streams_that_wait_for_a_connection_are_counted() {
     sidecar.counted(&over("pendingRequests")).await;
     assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
 }
+
+#[tokio::test]
+async fn what_an_application_says_beyond_its_answer_is_not_the_answer_of_who_waits() {
+    // Both requests may be with either of two workers, and only one worker hands connections on.
+    for _ in 0..5 {
+        let (answers, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let shared = (answers.clone(), asked.clone());
+        let app = App::start(move |mut stream| {
+            let (answers, asked) = shared.clone();
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    let first = asked.fetch_add(1, SeqCst) == 0;
+                    answers.acquire().await.unwrap().forget();
+                    let more = if first { "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong" } else { "" };
+                    if stream.write_all(format!("{OK}{more}").as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        let held = Held { app, answers, asked, most: Arc::default() };
+        let client = held.client(v1::Limits { connections: 1, ..limits() });
+        let first = asking(&client);
+        held.asked(1).await;
+        let second = asking(&client);
+        sleep(Duration::from_millis(50)).await;
+        held.answers.add_permits(2);
+        for asking in [first, second] {
+            let answer = asking.await.unwrap();
+            assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        }
+    }
+}

@@ -76,11 +76,14 @@ impl TrafficPolicy {
         let uid = metadata.uid.unwrap_or_default();
         let namespace = metadata.namespace.unwrap_or_default();
         let named = spec.as_ref().ok().map(|s| attachment(&namespace, &s.target_ref));
+        let tls_alone = spec.as_ref().ok().and_then(tls_alone);
         let (in_force, invalid) = match spec.and_then(|s| rules(&namespace, &uid, generation, s)) {
             Ok(rules) => (Some(rules), None),
             Err(why) => {
                 // One made anew under the same name is another policy.
                 let kept = before.filter(|b| b.uid == uid).and_then(|b| b.in_force.clone());
+                // Nobody may remember what was in force, and what was meant to be encrypted must not go in plain until the mistake is mended.
+                let kept = kept.or_else(|| rules(&namespace, &uid, generation, tls_alone?).ok());
                 (kept, Some(why))
             }
         };
@@ -99,6 +102,23 @@ impl TrafficPolicy {
     pub(super) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.in_force.iter().map(|r| &r.attachment).chain(&self.named)
     }
+}
+
+/// What a policy says of TLS and nothing else, if it does.
+fn tls_alone(spec: &TrafficPolicySpec) -> Option<TrafficPolicySpec> {
+    Some(TrafficPolicySpec {
+        target_ref: spec.target_ref.clone(),
+        tls: Some(spec.tls.clone()?),
+        subsets: Vec::new(),
+        routes: Vec::new(),
+        retry_budget: None,
+        load_balancing: None,
+        outlier_detection: None,
+        health_check: None,
+        limits: None,
+        rate_limits: Vec::new(),
+        protocol: None,
+    })
 }
 
 fn attachment(namespace: &str, target: &TargetRef) -> Attachment {
@@ -199,6 +219,15 @@ mod tests {
             "{why}"
         );
         assert!(!why.contains('\n'));
+    }
+
+    #[test]
+    fn a_mistake_elsewhere_does_not_take_tls_away() {
+        let mut spec = header("a(");
+        spec["tls"] = json!({"mode": "Originate", "sni": "a.example", "caRef": {"name": "ca"}});
+        let rules = parse(1, spec, None).in_force.unwrap();
+        assert_eq!(rules.origination.unwrap().server_name, "a.example");
+        assert!(rules.routes.is_empty());
     }
 
     #[test]

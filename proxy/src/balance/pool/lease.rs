@@ -82,6 +82,9 @@ impl Lease {
             return;
         }
         if place.as_ref().is_some_and(|place| place.limits().is_waited_for()) {
+            if Instant::now() >= retire || !super::rests(&conn) {
+                return;
+            }
             let sender = Sender::Http1 { conn, place, retire, key: key.clone(), pool: pool.clone() };
             return pool.hand_over(&key, Self { sender, reused: true });
         }

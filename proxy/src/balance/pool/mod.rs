@@ -248,7 +248,11 @@ impl Pool {
                         Ok(found) => place = found,
                         // Better a stream too many than none.
                         Err(_) if let Some(lease) = self.crowded(&key) => return Ok(lease),
-                        Err(_) => place = self.place(endpoint).await.map_err(|full| Arc::new(full.into()))?,
+                        Err(_) => match self.place(endpoint).await {
+                            Ok(found) => place = found,
+                            // Somebody else got one meanwhile, and made what all can share.
+                            Err(full) => return self.crowded(&key).ok_or_else(|| Arc::new(full.into())),
+                        },
                     }
                 }
                 let dial = self.dialling(&key, dialler, endpoint, place);
@@ -315,6 +319,8 @@ impl Pool {
                 stays(resting.since, limits) && now < resting.retire && resting.tunnel.lives()
             });
             entry.waiting.retain(|waiting| !waiting.is_closed());
+            // Whoever wanted it has left, and nobody else makes it go on.
+            entry.dialling.take_if(|dial| dial.strong_count() == Some(1));
             !entry.is_empty()
         });
     }

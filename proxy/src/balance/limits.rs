@@ -4,7 +4,10 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{
+            AtomicU32,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -38,8 +41,6 @@ pub struct Used {
     pending: AtomicU32,
     /// Who waits for a place, and not for a connection that is being made.
     waiting: AtomicU32,
-    /// The bound that who waited last knows: a version of the set may have raised it.
-    awaited: AtomicU32,
     freed: Notify,
     /// One clone for each request in flight: counting is one step then.
     requests: Arc<()>,
@@ -108,14 +109,16 @@ impl Limits {
 
     /// A place for one more connection, if there is one now.
     pub fn place(self: &Arc<Self>) -> Option<Place> {
-        let place = Place(self.clone());
-        (self.used.connections.fetch_add(1, Relaxed) < self.connections).then_some(place)
+        // Never counted above the bound, not even for a moment: a place that is freed then would be missed by who waits. In one order with
+        // the news of it, for the same reason.
+        let one_more = |open| (open < self.connections).then_some(open + 1);
+        self.used.connections.fetch_update(SeqCst, SeqCst, one_more).ok()?;
+        Some(Place(self.clone()))
     }
 
     /// A place, as soon as there is one.
     pub async fn free_place(self: &Arc<Self>) -> Place {
         let _waiting = Waiting::new(&self.used);
-        self.used.awaited.store(self.connections, Relaxed);
         loop {
             let mut freed = pin!(self.used.freed.notified());
             // Before looking, so that what becomes free in between is not missed.
@@ -159,11 +162,8 @@ impl Drop for Pending {
 impl Drop for Place {
     fn drop(&mut self) {
         let used = &self.0.used;
-        // What was refused was counted for a moment, and is nothing that became free.
-        let bound = self.0.connections.max(used.awaited.load(Relaxed));
-        if used.connections.fetch_sub(1, Relaxed) <= bound {
-            used.freed.notify_one();
-        }
+        used.connections.fetch_sub(1, SeqCst);
+        used.freed.notify_one();
     }
 }
 

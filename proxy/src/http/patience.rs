@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Version;
 
 /// How long callers may keep the proxy waiting where no policy says it.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,11 @@ impl Default for Waits {
     fn default() -> Self {
         Self { body: Duration::from_secs(5 * 60), answer: Duration::from_secs(15 * 60) }
     }
+}
+
+/// Whether silence is part of what a request is for: of a tunnel, or of a stream of gRPC, which its peers watch over themselves.
+pub fn may_rest(method: &Method, version: Version, grpc: impl FnOnce() -> bool) -> bool {
+    *method == Method::CONNECT || (version == Version::Http2 && grpc())
 }
 
 /// What a body whose length is stated has to bring on average: it is there already, and any network carries more. 1 MB takes three hours at most

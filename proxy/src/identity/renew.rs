@@ -146,7 +146,7 @@ mod tests {
         let first = identity.leaf();
         let mut changes = identity.changes();
         tokio::select! {
-            () = keep(&identity, issue, wall.clone(), || 0.5) => unreachable!(),
+            () = keep(&identity, issue, wall.clone(), || 0.5) => panic!("it keeps on for as long as it is polled"),
             _ = changes.wait_for(|change| change.leaves == 2) => {}
         }
         let after = wall().duration_since(start).unwrap();
@@ -172,7 +172,7 @@ mod tests {
             changes.wait_for(|change| change.leaves == 2).await.unwrap();
         };
         tokio::select! {
-            () = keep(&identity, issue, wall.clone(), || 0.5) => unreachable!(),
+            () = keep(&identity, issue, wall.clone(), || 0.5) => panic!("it keeps on for as long as it is polled"),
             () = push => {}
         }
         assert!(wall().duration_since(start).unwrap() < Duration::from_secs(120));

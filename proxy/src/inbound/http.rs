@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,9 @@ use crate::{
         body::{Body, Bounds, Ending},
         deadline,
         exchange::{Call, Failure, of_caller},
-        is_grpc, respond,
+        is_grpc,
+        patience::may_rest,
+        respond,
         server::{self, Service},
     },
     identity::SpiffeId,
@@ -132,10 +134,9 @@ impl Service for Session {
             return response;
         }
         let worker = &self.worker;
-        // Proxies bound their own callers, as a route may say. Of a stream of gRPC and of a tunnel silence is a part.
-        let may_rest = self.tls == Tls::Mutual || call.head.method == Method::CONNECT;
-        let http2 = self.version == Version::Http2;
-        if !(may_rest || (http2 && grpc)) {
+        // Proxies bound their own callers, as a route may say.
+        let is_plain = self.tls != Tls::Mutual;
+        if is_plain && !may_rest(&call.head.method, self.version, || grpc) {
             call.bound_body(worker.mesh.waits.body);
         }
         let attempt = call.attempt(&worker.pool, &worker.dialler, &self.application);
@@ -156,8 +157,8 @@ impl Service for Session {
                 response.headers_mut().remove(&MARK);
                 let ending = Ending { lease: Some(lease), ..Ending::default() };
                 let telemetry = &worker.mesh.telemetry;
-                let stream = may_rest || (http2 && is_grpc(response.headers()));
-                let bounds = (!stream).then(|| Bounds {
+                let bounded = is_plain && !may_rest(&call.head.method, self.version, || is_grpc(response.headers()));
+                let bounds = bounded.then(|| Bounds {
                     idle: None,
                     unread: Some(worker.mesh.waits.answer),
                     requests: self.requests.clone(),

@@ -16,13 +16,14 @@ use crate::{
     backoff,
     balance::{Endpoint, limits::Full, pool::Lease, set::Settle},
     http::{
-        Fields, MARK, Reason, Response, Version,
+        Fields, MARK, Reason, Response,
         body::{Body, Bounds, Ending, Incoming, Verdict},
         deadline,
         exchange::{Call, Failure, of_caller},
         failed_status,
         idle::{Activity, Idle},
         is_grpc,
+        patience::may_rest,
         replay::MAX_KEPT,
         speaks_against, status_of,
     },
@@ -87,7 +88,7 @@ impl Session {
                 .choose(&destination, &applied.head(call), course.set.as_deref(), &course.failed)
                 .map_err(|own| (own, Tls::None))?;
             if course.attempts == 1 {
-                let wait = (!self.may_rest(call, || grpc)).then_some(self.worker.mesh.waits.body);
+                let wait = (!may_rest(&call.head.method, self.version, || grpc)).then_some(self.worker.mesh.waits.body);
                 course.begin(call, &choice, wait);
             }
             let endpoint = reachable(&self.worker.mesh, &choice.endpoint);
@@ -160,11 +161,6 @@ impl Session {
         }
     }
 
-    /// Whether silence is part of what the request is for: of a tunnel, or of a stream of gRPC, which its peers watch over themselves.
-    fn may_rest(&self, call: &Call, grpc: impl FnOnce() -> bool) -> bool {
-        call.head.method == Method::CONNECT || (self.version == Version::Http2 && grpc())
-    }
-
     /// How long an answer may keep somebody waiting.
     fn bounds(&self, call: &Call, choice: &Choice<'_>, limits: Limits, headers: &Fields) -> Option<Bounds> {
         if call.head.method == Method::CONNECT {
@@ -172,7 +168,9 @@ impl Session {
         }
         let of_route = choice.route.and_then(|route| route.idle);
         // Whether it is gRPC is for the endpoint to say: a caller could say it of anything.
-        let by_default = || (!self.may_rest(call, || is_grpc(headers))).then_some(self.worker.mesh.waits.answer);
+        let by_default = || {
+            (!may_rest(&call.head.method, self.version, || is_grpc(headers))).then_some(self.worker.mesh.waits.answer)
+        };
         let unread = of_route.or_else(by_default);
         Some(Bounds { idle: limits.into_idle(), unread, requests: self.requests.clone() })
     }

@@ -13,6 +13,13 @@ use prometheus_client::{
 
 use super::access::AccessLog;
 use super::{Direction, Handshake, LATENCY_BOUNDS, Refusal, Requests, Tables, Tls, Transport};
+use super::{
+    cut_off::CUT_OFF,
+    limits::OVER_LIMIT,
+    mirrored::MIRRORED,
+    outliers::OUTLIER_EVENTS,
+    tries::{RETRIES, RETRIES_REFUSED},
+};
 use crate::http::Reason;
 
 /// Registered once; reads the tables at each scrape and leaves out series that never counted.
@@ -29,8 +36,7 @@ impl Collector for Collect {
         self.requests(&mut encoder)?;
         self.latency(&mut encoder)?;
         self.delays(&mut encoder)?;
-        self.mirrored(&mut encoder)?;
-        self.tries(&mut encoder)?;
+        self.families(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.events(&mut encoder)?;
         encoder
@@ -77,13 +83,15 @@ impl Collect {
         Ok(())
     }
 
-    fn tries(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+    fn families(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
         let services = self.tables.services.read();
         let services = services.iter().map(|((direction, service), requests)| (*direction, &**service, &**requests));
-        super::tries::encode(encoder, services.clone())?;
-        super::outliers::encode(encoder, services.clone())?;
-        super::limits::encode(encoder, services.clone())?;
-        super::cut_off::encode(encoder, services)
+        MIRRORED.encode(encoder, services.clone())?;
+        RETRIES.encode(encoder, services.clone())?;
+        RETRIES_REFUSED.encode(encoder, services.clone())?;
+        OUTLIER_EVENTS.encode(encoder, services.clone())?;
+        OVER_LIMIT.encode(encoder, services.clone())?;
+        CUT_OFF.encode(encoder, services)
     }
 
     fn latency(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
@@ -112,23 +120,6 @@ impl Collect {
             let count = requests.delayed.load(Relaxed);
             if count > 0 {
                 let labels = [("direction", direction.as_str()), ("service", service.as_ref())];
-                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn mirrored(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-        let mut metric = encoder.encode_descriptor(
-            "mirrored",
-            "Copies of requests, by what became of them",
-            None,
-            MetricType::Counter,
-        )?;
-        for ((direction, service), requests) in self.tables.services.read().iter() {
-            for (outcome, count) in requests.mirrored.counts().filter(|(_, count)| *count > 0) {
-                let labels =
-                    [("direction", direction.as_str()), ("service", service.as_ref()), ("outcome", outcome.as_str())];
                 metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }
         }

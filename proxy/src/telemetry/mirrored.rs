@@ -2,34 +2,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What became of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MirrorOutcome {
-    /// It was answered, whatever the answer.
-    Answered,
-    /// It was not, or not in time.
-    Failed,
-    /// There was nobody to send it to.
-    NoEndpoints,
-    /// Too many were on their way.
-    Dropped,
-    /// The request's body was too long to be kept, or had not ended when the caller was answered.
-    Body,
-}
+use super::family::Family;
 
-impl MirrorOutcome {
-    /// All of them, in the order of their discriminants.
-    pub(super) const ALL: [Self; 5] = [Self::Answered, Self::Failed, Self::NoEndpoints, Self::Dropped, Self::Body];
-
-    /// The label's value.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Failed => "failed",
-            Self::NoEndpoints => "no-endpoints",
-            Self::Dropped => "dropped",
-            Self::Body => "body",
-        }
+label! {
+    /// What became of a copy.
+    MirrorOutcome {
+        /// It was answered, whatever the answer.
+        Answered = "answered",
+        /// It was not, or not in time.
+        Failed = "failed",
+        /// There was nobody to send it to.
+        NoEndpoints = "no-endpoints",
+        /// Too many were on their way.
+        Dropped = "dropped",
+        /// The request's body was too long to be kept, or had not ended when the caller was answered.
+        Body = "body",
     }
 }
 
@@ -47,9 +34,14 @@ impl Mirrored {
     pub fn add(&self, outcome: MirrorOutcome, copies: usize) {
         self.0[outcome as usize].fetch_add(copies as u64, Relaxed);
     }
-
-    /// How many there were of each.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (MirrorOutcome, u64)> {
-        MirrorOutcome::ALL.into_iter().zip(&self.0).map(|(outcome, count)| (outcome, count.load(Relaxed)))
-    }
 }
+
+pub(super) const MIRRORED: Family<MirrorOutcome> = Family {
+    name: "mirrored",
+    help: "Copies of requests, by what became of them",
+    fixed: &[],
+    label: "outcome",
+    values: MirrorOutcome::ALL,
+    value: MirrorOutcome::as_str,
+    counts: |requests| &requests.mirrored.0,
+};

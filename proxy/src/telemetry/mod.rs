@@ -6,8 +6,8 @@
 
 pub mod access;
 mod collect;
+mod family;
 pub mod groups;
-mod mirrored;
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
 use self::access::AccessLog;
-pub use self::{
-    groups::Groups,
-    mirrored::{MirrorOutcome, Mirrored},
-};
+pub use self::groups::Groups;
 use crate::http::Reason;
 
 /// How many services and ports have series of their own. A pod that talks to more is a gateway, and its scraper would suffer first.
@@ -62,11 +59,13 @@ macro_rules! label {
 
 mod cut_off;
 mod limits;
+mod mirrored;
 mod outliers;
 mod tries;
 
 pub use self::cut_off::{CutOff, CutOffs};
 pub use self::limits::{Limit, Limited};
+pub use self::mirrored::{MirrorOutcome, Mirrored};
 pub use self::outliers::{OutlierEvent, Outliers};
 pub use self::tries::{NoTry, Tries, TryFailed};
 

@@ -1,16 +1,8 @@
 //! Counts of endpoints that are left out.
 
-use std::{
-    fmt::Error,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use prometheus_client::{
-    encoding::{DescriptorEncoder, NoLabelSet},
-    metrics::MetricType,
-};
-
-use super::{Direction, Requests};
+use super::family::Family;
 use crate::balance::{health::Cause, set::Event};
 
 label! {
@@ -58,25 +50,12 @@ impl Outliers {
     }
 }
 
-/// Writes out what was counted, if anything.
-pub(super) fn encode<'a>(
-    encoder: &mut DescriptorEncoder,
-    services: impl Iterator<Item = (Direction, &'a str, &'a Requests)>,
-) -> Result<(), Error> {
-    let mut metric = encoder.encode_descriptor(
-        "outlier_events",
-        "Endpoints that were left out because they fail, or came back",
-        None,
-        MetricType::Counter,
-    )?;
-    for (direction, service, requests) in services {
-        for (count, event) in requests.outliers.0.iter().zip(OutlierEvent::ALL) {
-            let labels = [("direction", direction.as_str()), ("service", service), ("event", event.as_str())];
-            let count = count.load(Relaxed);
-            if count > 0 {
-                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
-            }
-        }
-    }
-    Ok(())
-}
+pub(super) const OUTLIER_EVENTS: Family<OutlierEvent> = Family {
+    name: "outlier_events",
+    help: "Endpoints that were left out because they fail, or came back",
+    fixed: &[],
+    label: "event",
+    values: OutlierEvent::ALL,
+    value: OutlierEvent::as_str,
+    counts: |requests| &requests.outliers.0,
+};

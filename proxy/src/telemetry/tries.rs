@@ -1,16 +1,8 @@
 //! Counts of tries after the first.
 
-use std::{
-    fmt::Error,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use prometheus_client::{
-    encoding::{DescriptorEncoder, NoLabelSet},
-    metrics::MetricType,
-};
-
-use super::{Direction, Requests};
+use super::family::Family;
 
 label! {
     /// What a try failed by.
@@ -57,40 +49,22 @@ impl Tries {
     }
 }
 
-/// Writes out what was counted, if anything.
-pub(super) fn encode<'a>(
-    encoder: &mut DescriptorEncoder,
-    services: impl Iterator<Item = (Direction, &'a str, &'a Requests)> + Clone,
-) -> Result<(), Error> {
-    let mut metric = encoder.encode_descriptor(
-        "retries",
-        "Tries after the first, by what the one before failed by",
-        None,
-        MetricType::Counter,
-    )?;
-    for (direction, service, requests) in services.clone() {
-        for (count, cause) in requests.tries.made.iter().zip(TryFailed::ALL) {
-            let labels = [("direction", direction.as_str()), ("service", service), ("cause", cause.as_str())];
-            let count = count.load(Relaxed);
-            if count > 0 {
-                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
-            }
-        }
-    }
-    let mut metric = encoder.encode_descriptor(
-        "retries_refused",
-        "Tries that the route allows and that were not made",
-        None,
-        MetricType::Counter,
-    )?;
-    for (direction, service, requests) in services {
-        for (count, reason) in requests.tries.refused.iter().zip(NoTry::ALL) {
-            let labels = [("direction", direction.as_str()), ("service", service), ("reason", reason.as_str())];
-            let count = count.load(Relaxed);
-            if count > 0 {
-                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
-            }
-        }
-    }
-    Ok(())
-}
+pub(super) const RETRIES: Family<TryFailed> = Family {
+    name: "retries",
+    help: "Tries after the first, by what the one before failed by",
+    fixed: &[],
+    label: "cause",
+    values: TryFailed::ALL,
+    value: TryFailed::as_str,
+    counts: |requests| &requests.tries.made,
+};
+
+pub(super) const RETRIES_REFUSED: Family<NoTry> = Family {
+    name: "retries_refused",
+    help: "Tries that the route allows and that were not made",
+    fixed: &[],
+    label: "reason",
+    values: NoTry::ALL,
+    value: NoTry::as_str,
+    counts: |requests| &requests.tries.refused,
+};

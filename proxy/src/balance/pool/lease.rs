@@ -82,7 +82,7 @@ impl Lease {
             return;
         }
         if place.as_ref().is_some_and(|place| place.limits().is_waited_for()) {
-            if Instant::now() >= retire || !super::rests(&conn) {
+            if !super::is_fit(&conn, retire, Instant::now()) {
                 return;
             }
             let sender = Sender::Http1 { conn, place, retire, key: key.clone(), pool: pool.clone() };

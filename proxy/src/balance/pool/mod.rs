@@ -136,9 +136,9 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Whether a connection still rests. Nobody is woken if it does not: it is looked at before it is used, and every second.
-fn rests(conn: &Mutex<Conn>) -> bool {
-    conn.lock().rests(&mut Context::from_waker(Waker::noop()))
+/// Whether a connection that rests may carry another request. Nobody is woken if it may not: it is looked at before it is used, and every second.
+fn is_fit(conn: &Mutex<Conn>, retire: Instant, now: Instant) -> bool {
+    now < retire && conn.lock().rests(&mut Context::from_waker(Waker::noop()))
 }
 
 impl Pool {
@@ -162,7 +162,7 @@ impl Pool {
         match key.version {
             Version::Http1 => {
                 while let Some(resting) = entry.idle.pop() {
-                    if now < resting.retire && rests(&resting.conn) {
+                    if is_fit(&resting.conn, resting.retire, now) {
                         return Some(Lease {
                             sender: Sender::Http1 {
                                 conn: resting.conn,
@@ -308,7 +308,7 @@ impl Pool {
             };
             entry.idle.retain(|resting| {
                 let limits = resting.place.as_ref().map(Place::limits);
-                stays(resting.since, limits) && now < resting.retire && rests(&resting.conn)
+                stays(resting.since, limits) && is_fit(&resting.conn, resting.retire, now)
             });
             entry.shared.retain_mut(|shared| {
                 let since = *shared.used.lock();

@@ -51,7 +51,7 @@ pub(crate) async fn send(
     };
     {
         let mut conn = conn.lock();
-        conn.sent = false;
+        conn.taken = 0;
         conn.reusable = false;
         write::request(conn.out(), head, framing, handshake.as_ref());
     }
@@ -64,7 +64,7 @@ pub(crate) async fn send(
     };
     let answered = poll_fn(|cx| exchange.poll(cx, conn, asked, interim)).await.map_err(|error| Failed {
         error,
-        nothing_sent: !conn.lock().sent,
+        nothing_sent: conn.lock().taken == 0,
         caller: exchange.caller,
     })?;
     let Answered { mut status, reason, mut headers, framing, keep_alive } = answered;

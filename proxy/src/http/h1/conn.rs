@@ -30,9 +30,7 @@ pub struct Conn {
     /// To be written, from `written` on.
     out: Vec<u8>,
     written: usize,
-    /// Whether anything was ever taken by the kernel since [`Conn::begin`].
-    pub(super) sent: bool,
-    /// Bytes that the kernel or TLS took.
+    /// Bytes that the kernel or TLS took; of the request alone, on the side that calls.
     pub(super) taken: u64,
     /// Something was written since the last flush that was done.
     unflushed: bool,
@@ -50,7 +48,6 @@ impl Conn {
             rest: BytesMut::new(),
             out: Vec::new(),
             written: 0,
-            sent: false,
             taken: 0,
             unflushed: false,
             ended: false,
@@ -144,7 +141,6 @@ impl Conn {
             let of_gathered = written.min(gathered.len());
             self.written += of_gathered;
             data.advance(written - of_gathered);
-            self.sent = true;
             self.taken += written as u64;
             self.unflushed = true;
         }

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use http::{Method, Uri};
 
 use super::{
-    Asked, Chunked, Framing, Item, Refusal,
+    Asked, Framing, Refusal,
     head::may_end,
     request, response,
-    view::{self, Asking},
+    view::{self, Asking, unchunked},
     write,
 };
 use crate::http::{Fields, exchange::complete_http1};
@@ -89,26 +89,9 @@ fn in_pieces(bytes: &[u8], framing: Framing) {
     if framing != Framing::Chunked {
         return;
     }
-    let decode = |step: usize| -> Result<(Vec<u8>, bool), Refusal> {
-        let (mut chunked, mut data, mut rest) = (Chunked::default(), Vec::new(), Vec::new());
-        for piece in bytes.chunks(step) {
-            rest.extend_from_slice(piece);
-            loop {
-                let (skip, item) = chunked.next(&rest)?;
-                rest.drain(..skip);
-                match item {
-                    Item::More => break,
-                    Item::Data(len) => data.extend(rest.drain(..len)),
-                    Item::End(_) => return Ok((data, true)),
-                }
-            }
-            assert!(rest.is_empty(), "looked at and kept");
-        }
-        Ok((data, false))
-    };
-    let at_once = decode(bytes.len().max(1));
+    let at_once = unchunked(bytes, bytes.len().max(1));
     for step in [1, 2, 7] {
-        assert_eq!(decode(step), at_once, "in pieces of {step}");
+        assert_eq!(unchunked(bytes, step), at_once, "in pieces of {step}");
     }
 }
 

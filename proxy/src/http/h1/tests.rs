@@ -2,7 +2,10 @@ use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    view::{Unchunked, unchunked},
+    *,
+};
 
 fn framing_of(request_head: &str) -> Framing {
     request(request_head.as_bytes()).unwrap().expect("a whole head").0.framing
@@ -217,36 +220,15 @@ fn answers_are_judged_as_strictly_as_requests() {
 }
 
 /// Feeds pieces of `step` bytes; data, trailers, and how many bytes were left over.
-fn chunks(text: &str, step: usize) -> Result<(String, Option<http::HeaderMap>, usize), Refusal> {
-    let mut chunked = Chunked::default();
-    let (mut data, mut rest) = (Vec::new(), Vec::new());
-    for (index, piece) in text.as_bytes().chunks(step).enumerate() {
-        rest.extend_from_slice(piece);
-        loop {
-            let (skip, item) = chunked.next(&rest)?;
-            rest.drain(..skip);
-            match item {
-                Item::More => break,
-                Item::Data(len) => data.extend(rest.drain(..len)),
-                Item::End(trailers) => {
-                    let left = text.len() - ((index + 1) * step).min(text.len()) + rest.len();
-                    return Ok((String::from_utf8(data).unwrap(), trailers, left));
-                }
-            }
-        }
-    }
-    Err(Refusal::Malformed("it does not end"))
-}
-
 #[test]
 fn chunks_are_read_wherever_reads_end() {
     let text = "5\r\nhello\r\n00A;x=\"1\"\r\n0123456789\r\n0;last\r\nSum: 7\r\n\r\nGET";
     for step in 1..=text.len() {
-        let (data, trailers, left) = chunks(text, step).unwrap();
-        assert_eq!((data.as_str(), left), ("hello0123456789", 3), "{step}");
-        assert_eq!(trailers.unwrap()["sum"], "7");
+        let read = unchunked(text.as_bytes(), step).unwrap();
+        assert_eq!((read.data.as_slice(), read.behind), (&b"hello0123456789"[..], Some(3)), "{step}");
+        assert_eq!(read.trailers.unwrap()["sum"], "7");
     }
-    assert_eq!(chunks("0\r\n\r\n", 1).unwrap(), (String::new(), None, 0));
+    assert_eq!(unchunked(b"0\r\n\r\n", 1).unwrap(), Unchunked { behind: Some(0), ..Unchunked::default() });
 }
 
 #[test]
@@ -274,7 +256,7 @@ fn chunks_that_two_servers_may_read_differently_are_refused() {
         "0\r\nHost: b\r\n\r\n",
     ] {
         for step in [1, 2, text.len()] {
-            assert!(chunks(text, step).is_err(), "{text:?}");
+            assert!(!matches!(unchunked(text.as_bytes(), step), Ok(Unchunked { behind: Some(_), .. })), "{text:?}");
         }
     }
 }
@@ -282,9 +264,9 @@ fn chunks_that_two_servers_may_read_differently_are_refused() {
 #[test]
 fn what_says_nothing_is_bounded() {
     let endless = format!("1;{}\r\n", "x".repeat(20_000));
-    assert!(chunks(&endless, 1000).is_err());
+    assert!(unchunked(endless.as_bytes(), 1000).is_err());
     let trailers = format!("0\r\n{}\r\n", "x: y\r\n".repeat(4_000));
-    assert_eq!(chunks(&trailers, 1000).unwrap_err(), Refusal::HeadTooLarge);
+    assert_eq!(unchunked(trailers.as_bytes(), 1000).unwrap_err(), Refusal::HeadTooLarge);
 }
 
 struct Nobody(Mutex<Vec<crate::http::Reason>>);

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Answered, Asked, Chunked, Framing, Item, Parsed, request, response};
+use super::{Answered, Asked, Chunked, Framing, Item, Parsed, Refusal, request, response};
 use crate::http::Fields;
 
 /// Room for everything that is said at once.
@@ -75,6 +75,36 @@ pub(super) fn body(bytes: &[u8], framing: Framing) -> Option<(Vec<u8>, Lines, us
             }
         }
     }
+}
+
+/// What was read of a body in chunks.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Unchunked {
+    pub data: Vec<u8>,
+    pub trailers: Option<HeaderMap>,
+    /// Bytes behind its end; `None`: it does not end.
+    pub behind: Option<usize>,
+}
+
+/// Feeds a body in chunks in pieces of `step` bytes.
+pub(super) fn unchunked(bytes: &[u8], step: usize) -> Result<Unchunked, Refusal> {
+    let (mut chunked, mut read) = (Chunked::default(), Unchunked::default());
+    let (mut rest, mut unfed) = (Vec::new(), bytes.len());
+    for piece in bytes.chunks(step) {
+        rest.extend_from_slice(piece);
+        unfed -= piece.len();
+        loop {
+            let (skip, item) = chunked.next(&rest)?;
+            rest.drain(..skip);
+            match item {
+                Item::More => break,
+                Item::Data(len) => read.data.extend(rest.drain(..len)),
+                Item::End(trailers) => return Ok(Unchunked { trailers, behind: Some(rest.len() + unfed), ..read }),
+            }
+        }
+        assert!(rest.is_empty(), "looked at and kept");
+    }
+    Ok(read)
 }
 
 /// All requests in `bytes`, as this module reads them, up to the first that it refuses.

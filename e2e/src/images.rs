@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::digest::{self, SHA256};
+use ring::digest::{self, SHA256};
 
 use crate::cluster::{self, Node, Places};
 use crate::command::{command, run};

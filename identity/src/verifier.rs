@@ -20,7 +20,7 @@ use crate::{
 
 /// What the provider can verify; the same for every verifier.
 static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
-    LazyLock::new(|| rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms);
+    LazyLock::new(|| rustls::crypto::ring::default_provider().signature_verification_algorithms);
 
 /// Why a peer with a valid chain is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -105,7 +105,7 @@ const NAME: &str = "fairlead-operator";
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::start_logging(&args.log, args.log_format)?;
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         anyhow::bail!("a crypto provider was installed twice");
     }
     run(args).await

@@ -44,7 +44,7 @@ const BLOCKING_THREADS: usize = 2;
 const ADMIN_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
+    rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider was installed before ours"))?;
     tokio::runtime::Builder::new_current_thread()

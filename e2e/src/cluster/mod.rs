@@ -142,7 +142,7 @@ fn other_cluster() -> Result<Option<PathBuf>> {
 
 async fn client_from(path: &Path) -> Result<Client> {
     // Fails only if there is one already, which is just as good.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await

@@ -8,11 +8,12 @@
 //!
 //! The clock of the caller is right to within [`BACKDATE`] of the clocks of those who verify. Serials are random.
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
+use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
@@ -76,7 +77,8 @@ impl Serial {
     /// From the system's generator.
     pub fn random() -> Result<Self, MaterialError> {
         let mut bytes = [0; 20];
-        aws_lc_rs::rand::fill(&mut bytes)
+        SystemRandom::new()
+            .fill(&mut bytes)
             .map_err(|_| MaterialError::Signing("the system has no randomness".to_owned()))?;
         Ok(Self::from_bytes(bytes))
     }
@@ -378,7 +380,7 @@ pub(super) mod tests {
         for root in authority.trust_bundle().roots {
             roots.add(root.into()).unwrap();
         }
-        let provider = rustls::crypto::aws_lc_rs::default_provider().into();
+        let provider = rustls::crypto::ring::default_provider().into();
         let verifier =
             rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
         let at = |time: OffsetDateTime| {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use rcgen::KeyPair;
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
+use rustls::crypto::ring::sign::any_ecdsa_type;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;

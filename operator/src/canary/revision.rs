@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use ring::digest::{Context, SHA256};
 use serde_json::Value;
 
 /// Bytes of the digest that are kept: enough that no two of a Deployment's templates share a name, short enough to read.

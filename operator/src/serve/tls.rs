@@ -84,7 +84,7 @@ fn finish(mut config: ServerConfig, protocols: &[&[u8]]) -> ServerConfig {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn anchors(bundle: &TrustBundle) -> Result<Arc<[TrustAnchor<'static>]>, Error> {

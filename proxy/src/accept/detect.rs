@@ -3,7 +3,7 @@
 //! [`Kind::of`] decides on bytes; [`first`] reads them, with a limit to how long a silent client is waited for. Nothing is lost by a wrong
 //! guess of silence: [`speaks_first`] then watches both sides, and a client that speaks HTTP after all is still served as such.
 
-use std::{io, time::Duration};
+use std::{future::poll_fn, io, pin::Pin, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::Parsed;
-use crate::{http::Version, tcp::Stream};
+use crate::{
+    http::Version,
+    tcp::{Stream, buffers},
+};
 
 /// How long a client may be silent before the server is asked to speak first. Clients that speak first do so with the first packet after
 /// the handshake; a fiftieth of a second more is what a server-first connection pays, once.
@@ -116,7 +119,7 @@ fn http1(bytes: &[u8]) -> Option<Kind> {
 
 /// Reads until it can be told what the client speaks; `silence` limits the wait for the first byte (`None`: as long as it takes). What was
 /// read is in `buffer`. A TLS hello is read whole.
-pub async fn first(client: &TcpStream, buffer: &mut BytesMut, silence: Option<Duration>) -> io::Result<First> {
+pub async fn first(client: &mut TcpStream, buffer: &mut BytesMut, silence: Option<Duration>) -> io::Result<First> {
     let mut deadline = silence.map(|limit| Instant::now() + limit);
     loop {
         match Kind::of(buffer) {
@@ -124,33 +127,25 @@ pub async fn first(client: &TcpStream, buffer: &mut BytesMut, silence: Option<Du
             Some(kind) => return Ok(First::Spoke(kind)),
             None => {}
         }
-        // Without a buffer until there is something to read: a silent connection costs nothing.
-        let readable = client.readable();
-        match deadline {
-            None => readable.await?,
-            Some(deadline) => match timeout_at(deadline, readable).await {
-                Ok(readable) => readable?,
+        let read = poll_fn(|cx| buffers::read(Pin::new(&mut *client), cx));
+        let read = match deadline {
+            None => read.await?,
+            Some(deadline) => match timeout_at(deadline, read).await {
+                Ok(read) => read?,
                 Err(_) if buffer.is_empty() => return Ok(First::Silence),
                 // It began to speak and then waits for an answer: not HTTP.
                 Err(_) => return Ok(First::Spoke(Kind::Opaque)),
             },
-        }
-        let silent = buffer.is_empty();
-        buffer.reserve(ENOUGH);
-        match client.try_read_buf(buffer) {
-            Ok(0) if silent => return Ok(First::Closed),
+        };
+        match (read.is_empty(), buffer.is_empty()) {
+            (true, true) => return Ok(First::Closed),
             // Half of something: whoever reads on finds the end as well.
-            Ok(0) => return Ok(First::Spoke(Kind::of(buffer).unwrap_or(Kind::Opaque))),
-            Ok(_) if silent => deadline = Some(Instant::now() + HESITATION),
-            Ok(_) => {}
-            // The kernel was only thought to have something.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if silent {
-                    *buffer = BytesMut::new();
-                }
-            }
-            Err(error) => return Err(error),
+            (true, false) => return Ok(First::Spoke(Kind::of(buffer).unwrap_or(Kind::Opaque))),
+            (false, true) => deadline = Some(Instant::now() + HESITATION),
+            (false, false) => {}
         }
+        // Of their own size: more may be waited for, or a connection to somebody else.
+        buffer.extend_from_slice(&read);
     }
 }
 

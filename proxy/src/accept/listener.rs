@@ -54,6 +54,8 @@ fn bound(domain: Domain, address: SocketAddr) -> io::Result<TcpListener> {
     // A restarted proxy must not wait for connections of its predecessor to be forgotten.
     socket.set_reuse_address(true)?;
     tcp::keep_alive(&socket)?;
+    // The proxy writes whole messages. Connections inherit it, like the former.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -113,10 +115,6 @@ impl Listener {
             self.telemetry.refused(self.direction, Refusal::Limit);
             return tcp::reset(&connection);
         };
-        if connection.set_nodelay(true).is_err() {
-            // The peer is gone already.
-            return;
-        }
         let loads = self.workers.iter().map(|worker| worker.load.load(Relaxed));
         let index = least_loaded(loads, self.here);
         let worker = &self.workers[index];
@@ -176,11 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_vanish_are_noticed() {
+    fn connections_inherit_what_is_set_once() {
         let socket = bind(0).unwrap();
         let port = socket.local_addr().unwrap().port();
         let _caller = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let (accepted, _) = socket.accept().unwrap();
-        assert!(socket2::SockRef::from(&accepted).keepalive().unwrap());
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap(), "callers that vanish are noticed");
+        assert!(accepted.tcp_nodelay().unwrap());
     }
 }

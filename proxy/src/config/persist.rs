@@ -20,9 +20,9 @@ use std::{
     time::SystemTime,
 };
 
-use aws_lc_rs::digest;
 use fairlead_proxy_api::v1;
 use prost::Message;
+use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::{MAX_DESTINATIONS, from_proto};

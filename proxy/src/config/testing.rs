@@ -200,7 +200,7 @@ impl Drop for FakeOperator {
 }
 
 fn server_tls(authority: &Authority, identity: &str) -> rustls::ServerConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.root_der().into()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())

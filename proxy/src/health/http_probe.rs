@@ -197,7 +197,7 @@ fn redirected(host: &str, from: &Target, location: &HeaderValue) -> Option<Targe
 
 /// The kubelet does not look at certificates, since those of applications are rarely for their pods' addresses.
 static UNVERIFIED: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(rustls::ALL_VERSIONS)?
         .dangerous()

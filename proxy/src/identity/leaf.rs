@@ -82,7 +82,7 @@ impl Leaf {
         let certified = CertifiedKey::from_der(
             chain,
             PrivateKeyDer::Pkcs8(key.clone_key()),
-            &rustls::crypto::aws_lc_rs::default_provider(),
+            &rustls::crypto::ring::default_provider(),
         )
         .map_err(IssuedError::Key)?;
         Ok(Self { claims, key, certified: Arc::new(certified) })

@@ -6,9 +6,9 @@
 
 use std::{fmt, sync::Arc};
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use fairlead_proxy_api::v1;
 use prost::Message;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::{
     ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier},

@@ -85,14 +85,14 @@ impl Incoming<'_> {
     }
 
     /// Waits for the first bytes.
-    async fn first(&self, client: TcpStream) {
+    async fn first(&self, mut client: TcpStream) {
         let mut buffer = BytesMut::new();
         let silence = match (self.plain(), self.protocol()) {
             (Plain::Refuse, _) => Some(PATIENCE),
             (Plain::Accept, Protocol::Http) => None,
             _ => Some(SILENCE),
         };
-        match detect::first(&client, &mut buffer, silence).await {
+        match detect::first(&mut client, &mut buffer, silence).await {
             // Boxes, so that a connection is charged for what it is and not for the largest that it could have been.
             Ok(First::Spoke(kind)) => Box::pin(self.renewed().spoke(client, kind, buffer, None)).await,
             Ok(First::Silence) => Box::pin(self.silence(client)).await,
@@ -139,7 +139,7 @@ impl Incoming<'_> {
     }
 
     /// The server may be the one to speak; a proxy that is late with its handshake is still met by one.
-    async fn silence(&self, client: TcpStream) {
+    async fn silence(&self, mut client: TcpStream) {
         if matches!(self.plain(), Plain::Refuse) {
             return self.refuse(&client);
         }
@@ -153,7 +153,7 @@ impl Incoming<'_> {
             }
             Ok(Speaker::Client) => {
                 let mut buffer = BytesMut::new();
-                match detect::first(&client, &mut buffer, None).await {
+                match detect::first(&mut client, &mut buffer, None).await {
                     Ok(First::Spoke(kind)) => {
                         self.renewed().spoke(client, kind, buffer, Some(upstream)).await;
                     }
@@ -255,7 +255,7 @@ impl Incoming<'_> {
     }
 
     async fn application(&self) -> Option<Opaque> {
-        match connect::tcp(self.original, connect::CONNECT).await {
+        match connect::in_pod(self.original, connect::CONNECT).await {
             Ok(tcp) => Some(Opaque::direct(tcp.into())),
             Err(error) => {
                 tracing::debug!(%error, "the application was not reached");

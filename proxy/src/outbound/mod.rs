@@ -57,10 +57,10 @@ pub async fn serve(worker: &Arc<Worker>, client: TcpStream, original: SocketAddr
 
 impl Outgoing<'_> {
     /// `http`: the port is stated to be, so silence means nothing and what is not HTTP is malformed.
-    async fn detect(&self, client: TcpStream, http: bool) {
+    async fn detect(&self, mut client: TcpStream, http: bool) {
         let mut buffer = BytesMut::new();
         let limit = (!http).then_some(SILENCE);
-        match detect::first(&client, &mut buffer, limit).await {
+        match detect::first(&mut client, &mut buffer, limit).await {
             // Boxes, so that a connection is charged for what it is and not for the largest that it could have been.
             Ok(First::Spoke(Kind::Http(version))) => Box::pin(self.http(client, buffer, version)).await,
             Ok(First::Spoke(Kind::Opaque)) if http => Box::pin(self.http(client, buffer, Version::Http1)).await,
@@ -71,7 +71,7 @@ impl Outgoing<'_> {
     }
 
     /// Connects, so that the server can speak; but if it is the client who does, and HTTP, it is served as such after all.
-    async fn silence(&self, client: TcpStream) {
+    async fn silence(&self, mut client: TcpStream) {
         let Some(mut upstream) = opaque::connect(self).await else {
             return tcp::reset(&client);
         };
@@ -82,7 +82,7 @@ impl Outgoing<'_> {
             }
             Ok(Speaker::Client) => {
                 let mut buffer = BytesMut::new();
-                match detect::first(&client, &mut buffer, None).await {
+                match detect::first(&mut client, &mut buffer, None).await {
                     Ok(First::Spoke(Kind::Http(version))) => {
                         drop(upstream);
                         self.http(client, buffer, version).await;

@@ -83,12 +83,19 @@ pub struct Connection {
     pub expires: Option<Instant>,
 }
 
-/// Opens a TCP connection, without Nagle's delay: the proxy writes whole messages.
+/// Opens a TCP connection to somebody who may vanish.
 pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let tcp = in_pod(address, limit).await?;
+    keep_alive(&SockRef::from(&tcp)).map_err(|source| ConnectError::Tcp { address, source })?;
+    Ok(tcp)
+}
+
+/// Opens a TCP connection within the pod, whose kernel knows when the other side is gone. Without Nagle's delay: the proxy writes whole
+/// messages.
+pub async fn in_pod(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
     let connected = async {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        keep_alive(&SockRef::from(&tcp))?;
         Ok(tcp)
     };
     timeout(limit, connected)

@@ -96,7 +96,7 @@ async fn an_unknown_address_passes_through_untouched() {
 #[tokio::test]
 async fn tls_of_the_application_s_own_arrives_as_it_was_sent() {
     let key = rcgen::generate_simple_self_signed(["app.example".to_owned()]).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let certificate = key.cert.der().clone();
     let server = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

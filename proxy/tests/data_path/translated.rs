@@ -168,8 +168,8 @@ async fn websocket(otherwise: Option<&'static str>) -> App {
             stream.write_all(otherwise.as_bytes()).await.unwrap();
             return;
         }
-        let accept = aws_lc_rs::digest::digest(
-            &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        let accept = ring::digest::digest(
+            &ring::digest::SHA1_FOR_LEGACY_USE_ONLY,
             format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
         );
         let accept = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, accept);

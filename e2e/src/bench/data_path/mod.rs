@@ -24,7 +24,7 @@ const WARM_UP: u64 = 1;
 /// Runs the scenarios, the contenders of each taking turns.
 pub(super) async fn measure(scenarios: &[Scenario], quick: bool) -> Result<Results> {
     // Fails only if there is one already, which is just as good.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let programs = Programs::prepare().await?;
     let step = Step::begin("starting two pods for each: direct, Envoy, Fairlead");
     let mut contenders = Contenders::start(&programs).await?;

@@ -9,9 +9,9 @@ mod tries;
 
 use std::net::{IpAddr, SocketAddr};
 
-use aws_lc_rs::digest;
 use fairlead_proxy_api::v1;
 use prost::Message as _;
+use ring::digest;
 
 use crate::model::{
     Body, Caller, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Place, Protocol, Resource, ResourceName,

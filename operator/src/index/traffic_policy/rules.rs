@@ -1,7 +1,7 @@
 //! What happens to requests on their way, in the words of the model.
 
-use aws_lc_rs::digest;
 use fairlead_crds as crd;
+use ring::digest;
 
 use crate::index::canary::WHOLE;
 use crate::model::{Answer, Cors, Fault, HeaderChanges, PathChange, Redirect, Rewrite, Rules, Stickiness};

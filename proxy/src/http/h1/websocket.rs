@@ -3,9 +3,9 @@
 //! There the handshake has no key: the tunnel is known by its status. Towards the endpoint the proxy is the client, so the key is its own, and
 //! so is the check that the endpoint read it.
 
-use aws_lc_rs::digest;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::header;
+use ring::digest;
 
 use crate::http::fields::Fields;
 

@@ -29,6 +29,10 @@ pub const INJECTED_ANNOTATION: &str = "fairlead.dev/injected";
 pub const INIT_CONTAINER: &str = "fairlead-init";
 /// The user that the proxy runs as; its traffic is exempt from capture, so nothing else in a pod may run as it.
 pub const PROXY_UID: i64 = 2102;
+/// A variable of the proxy's environment, and what its C library's allocator reads from it (`man GLIBC_TUNABLES`): small pieces that are freed join their
+/// neighbours at once. By default they wait until something large is asked for, which may be never in a proxy whose connections have closed,
+/// and meanwhile keep megabytes from being given back.
+pub const ALLOCATOR: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.mxfast=0");
 /// Where the proxy takes captured outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where the proxy takes captured inbound connections.

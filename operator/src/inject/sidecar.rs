@@ -6,7 +6,9 @@ use fairlead_proxy_api::TOKEN_AUDIENCE;
 use serde_json::{Value, json};
 
 use super::annotations::{PodOptions, duration_text};
-use super::{HEALTH_PORT, INBOUND_PORT, INIT_CONTAINER, OUTBOUND_PORT, PROXY_CONTAINER, PROXY_UID, Settings};
+use super::{
+    ALLOCATOR, HEALTH_PORT, INBOUND_PORT, INIT_CONTAINER, OUTBOUND_PORT, PROXY_CONTAINER, PROXY_UID, Settings,
+};
 use crate::ca::bundles::{TRUST_BUNDLE_KEY, TRUST_BUNDLE_NAME};
 
 const TOKEN_VOLUME: &str = "fairlead-token";
@@ -78,6 +80,7 @@ pub(super) fn proxy_container(settings: &Settings, options: &PodOptions, probes:
         json!({"name": "FAIRLEAD_ACCESS_LOG", "value": settings.proxy_access_log.as_str()}),
         json!({"name": "FAIRLEAD_LOG_FORMAT", "value": settings.proxy_log_format}),
         json!({"name": "FAIRLEAD_DRAIN_TIMEOUT", "value": drain}),
+        json!({"name": ALLOCATOR.0, "value": ALLOCATOR.1}),
     ];
     if !probes.is_empty() {
         env.push(json!({"name": "FAIRLEAD_PROBES", "value": probes_text(probes)}));

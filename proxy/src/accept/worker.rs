@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
+    runtime::Builder,
     sync::{Semaphore, mpsc},
     time::{Instant, MissedTickBehavior},
 };
@@ -26,6 +27,10 @@ use crate::{
     inbound, outbound, tcp,
     telemetry::{Direction, Refusal},
 };
+
+/// News of sockets that the kernel is asked for at once. As many as tasks fit into the runtime's queue when it is new: one that grew because
+/// thousands of connections closed together would lie above all that they leave, and the allocator could give nothing of it back.
+const EVENTS: usize = 64;
 
 /// What connections of one worker share.
 #[derive(Debug)]
@@ -125,7 +130,8 @@ pub(super) struct Start {
 impl Start {
     /// Runs until the proxy stops.
     pub(super) fn run(self) {
-        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = Builder::new_current_thread().enable_all().max_io_events_per_tick(EVENTS).build();
+        match runtime {
             Ok(runtime) => runtime.block_on(self.serve()),
             Err(error) => tracing::error!(%error, "a worker cannot start"),
         }

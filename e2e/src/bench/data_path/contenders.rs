@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use fairlead_operator::inject::ALLOCATOR;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
@@ -179,6 +180,7 @@ impl Contender {
             .arg("run")
             .env_clear()
             .env("PATH", crate::command::search_path())
+            .env(ALLOCATOR.0, ALLOCATOR.1)
             .env("POD_NAME", name)
             .env("POD_NAMESPACE", operator::NAMESPACE)
             .env("POD_UID", operator::uid(name))

@@ -29,7 +29,7 @@ pub const INJECTED_ANNOTATION: &str = "fairlead.dev/injected";
 pub const INIT_CONTAINER: &str = "fairlead-init";
 /// The user that the proxy runs as; its traffic is exempt from capture, so nothing else in a pod may run as it.
 pub const PROXY_UID: i64 = 2102;
-/// A variable of the proxy's environment, and what its C library's allocator reads from it (`man GLIBC_TUNABLES`): small pieces that are freed join their
+/// A variable of the proxy's environment, and what its C library's allocator reads from it (glibc manual, "Tunables"): small pieces that are freed join their
 /// neighbours at once. By default they wait until something large is asked for, which may be never in a proxy whose connections have closed,
 /// and meanwhile keep megabytes from being given back.
 pub const ALLOCATOR: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.mxfast=0");

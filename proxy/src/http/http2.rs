@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     balance::limits::Place,
-    tcp::{Paced, Stream},
+    tcp::{Gathered, Paced, Stream},
 };
 
 /// Streams that one connection may have open: what gRPC clients expect of a server.
@@ -61,6 +61,8 @@ pub(super) async fn serve<S: Service>(
     draining: &CancellationToken,
     service: Arc<S>,
 ) -> Result<(), h2::Error> {
+    let stream = Gathered::new(Paced::new(stream));
+    let turn = stream.clone();
     let handshake = server::Builder::new()
         .max_header_list_size(MAX_HEAD as u32)
         .max_concurrent_streams(MAX_STREAMS)
@@ -69,8 +71,8 @@ pub(super) async fn serve<S: Service>(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(10 * STREAM_WINDOW)
         .enable_connect_protocol()
-        .handshake::<_, Bytes>(Paced::new(stream));
-    let Ok(handshake) = timeout(PREFACE, handshake).await else { return Ok(()) };
+        .handshake::<_, Bytes>(stream);
+    let Ok(handshake) = timeout(PREFACE, turn.over(handshake)).await else { return Ok(()) };
     let mut connection = handshake?;
     let mut alive = Alive::new(connection.ping_pong());
     let mut drained = pin!(draining.cancelled());
@@ -85,7 +87,9 @@ pub(super) async fn serve<S: Service>(
                 return Poll::Ready(Ok(accepted));
             }
             let busy = connection.has_streams();
-            alive.poll_lost(cx, busy).map(Err)
+            let lost = alive.poll_lost(cx, busy);
+            turn.end_turn(cx);
+            lost.map(Err)
         })
         .await;
         match accepted {
@@ -288,22 +292,26 @@ pub(crate) type Sender = client::SendRequest<Bytes>;
 ///
 /// `streams` counts who waits for it; `place` is that of the connection.
 pub(crate) async fn connect(stream: Stream, streams: Arc<AtomicUsize>, place: Option<Place>) -> io::Result<Sender> {
+    let stream = Gathered::new(Paced::new(stream));
+    let turn = stream.clone();
     let handshake = client::Builder::new()
         .max_header_list_size(MAX_HEAD as u32)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(10 * STREAM_WINDOW)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .enable_push(false)
-        .handshake::<_, Bytes>(Paced::new(stream));
+        .handshake::<_, Bytes>(stream);
     let (sender, mut connection) =
-        timeout(PREFACE, handshake).await.map_err(io::Error::from)?.map_err(io::Error::other)?;
+        timeout(PREFACE, turn.over(handshake)).await.map_err(io::Error::from)?.map_err(io::Error::other)?;
     let mut alive = Alive::new(connection.ping_pong());
     tokio::spawn(async move {
         let ended = poll_fn(|cx| {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended);
             }
-            alive.poll_lost(cx, streams.load(Relaxed) > 0).map(Err)
+            let lost = alive.poll_lost(cx, streams.load(Relaxed) > 0);
+            turn.end_turn(cx);
+            lost.map(Err)
         })
         .await;
         drop(place);

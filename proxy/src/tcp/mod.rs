@@ -5,11 +5,13 @@
 pub(crate) mod buffers;
 pub mod connect;
 pub mod copy;
+mod gathered;
 mod paced;
 mod stream;
 mod tunnel;
 
 pub(crate) use self::{
+    gathered::Gathered,
     paced::Paced,
     stream::{keep_alive, reset},
 };

@@ -354,8 +354,12 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
 
 /// Sends bytes and returns all that comes back until the other side closes.
 pub async fn talk(address: SocketAddr, bytes: &str) -> String {
-    let mut stream = connect(address).await;
-    // Who closes at once may have done so by now.
+    // Who closes at once may have done so by now, or even before this side knew that it was connected.
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return String::new(),
+        Err(error) => panic!("{error}"),
+    };
     let _ = stream.write_all(bytes.as_bytes()).await;
     let mut answer = Vec::new();
     tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await.expect("the connection ends").ok();

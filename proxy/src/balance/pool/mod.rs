@@ -24,7 +24,10 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 pub use self::{
     dial::Dialler,
@@ -80,6 +83,8 @@ struct Entry {
     shared: Vec<Multiplexed>,
     // Requests that arrive while an HTTP/2 connection is being made wait for that one.
     dialling: Option<Dial>,
+    // Tells those who wait for a place that somebody made a connection of HTTP/2, which they can share.
+    made: Arc<Notify>,
     // Who waits for a connection of HTTP/1 that somebody is done with, because there may be no more of them.
     waiting: VecDeque<oneshot::Sender<Lease>>,
 }
@@ -91,6 +96,7 @@ impl Entry {
             && self.shared.is_empty()
             && self.dialling.is_none()
             && self.waiting.is_empty()
+            && Arc::strong_count(&self.made) == 1
     }
 }
 
@@ -242,19 +248,14 @@ impl Pool {
                 Ok(Lease { sender: Sender::Http1 { conn, place, retire, key, pool: self.clone() }, reused: false })
             }
             Version::Http2 => {
-                let mut place = None;
-                if !self.dials(&key) {
-                    match self.place_at_once(endpoint) {
-                        Ok(found) => place = found,
-                        // Better a stream too many than none.
-                        Err(_) if let Some(lease) = self.crowded(&key) => return Ok(lease),
-                        Err(_) => match self.place(endpoint).await {
-                            Ok(found) => place = found,
-                            // Somebody else got one meanwhile, and made what all can share.
-                            Err(full) => return self.crowded(&key).ok_or_else(|| Arc::new(full.into())),
-                        },
+                let place = if self.dials(&key) {
+                    None
+                } else {
+                    match self.room_to_share(&key, endpoint).await.map_err(|full| Arc::new(full.into()))? {
+                        Room::Place(place) => place,
+                        Room::Handed(lease) => return Ok(lease),
                     }
-                }
+                };
                 let dial = self.dialling(&key, dialler, endpoint, place);
                 let dialled = dial.clone().await;
                 let mut table = self.0.lock();
@@ -264,6 +265,7 @@ impl Pool {
                     entry.dialling = None;
                     if let Ok(connection) = &dialled {
                         entry.shared.push(connection.clone());
+                        entry.made.notify_waiters();
                     }
                 }
                 dialled.map(|connection| shared_lease(&connection, false))

@@ -4,7 +4,10 @@
 //! somebody is done with then goes to one who waits for just that endpoint on this worker; if nobody does it is closed, so that its place
 //! goes to whoever waits, for whichever endpoint, on whichever worker.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::{
     sync::oneshot::{self, error::TryRecvError},
@@ -48,6 +51,31 @@ impl Pool {
                     Ok(lease) => Room::Handed(lease),
                     Err(TryRecvError::Empty | TryRecvError::Closed) => Room::Place(Some(place)),
                 },
+            }
+        };
+        timeout(limits.connect_timeout, found).await.map_err(|_| limits.no_place())
+    }
+
+    /// A place for a connection of HTTP/2, or a stream of one that there is, however many it has: better a stream too many than none.
+    pub(super) async fn room_to_share(&self, key: &Key, endpoint: &Endpoint) -> Result<Room, Full> {
+        if let Ok(place) = self.place_at_once(endpoint) {
+            return Ok(Room::Place(place));
+        }
+        let Some(limits) = &endpoint.limits else { return Ok(Room::Place(None)) };
+        let made = self.0.lock().entry(key.clone()).or_default().made.clone();
+        let found = async {
+            loop {
+                let mut another = pin!(made.notified());
+                // Before looking, so that none is missed that is made in between.
+                another.as_mut().enable();
+                if let Some(lease) = self.crowded(key) {
+                    return Room::Handed(lease);
+                }
+                tokio::select! {
+                    biased;
+                    () = another => {}
+                    place = limits.free_place() => return Room::Place(Some(place)),
+                }
             }
         };
         timeout(limits.connect_timeout, found).await.map_err(|_| limits.no_place())
@@ -107,5 +135,59 @@ impl Pool {
                 Err(back) => lease = back,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::future::join_all;
+    use tokio::{net::TcpListener, task::yield_now};
+
+    use super::*;
+    use crate::{
+        balance::pool::Dialler,
+        http::Version,
+        identity::{
+            Identity,
+            testing::{Authority, domain},
+        },
+    };
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_shares_the_connection_that_another_makes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let peer = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while connection.accept().await.is_some() {}
+        });
+        let authority = Authority::new();
+        let leaf = authority.leaf("spiffe://cluster.local/ns/test/sa/client");
+        let identity = Arc::new(Identity::new(domain(), leaf, authority.bundle(1)).unwrap());
+        let dialler = Dialler { identity, telemetry: Arc::default() };
+        let (all, connect_timeout) = (1, Duration::from_secs(60));
+        let limits = Arc::new(Limits { connections: all, connect_timeout, ..Limits::default() });
+        let endpoint = Arc::new(Endpoint::new(address, None, "", "", Arc::default()).with_limits(limits.clone()));
+        let pool = Arc::new(Pool::default());
+
+        let taken = limits.place().unwrap();
+        let waiting: Vec<_> = (0..5)
+            .map(|_| {
+                let (pool, dialler, endpoint) = (pool.clone(), dialler.clone(), endpoint.clone());
+                tokio::spawn(async move { pool.lease(&dialler, &endpoint, Version::Http2).await.map(|_| ()) })
+            })
+            .collect();
+        while !limits.is_waited_for() {
+            yield_now().await;
+        }
+        pool.sweep(tokio::time::Instant::now());
+        drop(taken);
+        let leased =
+            timeout(Duration::from_secs(10), join_all(waiting)).await.expect("nobody waits for a second place");
+        assert!(leased.into_iter().all(|leased| leased.unwrap().is_ok()));
+        peer.abort();
     }
 }

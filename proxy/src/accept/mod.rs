@@ -22,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +34,7 @@ use crate::{
     config::Destinations,
     http::patience::Waits,
     identity::Identity,
-    inbound::{Workload, limits::Limiter, refusals::Refusals},
+    inbound::{limits::Limiter, policy, refusals::Refusals},
     telemetry::{Direction, Telemetry},
 };
 
@@ -50,7 +49,7 @@ pub struct Mesh {
     /// What addresses lead to.
     pub destinations: Arc<Destinations>,
     /// How arriving traffic is treated.
-    pub workload: Arc<ArcSwap<Workload>>,
+    pub workload: Arc<policy::Current>,
     /// What is counted.
     pub telemetry: Arc<Telemetry>,
     /// The pod's own addresses. A call of the application to its own pod stays within it, in plain: on the way to its own inbound side it

@@ -2,36 +2,31 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use fairlead_proxy_api::v1;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Programmed, Refused};
-use crate::inbound::policy::{self, Workload};
+use crate::inbound::policy::{self, Current};
 
 /// Swapped in place when the operator says something new. Until it has spoken, what is read is the default, which lets nobody in
 /// unauthenticated; [`OwnWorkload::known`] tells when that is over, and the proxy is not ready before.
 #[derive(Debug)]
 pub struct OwnWorkload {
-    current: Arc<ArcSwap<Workload>>,
+    current: Arc<Current>,
     programmed: Mutex<Programmed>,
     known: watch::Sender<bool>,
 }
 
 impl Default for OwnWorkload {
     fn default() -> Self {
-        Self {
-            current: Arc::new(ArcSwap::from_pointee(Workload::default())),
-            programmed: Mutex::default(),
-            known: watch::Sender::new(false),
-        }
+        Self { current: Arc::default(), programmed: Mutex::default(), known: watch::Sender::new(false) }
     }
 }
 
 impl OwnWorkload {
     /// For the data path.
-    pub fn handle(&self) -> Arc<ArcSwap<Workload>> {
+    pub fn handle(&self) -> Arc<Current> {
         self.current.clone()
     }
 

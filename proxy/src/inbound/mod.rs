@@ -9,8 +9,10 @@ pub mod policy;
 pub mod refusals;
 
 use std::{
+    future::pending,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -49,6 +51,9 @@ use crate::{
 
 /// How long a caller that would be refused in plain may take to begin a handshake. Proxies do so at once.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long what is in flight may go on after a change of policy that no longer allows its caller.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Endpoints of the stable version that are tried for one caller of a canary.
 const HANDOVER_ATTEMPTS: usize = 3;
@@ -116,12 +121,21 @@ impl Incoming<'_> {
             // It is stated to be HTTP, so what it is is malformed.
             (Kind::Opaque, Protocol::Http) => Some(Version::Http1),
         };
-        let caller = Caller { identity: None, address: address_of(&client) };
+        let address = address_of(&client);
+        let caller = Caller { identity: None, address };
         let stream = Stream::Plain(Prefixed::new(client, buffer.freeze()));
         match version {
             Some(version) if accepted => {
                 drop(upstream);
-                http::serve(self.worker, stream, version, caller, self.original, &self.worker.draining).await;
+                let until = self.worker.draining.child_token();
+                let serving = http::serve(self.worker, stream, version, caller, self.original, &until);
+                let mut serving = pin!(serving);
+                tokio::select! {
+                    () = &mut serving => return,
+                    () = self.no_longer_allowed(address) => until.cancel(),
+                }
+                // A connection that rests ends at once; what is in flight has this long.
+                let _ = timeout(LAST_WORDS, serving).await;
             }
             _ => {
                 let upstream = match upstream {
@@ -130,7 +144,7 @@ impl Incoming<'_> {
                 };
                 match upstream {
                     Some(upstream) => {
-                        self.join(stream, upstream, Bytes::new(), Tls::None).await;
+                        self.join(stream, upstream, Bytes::new(), Some(address)).await;
                     }
                     None => stream.reset(),
                 }
@@ -146,10 +160,10 @@ impl Incoming<'_> {
         let Some(mut upstream) = self.upstream().await else {
             return tcp::reset(&client);
         };
-        let mut said = BytesMut::new();
+        let (address, mut said) = (address_of(&client), BytesMut::new());
         match detect::speaks_first(&client, &mut upstream.stream, &mut said).await {
             Ok(Speaker::Server) => {
-                self.join(client.into(), upstream, said.freeze(), Tls::None).await;
+                self.join(client.into(), upstream, said.freeze(), Some(address)).await;
             }
             Ok(Speaker::Client) => {
                 let mut buffer = BytesMut::new();
@@ -159,7 +173,7 @@ impl Incoming<'_> {
                     }
                     // It closed; the application may still want to say something.
                     Ok(_) => {
-                        self.join(client.into(), upstream, Bytes::new(), Tls::None).await;
+                        self.join(client.into(), upstream, Bytes::new(), Some(address)).await;
                     }
                     Err(_) => upstream.stream.reset(),
                 }
@@ -231,7 +245,7 @@ impl Incoming<'_> {
                     }
                 }
                 let Some(upstream) = self.application().await else { return Stream::Tunnel(tunnel).reset() };
-                match self.join(Stream::Tunnel(tunnel), upstream, Bytes::new(), Tls::Mutual).await {
+                match self.join(Stream::Tunnel(tunnel), upstream, Bytes::new(), None).await {
                     Some(Stream::Tunnel(again)) if again.rests() => tunnel = again,
                     _ => return,
                 }
@@ -300,15 +314,28 @@ impl Incoming<'_> {
         None
     }
 
-    /// Copies until both sides have ended; returns the client if they did so in order.
-    async fn join(&self, mut client: Stream, mut upstream: Opaque, said: Bytes, tls: Tls) -> Option<Stream> {
+    /// Copies until both sides have ended; returns the client if they did so in order. `plain`: who came without proving who it is.
+    async fn join(
+        &self,
+        mut client: Stream,
+        mut upstream: Opaque,
+        said: Bytes,
+        plain: Option<IpAddr>,
+    ) -> Option<Stream> {
         let telemetry = &self.worker.mesh.telemetry;
+        let tls = if plain.is_some() { Tls::None } else { Tls::Mutual };
         let _open = telemetry.open(Direction::Inbound, Transport::Opaque, tls);
         if client.write_all(&said).await.is_err() {
             upstream.stream.reset();
             return None;
         }
-        let (copied, result) = copy::both_ways(&mut client, &mut upstream.stream).await;
+        let cut_off = async {
+            match plain {
+                Some(caller) => self.no_longer_allowed(caller).await,
+                None => pending().await,
+            }
+        };
+        let (copied, result) = copy::both_ways_until(&mut client, &mut upstream.stream, cut_off).await;
         telemetry.copied(Direction::Inbound, copied.forth, copied.back + said.len() as u64);
         if result.is_err() {
             client.reset();
@@ -321,13 +348,22 @@ impl Incoming<'_> {
 
     /// Policy demands authentication and the caller brought none.
     fn refuse(&self, client: &TcpStream) {
-        let telemetry = &self.worker.mesh.telemetry;
-        telemetry.refused(Direction::Inbound, Refusal::Plaintext);
-        let caller = address_of(client);
+        self.note_refusal(address_of(client));
+        tcp::reset(client);
+    }
+
+    /// Ready when a change of policy has cut off a plain caller who is connected: connections last for hours, and policy must not wait for
+    /// their end.
+    async fn no_longer_allowed(&self, caller: IpAddr) {
+        self.worker.mesh.workload.refuses_plain(self.original.port()).await;
+        self.note_refusal(caller);
+    }
+
+    fn note_refusal(&self, caller: IpAddr) {
+        self.worker.mesh.telemetry.refused(Direction::Inbound, Refusal::Plaintext);
         if self.worth_a_line(caller) {
             tracing::warn!(%caller, port = self.original.port(), "refused a plain caller: mTLS is Strict here");
         }
-        tcp::reset(client);
     }
 
     fn worth_a_line(&self, caller: IpAddr) -> bool {

@@ -1,8 +1,10 @@
 //! What the operator says about arriving traffic, compiled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, pin::pin, sync::Arc};
 
+use arc_swap::{ArcSwap, Guard};
 use fairlead_proxy_api::v1;
+use tokio::sync::Notify;
 
 use super::limits::{self, Limit};
 use crate::{
@@ -31,6 +33,44 @@ pub struct Workload {
     port_protocols: HashMap<u16, Protocol>,
     limits: HashMap<u16, Vec<Limit>>,
     handover: Option<HashMap<u16, Arc<EndpointSet>>>,
+}
+
+/// How it is treated now, and news of when that changes.
+#[derive(Debug, Default)]
+pub struct Current {
+    workload: ArcSwap<Workload>,
+    changed: Notify,
+}
+
+impl Current {
+    /// For one decision.
+    pub fn load(&self) -> Guard<Arc<Workload>> {
+        self.workload.load()
+    }
+
+    /// For several that have to agree.
+    pub fn load_full(&self) -> Arc<Workload> {
+        self.workload.load_full()
+    }
+
+    /// From now on it is treated so.
+    pub fn store(&self, workload: Arc<Workload>) {
+        self.workload.store(workload);
+        self.changed.notify_waiters();
+    }
+
+    /// Ready as soon as plain callers of `port` are refused.
+    pub async fn refuses_plain(&self, port: u16) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before looking, so that no change is missed in between.
+            changed.as_mut().enable();
+            if matches!(self.load().plain(port), Plain::Refuse) {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 /// What becomes of a caller that came without proving who it is.

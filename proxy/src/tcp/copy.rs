@@ -6,9 +6,9 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::{pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -40,9 +40,22 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
+    both_ways_until(a, b, pending()).await
+}
+
+/// The same, with an error as soon as `cut_off` is ready.
+pub async fn both_ways_until<A, B>(a: &mut A, b: &mut B, cut_off: impl Future<Output = ()>) -> (Copied, io::Result<()>)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
     let mut forth = Flow::default();
     let mut back = Flow::default();
+    let mut cut_off = pin!(cut_off);
     let result = poll_fn(|cx| {
+        if cut_off.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let first = forth.poll(cx, Pin::new(&mut *a), Pin::new(&mut *b))?;
         let second = back.poll(cx, Pin::new(&mut *b), Pin::new(&mut *a))?;
         if first.is_ready() && second.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }

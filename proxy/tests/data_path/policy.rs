@@ -5,7 +5,10 @@ use fairlead_proxy::{
     inbound::policy::{Plain, compile},
 };
 use fairlead_proxy_api::v1;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 use tokio_rustls::TlsConnector;
 
 use crate::support::*;
@@ -43,18 +46,50 @@ async fn permissive_serves_both() {
 }
 
 #[tokio::test]
-async fn a_plain_caller_that_kept_its_connection_is_refused_once_policy_is_strict() {
-    let app = App::answering(APP).await;
-    let server = server_of(&Authority::new(), app.address, v1::MtlsMode::Permissive);
-    let mut caller = connect(server.inbound).await;
-    caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
-    assert!(read_until(&mut caller, "app").await.unwrap().starts_with("HTTP/1.1 200"));
+async fn a_change_of_policy_ends_the_connections_that_it_no_longer_allows() {
+    // Says half of an answer and goes on for ever.
+    let app = App::start(|mut stream| async move {
+        while let Some(head) = read_head(&mut stream).await {
+            let answer = if head.starts_with("GET /endless") { "HTTP/1.1 200 OK\r\n\r\nand so on" } else { APP };
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let authority = Authority::new();
+    let server = server_of(&authority, app.address, v1::MtlsMode::Permissive);
+    let proxied = client_of(&authority, service(vec![vec![endpoint(server.inbound, "server")]]));
+
+    let mut resting = connect(server.inbound).await;
+    resting.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut resting, "app").await.unwrap().starts_with("HTTP/1.1 200"));
+    let mut endless = connect(server.inbound).await;
+    endless.write_all(b"GET /endless HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut endless, "and so on").await.is_some());
+    let mut opaque = connect(server.inbound).await;
+    opaque.write_all(b"\x01 no http, GET /\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut opaque, "app").await.is_some());
+    let mut authenticated = connect(proxied.outbound).await;
+    authenticated.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut authenticated, "app").await.is_some());
+
     server.workload.store(Arc::new(compile(None, workload(v1::MtlsMode::Strict)).unwrap()));
-    caller.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    tokio::time::timeout(SOON, caller.read_to_string(&mut answer)).await.expect("the connection ends").unwrap();
-    assert_eq!(status(&answer), 403);
-    assert!(answer.contains("fairlead-proxy: plaintext-refused"), "{answer}");
+    let changed = Instant::now();
+    for (name, caller) in [("resting", &mut resting), ("endless", &mut endless), ("opaque", &mut opaque)] {
+        let mut rest = Vec::new();
+        // In order or by a reset.
+        let _ = tokio::time::timeout(SOON, caller.read_to_end(&mut rest))
+            .await
+            .unwrap_or_else(|_| panic!("{name} goes on"));
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{name}: half an answer must not look like a whole one");
+    }
+    assert!(changed.elapsed() < Duration::from_secs(1), "{:?}", changed.elapsed());
+    server.counted(r#"fairlead_proxy_connections_refused_total{direction="inbound",reason="plaintext"} 3"#).await;
+
+    authenticated.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut authenticated, "app").await.unwrap().starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]

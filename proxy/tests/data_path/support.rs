@@ -9,13 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use fairlead_proxy::{
     accept::{Listen, MAX_CONNECTIONS, Mesh, Proxy, Settings},
     config::{Destinations, Metrics, OwnWorkload, stream::Store},
     http::patience::Waits,
     identity::{Identity, Leaf, SpiffeId, TrustBundle, TrustDomain},
-    inbound::{Workload, limits::Limiter, refusals::Refusals},
+    inbound::{limits::Limiter, policy::Current, refusals::Refusals},
     route,
     telemetry::{Telemetry, access::AccessLog},
 };
@@ -91,7 +90,7 @@ pub struct Sidecar {
     pub telemetry: Arc<Telemetry>,
     pub proxy: Proxy,
     /// Policy, to be changed while it runs.
-    pub workload: Arc<ArcSwap<Workload>>,
+    pub workload: Arc<Current>,
     destinations: Arc<Destinations>,
 }
 

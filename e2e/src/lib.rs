@@ -5,6 +5,8 @@ pub mod bench;
 pub mod cluster;
 pub mod command;
 pub mod demo;
+#[cfg(test)]
+mod documentation;
 pub mod durations;
 pub mod fuzz;
 pub mod images;

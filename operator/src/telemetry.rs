@@ -179,6 +179,9 @@ mod tests {
         two.set(Ok(()));
         assert_eq!(ask(&router, "/ready").await, (StatusCode::OK, "ready\n".to_owned()));
         assert_eq!(ask(&router, "/live").await.0, StatusCode::OK);
+        for debug in ["/", "/debug/pprof", "/config", "/metrics/"] {
+            assert_eq!(ask(&router, debug).await.0, StatusCode::NOT_FOUND, "{debug}");
+        }
         let (_, text) = ask(&router, "/metrics").await;
         assert!(text.contains("fairlead_operator_connections_refused_total{listener=\"grpc\"} 1"), "{text}");
     }

@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -248,7 +248,7 @@ fn get(ip: [u8; 4], port: u16, path: &str) -> Result<(u16, String), std::io::Err
         answer.push_str(&String::from_utf8_lossy(&buffer[..length]));
         let Some((head, body)) = answer.split_once("\r\n\r\n") else {
             if length == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
+                return Err(ErrorKind::UnexpectedEof.into());
             }
             continue;
         };
@@ -375,5 +375,8 @@ fn two_pods_talk_over_mutual_tls_and_outlive_their_operator() {
     // Asked to end, a proxy drains and says that all went well.
     assert_eq!(client_proxy.end(), Some(0));
     assert_eq!(server_proxy.end(), Some(0));
+    // The rules outlive it: what would have gone through it does not go around it.
+    assert_eq!(get(RATINGS, APP, "/").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(ask(RATINGS), Err(ErrorKind::ConnectionRefused));
     assert!(Path::new(&client.file("state").join("identity")).exists());
 }

@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rcgen::{CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType};
     use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
 
     use super::*;
@@ -152,14 +152,16 @@ mod tests {
 
         let mut greedy =
             CertificateParams::new(vec!["kubernetes.default.svc".to_owned(), "10.0.0.1".to_owned()]).unwrap();
-        greedy
-            .subject_alt_names
-            .push(SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()));
+        greedy.subject_alt_names.extend(
+            ["admin", "other"].map(|name| {
+                SanType::URI(format!("spiffe://cluster.local/ns/kube-system/sa/{name}").try_into().unwrap())
+            }),
+        );
         greedy.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3], vec![0x30; 4000]);
         extension.set_criticality(true);
         greedy.custom_extensions = vec![extension.clone(), extension];
-        greedy.is_ca = IsCa::NoCa;
+        greedy.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         assert_eq!(public_key(&request(&greedy, &key)).unwrap().der_bytes(), key.public_key_raw());
     }
 
@@ -172,8 +174,10 @@ mod tests {
         // `openssl req -new -newkey rsa:2048 -nodes -subj /` and the like: other libraries than ours make these.
         for pem in [
             &include_bytes!("csr/p-521.pem")[..],
+            include_bytes!("csr/rsa-1024.pem"),
             include_bytes!("csr/rsa-2048.pem"),
             include_bytes!("csr/rsa-4096.pem"),
+            include_bytes!("csr/rsa-16384.pem"),
         ] {
             let csr = CertificateSigningRequestDer::from_pem_slice(pem).unwrap();
             assert_eq!(public_key(&csr), Err(CsrError::UnsupportedKey));

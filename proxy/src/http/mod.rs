@@ -34,6 +34,10 @@ pub use self::{
 /// servers allow at most by default.
 pub const MAX_HEAD: usize = 64 * 1024;
 
+/// On each copy of a request, with its number: so that an application can leave out what must not happen twice. A request that carries it is not
+/// copied again, so copies of copies end where an application passes it on.
+pub const MIRROR: ::http::HeaderName = ::http::HeaderName::from_static("fairlead-mirror");
+
 /// Why a request was not answered.
 #[derive(Debug)]
 pub(crate) struct Failed {

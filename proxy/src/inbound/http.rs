@@ -14,7 +14,7 @@ use crate::{
     accept::Worker,
     balance::Endpoint,
     http::{
-        Fields, MARK, Reason, Request, Response, Version,
+        Fields, MARK, MIRROR, Reason, Request, Response, Version,
         body::{Body, Bounds, Ending},
         deadline,
         exchange::{Call, Failure, of_caller},
@@ -98,11 +98,12 @@ impl Session {
         access.note(Direction::Inbound, &self.name, caller, head.as_ref(), status, reason, began.elapsed());
     }
 
-    /// When the answer must be there, and says so to the application. Only a caller who proved who it is can set a deadline; what others
-    /// write is not passed on either.
+    /// When the answer must be there, and says so to the application. Only a caller who proved who it is can set a deadline, or say that a
+    /// request is a copy; what others write is not passed on either.
     fn deadline(&self, headers: &mut Fields, began: Instant) -> Option<Instant> {
         if self.tls == Tls::None {
             deadline::forget(headers);
+            headers.remove(&MIRROR);
             return None;
         }
         let deadline = deadline::of_proxy(headers, began)?;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, header};
 use regex::bytes::Regex;
 
-use super::{RequestHead, params, path};
+use super::{RequestHead, host, params, path};
 use crate::http::is_grpc_type;
 
 /// All that is set must hold.
@@ -92,7 +92,9 @@ impl Match {
 
     /// Whether all that is set holds.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
-        self.path.as_ref().is_none_or(|path| path.matches(head.path().as_bytes())) && self.rest_matches(head)
+        self.path.as_ref().is_none_or(|path| path.matches(head.path().as_bytes()))
+            && self.headers.iter().all(|header| header.matches(head))
+            && self.rest_matches(head)
     }
 
     /// For a rule that protects something: its own path is the one that it means, however that was written.
@@ -103,19 +105,25 @@ impl Match {
         {
             *own = meant;
         }
+        for header in self.headers.iter_mut().filter(|header| header.name == header::HOST) {
+            if let ValueMatch::Exact(own) | ValueMatch::Prefix(own) = &mut header.value {
+                own.make_ascii_lowercase();
+            }
+        }
         self
     }
 
-    /// Whether a rule that protects something holds: it does however a server may read the path ([`path`]).
+    /// Whether a rule that protects something holds: it does however a server may read the path ([`path`]) and the host ([`host`]).
     pub fn protects(&self, head: &RequestHead<'_>) -> bool {
         let read = |own: &PathMatch| path::any_reading(head.path(), |reading| own.matches(reading));
-        self.path.as_ref().is_none_or(read) && self.rest_matches(head)
+        self.path.as_ref().is_none_or(read)
+            && self.headers.iter().all(|header| header.protects(head))
+            && self.rest_matches(head)
     }
 
-    /// All but the path.
+    /// All but the path and the headers.
     fn rest_matches(&self, head: &RequestHead<'_>) -> bool {
         (self.methods.is_empty() || self.methods.iter().any(|method| method == head.method()))
-            && self.headers.iter().all(|header| header.matches(head))
             && self.grpc.as_ref().is_none_or(|grpc| grpc.matches(head))
             && self.query_params.iter().all(|param| {
                 let value = head.query().and_then(|query| params::query_param(query, &param.name));
@@ -143,6 +151,14 @@ impl PathMatch {
 impl HeaderMatch {
     fn matches(&self, head: &RequestHead<'_>) -> bool {
         value_of(head, &self.name).is_some_and(|value| self.value.matches(&value)) != self.not
+    }
+
+    fn protects(&self, head: &RequestHead<'_>) -> bool {
+        if self.name != header::HOST {
+            return self.matches(head);
+        }
+        let holds = |reading: &[u8]| self.value.matches(reading) != self.not;
+        value_of(head, &self.name).map_or(self.not, |value| host::any_reading(&value, holds))
     }
 }
 
@@ -268,6 +284,20 @@ mod tests {
             let uri = uri(path);
             assert!(escaped.protects(&RequestHead::new(&Method::POST, &uri, &none)), "{path}");
         }
+    }
+
+    #[test]
+    fn what_protects_a_host_holds_however_it_is_written() {
+        let uri = "/".parse().unwrap();
+        let host = |not| HeaderMatch { name: header::HOST, value: ValueMatch::Exact(b"Login".to_vec()), not };
+        let entry = |not| Match { headers: vec![host(not)], ..Match::default() }.protecting();
+        for (value, own) in [("login", true), ("LOGIN:80", true), ("login.", true), ("other", false)] {
+            let headers = HeaderMap::from_iter([(header::HOST, value.parse().unwrap())]).into();
+            let head = RequestHead::new(&Method::GET, &uri, &headers);
+            assert_eq!(entry(false).protects(&head), own, "{value}");
+        }
+        let other = HeaderMap::from_iter([(header::HOST, "other".parse().unwrap())]).into();
+        assert!(entry(true).protects(&RequestHead::new(&Method::GET, &uri, &other)));
     }
 
     #[test]

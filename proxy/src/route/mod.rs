@@ -9,6 +9,7 @@ mod compile;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod head;
+pub mod host;
 mod index;
 mod matcher;
 pub mod params;

@@ -110,7 +110,8 @@ async fn only_a_proxy_that_proved_who_it_is_sets_a_deadline() {
 
     let mirror = App::mirror().await;
     let server = server_of(&authority, mirror.address, v1::MtlsMode::Permissive);
-    let response = get(server.inbound, "/", "fairlead-timeout: 0\r\nfairlead-deadline: 5\r\nx: 1\r\n").await;
+    let response =
+        get(server.inbound, "/", "fairlead-timeout: 0\r\nfairlead-deadline: 5\r\nfairlead-mirror: 1\r\nx: 1\r\n").await;
     assert_eq!(status(&response), 200);
     assert!(response.contains("x: 1") && !response.contains("fairlead"), "{response}");
 }

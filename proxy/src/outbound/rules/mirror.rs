@@ -13,7 +13,7 @@
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 use http_body::Body as _;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -31,6 +31,7 @@ use crate::{
     accept::Worker,
     balance::{self, Endpoint, set::EndpointSet},
     http::{
+        MIRROR,
         body::{Body, Ending},
         deadline,
         exchange::Call,
@@ -52,10 +53,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How much of an answer is read so that its connection can be used again.
 const MAX_ANSWER: usize = 1024 * 1024;
-
-/// On each copy, with its number: so that an application can leave out what must not happen twice. A request that carries it is not copied
-/// again, so copies of copies end where an application passes it on.
-const MIRROR: HeaderName = HeaderName::from_static("fairlead-mirror");
 
 /// Copies that have to wait for the request's body.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use fairlead_e2e::cluster;
 use fairlead_e2e::kit::apps::App;
 use fairlead_e2e::kit::outside::connect_from;
@@ -87,50 +87,78 @@ async fn a_certificate_that_the_mesh_did_not_issue_is_refused_in_the_handshake_a
 }
 
 #[tokio::test]
-async fn the_token_of_another_pod_gets_no_certificate() -> Result<()> {
+async fn a_token_of_another_pod_or_of_nobody_gets_no_certificate() -> Result<()> {
     let mesh = mesh().await?;
     let ns = TempNamespace::injected(&mesh, "token").await?;
     mesh.apply(&App::echo("echo").yaml(ns.name())).await?;
     mesh.apply(&client().yaml(ns.name())).await?;
     mesh.rolled_out(ns.name(), "echo").await?;
     mesh.rolled_out(ns.name(), "client").await?;
-    let victim = mesh.running_pod(ns.name(), "app=echo").await?;
-    let pod = mesh.get("Pod", ns.name(), &victim).await?.context("the pod is gone")?;
-    let uid = text(&pod["metadata"]["uid"]);
-    let token = ["create", "token", "default", "--audience=fairlead.dev", "--bound-object-kind=Pod", "-n", ns.name()];
-    let bound = [format!("--bound-object-name={victim}"), format!("--bound-object-uid={uid}")];
-    let token = mesh.kubectl().run(&[&token[..], &[&bound[0], &bound[1]]].concat()).await?.ok()?;
+    let token = token_of(&mesh, ns.name()).await?;
 
     // A pod as the injector would make it, of the same service account even, but with that token in place of its own.
-    mesh.apply(&secret(ns.name(), "stolen", &json!({"token": STANDARD.encode(token.trim())})).to_string()).await?;
-    mesh.apply(&thief(&mesh, ns.name()).await?.to_string()).await?;
-    eventually("the thief's proxy to be refused", || async {
-        let log = mesh.kubectl().run(&["logs", "-n", ns.name(), "thief", "-c", "fairlead-proxy"]).await?.ok()?;
-        ensure!(log.contains("which is not its address"), "its log does not say so: {log}");
-        Ok(())
-    })
-    .await?;
-    let thief = mesh.get("Pod", ns.name(), "thief").await?.context("the thief is gone")?;
-    let proxies = thief["status"]["initContainerStatuses"].as_array().cloned().unwrap_or_default();
-    let proxy = proxies.iter().find(|status| status["name"] == "fairlead-proxy").context("the thief has no proxy")?;
-    ensure!(proxy["started"] == false, "the proxy with the stolen token has started: {proxy:#}");
+    refused_to_thief(&mesh, ns.name(), "thief", &token, "which is not its address").await?;
+
+    // Three that say the same and are not signed by the cluster: by nobody, by somebody else, and by somebody else in another's name.
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signature] = parts[..] else { bail!("the token has {} parts", parts.len()) };
+    let unsigned = URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
+    let mut elsewhere: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims)?)?;
+    elsewhere["iss"] = json!("https://kubernetes.other.example");
+    let elsewhere = URL_SAFE_NO_PAD.encode(elsewhere.to_string());
+    let foreign: String = signature.chars().rev().collect();
+    for (name, forged) in [
+        ("thief-unsigned", format!("{unsigned}.{claims}.")),
+        ("thief-foreign-key", format!("{header}.{claims}.{foreign}")),
+        ("thief-foreign-issuer", format!("{header}.{elsewhere}.{signature}")),
+    ] {
+        refused_to_thief(&mesh, ns.name(), name, &forged, "the token was refused").await?;
+    }
     // Whose token it is does not notice.
     call_ok(&mesh, ns.name(), &["http://echo:9080/"]).await?;
     Ok(())
 }
 
-/// The pod `thief`.
-async fn thief(mesh: &Mesh, namespace: &str) -> Result<Value> {
-    let template = App::echo("thief").template(0);
+/// A token of the pod of `echo`, as its own proxy has one.
+async fn token_of(mesh: &Mesh, namespace: &str) -> Result<String> {
+    let victim = mesh.running_pod(namespace, "app=echo").await?;
+    let pod = mesh.get("Pod", namespace, &victim).await?.context("the pod is gone")?;
+    let uid = text(&pod["metadata"]["uid"]);
+    let token = ["create", "token", "default", "--audience=fairlead.dev", "--bound-object-kind=Pod", "-n", namespace];
+    let bound = [format!("--bound-object-name={victim}"), format!("--bound-object-uid={uid}")];
+    let token = mesh.kubectl().run(&[&token[..], &[&bound[0], &bound[1]]].concat()).await?.ok()?;
+    Ok(token.trim().to_owned())
+}
+
+/// Makes the pod `name` with this token, and sees its proxy told `why` it gets no certificate.
+async fn refused_to_thief(mesh: &Mesh, namespace: &str, name: &str, token: &str, why: &str) -> Result<()> {
+    mesh.apply(&secret(namespace, name, &json!({"token": STANDARD.encode(token)})).to_string()).await?;
+    mesh.apply(&thief(mesh, namespace, name).await?.to_string()).await?;
+    eventually(&format!("the proxy of {name} to be refused"), || async {
+        let log = mesh.kubectl().run(&["logs", "-n", namespace, name, "-c", "fairlead-proxy"]).await?.ok()?;
+        ensure!(log.contains(why), "its log does not say so: {log}");
+        Ok(())
+    })
+    .await?;
+    let thief = mesh.get("Pod", namespace, name).await?.context("the thief is gone")?;
+    let proxies = thief["status"]["initContainerStatuses"].as_array().cloned().unwrap_or_default();
+    let proxy = proxies.iter().find(|status| status["name"] == "fairlead-proxy").context("the thief has no proxy")?;
+    ensure!(proxy["started"] == false, "the proxy with that token has started: {proxy:#}");
+    Ok(())
+}
+
+/// A pod with the token of the Secret that is named like it.
+async fn thief(mesh: &Mesh, namespace: &str, name: &str) -> Result<Value> {
+    let template = App::echo(name).template(0);
     let yaml = format!("apiVersion: v1\nkind: Pod\n{template}");
-    let yaml = yaml.replacen("metadata:\n", &format!("metadata:\n  name: thief\n  namespace: {namespace}\n"), 1);
+    let yaml = yaml.replacen("metadata:\n", &format!("metadata:\n  name: {name}\n  namespace: {namespace}\n"), 1);
     let dry = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
     let mut pod: Value = serde_json::from_str(&mesh.kubectl().with_input(&dry, &yaml).await?.ok()?)?;
-    pod["metadata"] = json!({"name": "thief", "namespace": namespace, "labels": {"fairlead.dev/inject": "disabled"}});
+    pod["metadata"] = json!({"name": name, "namespace": namespace, "labels": {"fairlead.dev/inject": "disabled"}});
     pod["status"] = Value::Null;
     let volumes = pod["spec"]["volumes"].as_array_mut().context("the injected pod has no volumes")?;
     let own = volumes.iter_mut().find(|volume| volume["name"] == "fairlead-token").context("it has no token")?;
-    *own = json!({"name": "fairlead-token", "secret": {"secretName": "stolen"}});
+    *own = json!({"name": "fairlead-token", "secret": {"secretName": name}});
     Ok(pod)
 }
 

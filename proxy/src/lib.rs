@@ -15,6 +15,7 @@ pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+mod news;
 pub mod outbound;
 pub mod route;
 pub mod tcp;

@@ -1,7 +1,6 @@
 //! What one proxy may have under way at the endpoints of one set, counted over all of its workers.
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{
@@ -15,7 +14,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use crate::telemetry::Limit;
+use crate::{news, telemetry::Limit};
 
 /// What there may be. The defaults are those of the API, for operators that say nothing of it.
 #[derive(Debug)]
@@ -119,15 +118,7 @@ impl Limits {
     /// A place, as soon as there is one.
     pub async fn free_place(self: &Arc<Self>) -> Place {
         let _waiting = Waiting::new(&self.used);
-        loop {
-            let mut freed = pin!(self.used.freed.notified());
-            // Before looking, so that what becomes free in between is not missed.
-            freed.as_mut().enable();
-            if let Some(place) = self.place() {
-                return place;
-            }
-            freed.await;
-        }
+        news::until(&self.used.freed, || self.place()).await
     }
 
     /// Whether a request waits for a place.

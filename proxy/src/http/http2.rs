@@ -78,7 +78,7 @@ pub(super) async fn serve<S: Service>(
     let mut drained = pin!(draining.cancelled());
     let mut leaving = false;
     loop {
-        let accepted = poll_fn(|cx| {
+        let turns = turn.over(poll_fn(|cx| {
             if !leaving && drained.as_mut().poll(cx).is_ready() {
                 leaving = true;
                 connection.graceful_shutdown();
@@ -87,12 +87,9 @@ pub(super) async fn serve<S: Service>(
                 return Poll::Ready(Ok(accepted));
             }
             let busy = connection.has_streams();
-            let lost = alive.poll_lost(cx, busy);
-            turn.end_turn(cx);
-            lost.map(Err)
-        })
-        .await;
-        match accepted {
+            alive.poll_lost(cx, busy).map(Err)
+        }));
+        match turns.await {
             Ok(Some(accepted)) => {
                 let (request, respond) = accepted?;
                 tokio::spawn(exchange(service.clone(), request, respond));
@@ -305,15 +302,13 @@ pub(crate) async fn connect(stream: Stream, streams: Arc<AtomicUsize>, place: Op
         timeout(PREFACE, turn.over(handshake)).await.map_err(io::Error::from)?.map_err(io::Error::other)?;
     let mut alive = Alive::new(connection.ping_pong());
     tokio::spawn(async move {
-        let ended = poll_fn(|cx| {
+        let turns = turn.over(poll_fn(|cx| {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended);
             }
-            let lost = alive.poll_lost(cx, streams.load(Relaxed) > 0);
-            turn.end_turn(cx);
-            lost.map(Err)
-        })
-        .await;
+            alive.poll_lost(cx, streams.load(Relaxed) > 0).map(Err)
+        }));
+        let ended = turns.await;
         drop(place);
         if let Err(error) = ended {
             tracing::debug!(%error, "an upstream connection broke");

@@ -1,6 +1,6 @@
 //! What the operator says about arriving traffic, compiled.
 
-use std::{collections::HashMap, pin::pin, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 use fairlead_proxy_api::v1;
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::limits::{self, Limit};
 use crate::{
     balance::set::EndpointSet,
+    news,
     route::{self, Protocol},
 };
 
@@ -61,15 +62,7 @@ impl Current {
 
     /// Ready as soon as plain callers of `port` are refused.
     pub async fn refuses_plain(&self, port: u16) {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            // Before looking, so that no change is missed in between.
-            changed.as_mut().enable();
-            if matches!(self.load().plain(port), Plain::Refuse) {
-                return;
-            }
-            changed.await;
-        }
+        news::until(&self.changed, || matches!(self.load().plain(port), Plain::Refuse).then_some(())).await;
     }
 }
 

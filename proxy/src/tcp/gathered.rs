@@ -16,10 +16,10 @@ use super::buffers;
 /// What is gathered before it is written in any case: one record of TLS.
 const GATHER: usize = 16 * 1024;
 
-/// Gathers what is written until [`Gathered::end_turn`], whatever is flushed meanwhile.
+/// Gathers what is written until the end of a turn ([`Gathered::over`]), whatever is flushed meanwhile.
 ///
 /// The `h2` crate writes and flushes each piece of a body alone, so ten answers that are ready at the same moment are ten system calls and
-/// ten records. One clone is for `h2`; with another the task that drives the connection ends each of its turns. Both are of one task, so the
+/// ten records. One clone is for `h2`; with another the task that drives the connection does so in turns. Both are of one task, so the
 /// lock never waits.
 #[derive(Debug)]
 pub(crate) struct Gathered<S>(Arc<Mutex<Gathering<S>>>);
@@ -48,19 +48,21 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         Self(Arc::new(Mutex::new(Gathering { inner, out, written, unflushed, broken })))
     }
 
-    /// Ends each turn of a future.
+    /// Drives `future` and ends a turn whenever it has to wait; when it does not, whoever goes on with the connection does.
     pub(crate) async fn over<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
             let polled = future.as_mut().poll(cx);
-            self.end_turn(cx);
+            if polled.is_pending() {
+                self.end_turn(cx);
+            }
             polled
         })
         .await
     }
 
     /// Writes what was gathered, now or as soon as the peer takes it; then the task is woken and has to end another turn.
-    pub(crate) fn end_turn(&self, cx: &mut Context<'_>) {
+    fn end_turn(&self, cx: &mut Context<'_>) {
         let mut gathering = self.0.lock();
         if let Poll::Ready(Err(error)) = gathering.poll_flush(cx) {
             gathering.broken = Some(error);

@@ -4,10 +4,7 @@
 //! somebody is done with then goes to one who waits for just that endpoint on this worker; if nobody does it is closed, so that its place
 //! goes to whoever waits, for whichever endpoint, on whichever worker.
 
-use std::{
-    pin::pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::{
     sync::oneshot::{self, error::TryRecvError},
@@ -15,9 +12,12 @@ use tokio::{
 };
 
 use super::{Key, Lease, Pool};
-use crate::balance::{
-    Endpoint,
-    limits::{Full, Limits, Place},
+use crate::{
+    balance::{
+        Endpoint,
+        limits::{Full, Limits, Place},
+    },
+    news,
 };
 
 /// What was found.
@@ -64,18 +64,10 @@ impl Pool {
         let Some(limits) = &endpoint.limits else { return Ok(Room::Place(None)) };
         let made = self.0.lock().entry(key.clone()).or_default().made.clone();
         let found = async {
-            loop {
-                let mut another = pin!(made.notified());
-                // Before looking, so that none is missed that is made in between.
-                another.as_mut().enable();
-                if let Some(lease) = self.crowded(key) {
-                    return Room::Handed(lease);
-                }
-                tokio::select! {
-                    biased;
-                    () = another => {}
-                    place = limits.free_place() => return Room::Place(Some(place)),
-                }
+            tokio::select! {
+                biased;
+                lease = news::until(&made, || self.crowded(key)) => Room::Handed(lease),
+                place = limits.free_place() => Room::Place(Some(place)),
             }
         };
         timeout(limits.connect_timeout, found).await.map_err(|_| limits.no_place())

@@ -1,4 +1,11 @@
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 use bytes::Bytes;
 use fairlead_proxy::telemetry::groups::Reported;
@@ -12,7 +19,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
 
 use crate::support::*;
 
@@ -214,6 +224,42 @@ async fn grpc_is_tried_elsewhere_when_an_application_is_gone() {
         let response = client.send_request(grpc_call(Empty::new().boxed())).await.unwrap();
         assert!(response.headers().get("fairlead-proxy").is_none(), "{response:?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_goaway_left_unread_is_asked_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let app = App::start(move |mut stream| {
+        let first = count.fetch_add(1, SeqCst) == 0;
+        async move {
+            if !first {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    respond.send_response(Response::new(()), true).unwrap();
+                }
+                return;
+            }
+            // Settings; and as soon as there is a head, that no stream was or will be looked at.
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let mut frame = [0; 9];
+            while frame[3] != 1 {
+                stream.read_exact(&mut frame).await.unwrap();
+                let len = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+                stream.read_exact(&mut vec![0; len]).await.unwrap();
+            }
+            stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    })
+    .await;
+    let sidecar = client_of(&Authority::new(), service(vec![vec![endpoint(app.address, "")]]));
+    let mut client = client(sidecar.outbound).await;
+    // Not of those that may be done twice.
+    let request = Request::post("http://server/").body(Empty::new().boxed()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!((response.status(), asked.load(SeqCst)), (StatusCode::OK, 2));
 }
 
 #[tokio::test]

@@ -28,7 +28,10 @@ pub use canary::{
 };
 pub use condition::{ConditionType, Fact, set_condition};
 pub use duration::{Duration, ParseDurationError};
-pub use peer_auth::{Mtls, MtlsMode, PeerAuth, PeerAuthSpec, PeerAuthStatus, PortMtls};
+pub use peer_auth::{
+    AuthAction, AuthRule, ClaimMatch, DefaultAction, Jwks, Jwt, Mtls, MtlsMode, Operation, Peer, PeerAuth,
+    PeerAuthSpec, PeerAuthStatus, PortMtls, WorkloadReadiness,
+};
 pub use percent::{OutOfRange, Percent};
 pub use traffic_policy::{
     Algorithm, Backend, Backoff, CaRef, ConsistentHash, CookieMatch, Cors, Ejection, ErrorRate, Failover, Fault,

@@ -205,6 +205,38 @@ fn the_kinds_round_trip() {
         "spec": {
             "selector": {"matchLabels": {"app": "ratings"}},
             "mtls": {"mode": "Strict", "ports": [{"port": 9080, "mode": "Permissive"}]},
+            "default": "Deny",
+            "rules": [{
+                "name": "reviews-read",
+                "action": "Allow",
+                "from": [
+                    {"serviceAccounts": ["bookinfo/reviews"]},
+                    {"namespaces": ["web"]},
+                    {"identities": ["spiffe://cluster.local/ns/*/sa/probe"]},
+                    {"cidrs": ["10.0.0.0/8"]},
+                    {"unauthenticated": true},
+                ],
+                "to": [{
+                    "ports": [9080],
+                    "methods": ["GET"],
+                    "paths": ["/ratings/*"],
+                    "hosts": ["ratings"],
+                    "headers": [{"name": "x", "value": "y", "type": "Exact", "not": false}],
+                    "grpc": {"service": "bookinfo.Ratings", "method": "Get"},
+                }],
+                "when": [{"claim": "groups", "values": ["dev"]}],
+            }],
+            "jwt": [{
+                "issuer": "https://issuer",
+                "audiences": ["a"],
+                "jwks": {"url": "https://issuer/keys"},
+                "forward": true,
+            }],
+            "audit": true,
+        },
+        "status": {
+            "observedGeneration": 1,
+            "readiness": [{"workload": "bookinfo/ratings", "plaintextCallers": 1, "callers": ["web/cron"]}],
         },
     });
     let parsed: PeerAuth = serde_json::from_value(auth.clone()).unwrap();

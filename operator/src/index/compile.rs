@@ -56,7 +56,9 @@ impl State {
     pub(super) fn compile(&self, name: &ResourceName, shared: &mut Shared) -> Compiled {
         let (caller, address) = match name {
             ResourceName::Workload(pod) => {
-                return self.compiled(None, |c| c.workload(pod).map_or(Body::NoWorkload, Body::Workload));
+                return self.compiled(None, |c| {
+                    c.workload(pod).map_or(Body::NoWorkload, |workload| Body::Workload(Box::new(workload)))
+                });
             }
             ResourceName::Destination { caller, address } => (caller, *address),
         };

@@ -134,7 +134,7 @@ impl Kind for DeserializeGuard<PeerAuth> {
         let name = name_of(&metadata);
         let of_namespace = state.peer_auths.get(&name.namespace);
         let before = of_namespace.and_then(|table| table.get(&name.name));
-        let auth = peer_auth::PeerAuth::parse(metadata, spec, conditions, before);
+        let auth = peer_auth::PeerAuth::parse(&name.name, metadata, spec, conditions, before);
         state.set_peer_auth(&name, Some(auth));
     }
     fn delete(name: &ObjectName, state: &mut State) {

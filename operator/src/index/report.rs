@@ -111,20 +111,18 @@ fn unresolved(state: &State, policy: &TrafficPolicy) -> Vec<String> {
 }
 
 fn peer_auth(state: &State, name: ObjectName, auth: &PeerAuth) -> Report {
-    let kept = auth.in_force.as_ref().filter(|r| r.generation != auth.generation);
-    let problem = if let Some(why) = &auth.invalid {
-        Some(Problem::Invalid(why.clone()))
-    } else {
-        let selector = auth.in_force.as_ref().and_then(|r| r.selector.as_ref());
-        // Selectors that merely overlap are no conflict: for the pods in both the older one holds.
-        let winner = state.oldest_peer_auth(&name.namespace, |other| other == selector);
-        winner.filter(|(winner, _)| *winner != name).map(|(winner, _)| Problem::Conflicted(winner))
+    let problem = match &auth.invalid {
+        Some(why) if auth.kept().is_none() => Some(Problem::Invalid(format!(
+            "{why}; until that is mended, all that it selects is closed to callers that no rule allows"
+        ))),
+        Some(why) => Some(Problem::Invalid(why.clone())),
+        None => state.older_peer_auth(&name.namespace, &name.name).map(Problem::Conflicted),
     };
     Report {
         uid: auth.uid.clone(),
         generation: auth.generation,
         problem,
-        kept: kept.map(|r| r.generation),
+        kept: auth.kept(),
         unresolved: Vec::new(),
         conditions: auth.conditions.clone(),
         source: Source { kind: SourceKind::PeerAuth, object: name },

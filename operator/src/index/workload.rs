@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::compile::Compiler;
+use super::peer_auth::Keys;
 use super::pod::Pod;
 use super::state::Dependency;
 use super::traffic_policy::{behaviour, default_behaviour};
-use crate::model::{self, Behaviour, Caller, HandoverPort, ObjectName, Protocol, RateLimit, SourceKind, Workload};
+use crate::model::{
+    self, Behaviour, Caller, HandoverPort, Issuer, ObjectName, Protocol, RateLimit, SourceKind, Workload,
+};
 
 /// Of one pod: each is asked at each request. Eight Services with eight limits each.
 const MAX_RATE_LIMITS: usize = 64;
@@ -18,8 +22,8 @@ impl Compiler<'_> {
         self.depend(Dependency::Pod(name.clone()));
         let pod = self.state.pods.get(name)?;
         self.depend(Dependency::Namespace(name.namespace.clone()));
-        let mtls = self.state.mtls(&name.namespace, &pod.labels);
-        for source in mtls.sources {
+        let (admission, rehearsal, sources) = self.state.admission(&name.namespace, &pod.labels);
+        for source in sources {
             self.cite(source);
         }
         let handover = pod.clone_of.as_ref().map(|deployment| self.handover(name, pod, deployment));
@@ -29,18 +33,34 @@ impl Compiler<'_> {
         Some(Workload {
             uid: pod.uid.clone(),
             identity: model::identity(trust_domain, &name.namespace, &pod.service_account),
+            trust_domain: trust_domain.clone(),
             caller: Caller {
                 namespace: name.namespace.clone(),
                 service_account: pod.service_account.clone(),
                 labels: pod.labels.clone(),
                 place,
             },
-            mtls: mtls.mode,
-            port_mtls: mtls.ports.into_iter().collect(),
+            admission,
+            rehearsal,
+            issuers: self.issuers(name, pod),
             port_protocols,
             rate_limits,
             handover,
         })
+    }
+
+    fn issuers(&mut self, name: &ObjectName, pod: &Pod) -> Vec<Issuer> {
+        let keys = |keys: &Keys| match keys {
+            Keys::Inline(keys) => Arc::clone(keys),
+            Keys::Url(_) => "".into(),
+        };
+        let issuers = self.state.issuers(&name.namespace, &pod.labels).into_iter().map(|rule| Issuer {
+            issuer: rule.issuer.clone(),
+            audiences: rule.audiences.clone(),
+            keys: keys(&rule.keys),
+            forward: rule.forward,
+        });
+        issuers.collect()
     }
 
     /// What Services and the policies on them say of the pod's ports. Where two contradict each other, the protocol is told from the

@@ -1,5 +1,10 @@
 //! How a proxy treats what arrives at its own pod.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fairlead_authz::{Effect, Rule};
+
 use super::{Caller, Endpoint, Outliers, Protocol, RateLimit};
 
 /// How a proxy treats what arrives at its own pod.
@@ -9,12 +14,16 @@ pub struct Workload {
     pub uid: String,
     /// The SPIFFE ID under which the pod runs.
     pub identity: String,
+    /// Of the mesh: whose namespaces and accounts rules speak of.
+    pub trust_domain: String,
     /// The same and its labels, as matches on the source of its own requests look at them.
     pub caller: Caller,
-    /// Of ports without a mode of their own.
-    pub mtls: MtlsMode,
-    /// Ports with a mode of their own, ascending.
-    pub port_mtls: Vec<(u16, MtlsMode)>,
+    /// Who may come in and do what.
+    pub admission: Admission,
+    /// What would hold if policies that are only rehearsed held as well; `None`: there are none.
+    pub rehearsal: Option<Admission>,
+    /// Whose tokens are believed.
+    pub issuers: Vec<Issuer>,
     /// Ports whose protocol a Service states, ascending.
     pub port_protocols: Vec<(u16, Protocol)>,
     /// How many requests the application gets, by port.
@@ -23,11 +32,37 @@ pub struct Workload {
     pub handover: Option<Vec<HandoverPort>>,
 }
 
-impl Workload {
+/// Who may come in and do what.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admission {
+    /// Of ports without a mode of their own.
+    pub mtls: MtlsMode,
+    /// Ports with a mode of their own.
+    pub ports: BTreeMap<u16, MtlsMode>,
+    /// Of all policies that concern the pod.
+    pub rules: Vec<Rule>,
+    /// What becomes of that for which no rule holds; `None`: nobody said.
+    pub default: Option<Effect>,
+}
+
+impl Admission {
     /// The mode of a port.
     pub fn mtls_of(&self, port: u16) -> MtlsMode {
-        self.port_mtls.iter().find(|(p, _)| *p == port).map_or(self.mtls, |(_, mode)| *mode)
+        self.ports.get(&port).copied().unwrap_or(self.mtls)
     }
+}
+
+/// Whose tokens are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// As tokens say it.
+    pub issuer: String,
+    /// Any of these; none: any will do.
+    pub audiences: Vec<String>,
+    /// A JSON Web Key Set; empty: there is none yet.
+    pub keys: Arc<str>,
+    /// Whether the token goes on to the application.
+    pub forward: bool,
 }
 
 /// Which callers a port takes.

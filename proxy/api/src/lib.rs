@@ -3,7 +3,7 @@
 //! `proto/fairlead.proto` says what each message means; this crate is its generated form.
 
 /// Messages, clients and servers of package `fairlead.proxy.v1`.
-#[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated")]
+#[allow(missing_docs, clippy::large_enum_variant, clippy::pedantic, unreachable_pub, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("fairlead.proxy.v1");
 }

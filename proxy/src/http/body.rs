@@ -1,7 +1,7 @@
 //! Bodies that pass through the proxy, frame by frame and never gathered.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -41,6 +41,13 @@ pub enum Incoming {
     Http2(Box<H2Body>),
     /// Bytes of something else, both ways.
     Switched(Arc<Mutex<Conn>>),
+}
+
+impl Incoming {
+    /// Whether there is more to come than a head.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::Switched(_)) || !self.is_end_stream()
+    }
 }
 
 impl http_body::Body for Incoming {
@@ -105,8 +112,47 @@ pub struct Bounds {
     pub idle: Option<Idle>,
     /// Until the caller takes some of what there is.
     pub unread: Option<Duration>,
+    /// Until policy does not allow it any more; `None`: there is none that could change its mind.
+    pub denied: Option<Denied>,
     /// Of the Service or port.
     pub requests: Arc<Requests>,
+}
+
+/// Ready when policy does not allow a request any more.
+pub struct Denied(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Denied {
+    /// As soon as `denied` is.
+    pub fn new(denied: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Box::pin(denied))
+    }
+
+    /// Waits for it.
+    pub(super) async fn wait(self) {
+        self.0.await;
+    }
+}
+
+impl fmt::Debug for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Denied")
+    }
+}
+
+impl Bounds {
+    /// Ready with what is wrong when the response may keep nobody waiting any longer.
+    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let Some(Denied(denied)) = &mut self.denied
+            && denied.as_mut().poll(cx).is_ready()
+        {
+            self.requests.cut_off.count(CutOff::Policy);
+            return Poll::Ready(io::Error::new(io::ErrorKind::PermissionDenied, "policy does not allow it any more"));
+        }
+        let Some(idle) = &mut self.idle else { return Poll::Pending };
+        ready!(Pin::new(idle).poll(cx));
+        self.requests.cut_off.count(CutOff::Silence);
+        Poll::Ready(timed_out("nothing moved within the route's idle timeout"))
+    }
 }
 
 /// What lasts until a response has been forwarded whole.
@@ -195,7 +241,8 @@ impl Body {
         let Incoming::Switched(endpoint) = inner else { return Self::watched(inner, bounds, ending) };
         // It carries no other request, but is a connection all the same.
         ending.place = ending.lease.take().and_then(Lease::into_place);
-        Self::Switched(Box::new(Switch { endpoint, telemetry: telemetry.clone(), direction, held: ending }))
+        let denied = bounds.and_then(|bounds| bounds.denied);
+        Self::Switched(Box::new(Switch { endpoint, telemetry: telemetry.clone(), direction, denied, held: ending }))
     }
 
     /// Forwards a response's body, with `ending` at its end.
@@ -249,17 +296,15 @@ impl http_body::Body for Body {
             Self::Response(observed) => {
                 let Observed { inner, bounds, ending } = &mut **observed;
                 let frame = match (Pin::new(&mut *inner).poll_frame(cx), bounds) {
-                    (Poll::Ready(frame), Some(Bounds { idle: Some(idle), .. })) => {
-                        idle.moved();
+                    (Poll::Ready(frame), Some(bounds)) => {
+                        if let Some(idle) = &mut bounds.idle {
+                            idle.moved();
+                        }
                         frame
                     }
-                    (Poll::Ready(frame), _) => frame,
-                    (Poll::Pending, Some(Bounds { idle: Some(idle), requests, .. })) => {
-                        ready!(Pin::new(idle).poll(cx));
-                        requests.cut_off.count(CutOff::Silence);
-                        Some(Err(timed_out("nothing moved within the route's idle timeout")))
-                    }
-                    (Poll::Pending, _) => return Poll::Pending,
+                    (Poll::Ready(frame), None) => frame,
+                    (Poll::Pending, Some(bounds)) => Some(Err(ready!(bounds.poll_exceeded(cx)))),
+                    (Poll::Pending, None) => return Poll::Pending,
                 };
                 match &frame {
                     None => ending.ended(None),

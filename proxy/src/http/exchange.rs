@@ -103,6 +103,11 @@ impl Call {
         Self { head, body, ready: Bytes::new(), interim, version }
     }
 
+    /// What is left of it once it was answered.
+    pub fn into_head(self) -> Head {
+        self.head
+    }
+
     /// Its body, if it has one.
     pub fn held(&self) -> Option<Arc<Held>> {
         self.body.clone()

@@ -10,6 +10,10 @@ pub enum Reason {
     MalformedRequest,
     /// The caller came in plain, and policy demands authentication since.
     PlaintextRefused,
+    /// The rules of the workload do not allow it.
+    PolicyDenied,
+    /// The request carries a token that is not valid.
+    TokenRefused,
     /// The route's backend refers to something that does not exist.
     UnresolvedBackend,
     /// The chosen backend has no ready endpoint, or every weight is 0.
@@ -46,9 +50,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedRequest,
         Self::PlaintextRefused,
+        Self::PolicyDenied,
+        Self::TokenRefused,
         Self::UnresolvedBackend,
         Self::NoEndpoints,
         Self::ConnectFailure,
@@ -72,6 +78,8 @@ impl Reason {
         match self {
             Self::MalformedRequest => "malformed-request",
             Self::PlaintextRefused => "plaintext-refused",
+            Self::PolicyDenied => "policy-denied",
+            Self::TokenRefused => "token-refused",
             Self::UnresolvedBackend => "unresolved-backend",
             Self::NoEndpoints => "no-endpoints",
             Self::ConnectFailure => "connect-failure",
@@ -100,7 +108,8 @@ impl Reason {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::MalformedRequest => StatusCode::BAD_REQUEST,
-            Self::PlaintextRefused => StatusCode::FORBIDDEN,
+            Self::PlaintextRefused | Self::PolicyDenied => StatusCode::FORBIDDEN,
+            Self::TokenRefused => StatusCode::UNAUTHORIZED,
             // The Gateway API asks for 500 here.
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints | Self::ConnectFailure | Self::Overload | Self::FaultAbort => {
@@ -141,7 +150,9 @@ impl Reason {
             | Self::HeadTimeout
             | Self::BodyTimeout => 13,
             // UNAUTHENTICATED
-            Self::PlaintextRefused => 16,
+            Self::PlaintextRefused | Self::TokenRefused => 16,
+            // PERMISSION_DENIED
+            Self::PolicyDenied => 7,
             // DEADLINE_EXCEEDED
             Self::RequestTimeout | Self::IdleTimeout => 4,
             // RESOURCE_EXHAUSTED

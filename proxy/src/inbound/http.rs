@@ -2,20 +2,18 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use fairlead_authz::Caller;
 use http::{HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    limits::{Caller, Limited},
-    policy::Plain,
-};
+use super::{authorization::Asked, authorize, limits::Limited, policy::Plain};
 use crate::{
     accept::Worker,
     balance::Endpoint,
     http::{
-        Fields, MARK, MIRROR, Reason, Request, Response, Version,
-        body::{Body, Bounds, Ending},
+        Fields, Head, MARK, MIRROR, Reason, Request, Response, Version,
+        body::{Body, Bounds, Denied, Ending},
         deadline,
         exchange::{Call, Failure, of_caller},
         is_grpc,
@@ -28,6 +26,9 @@ use crate::{
     tcp::Stream,
     telemetry::{Direction, Requests, Tls},
 };
+
+/// What a caller is told of policy: the rule is in the log alone.
+const DENIED: &str = "policy does not allow this";
 
 /// One connection to the application.
 struct Session {
@@ -70,13 +71,30 @@ pub(super) async fn serve(
 impl Session {
     /// Whether a plain caller would not be let in any more: connections are kept for hours, and policy must not wait for their end.
     fn policy_changed(&self) -> bool {
-        let port = self.application.address.port();
+        let port = self.port();
         matches!(self.worker.mesh.workload.load().plain(port), Plain::Refuse)
+    }
+
+    /// Whether rules let a request in.
+    fn is_allowed(&self, call: &Call) -> bool {
+        let mesh = &self.worker.mesh;
+        let workload = mesh.workload.load();
+        authorize::allows(mesh, &workload, &self.caller, self.port(), Some(&Asked::new(&call.head)))
+    }
+
+    /// Ready when rules do not let in any more the request of this head.
+    fn denied(&self, head: Head) -> Denied {
+        let (worker, caller, port) = (self.worker.clone(), self.caller.clone(), self.port());
+        Denied::new(async move { authorize::denied(&worker.mesh, &caller, port, Some(Asked::new(&head))).await })
+    }
+
+    fn port(&self) -> u16 {
+        self.application.address.port()
     }
 
     /// Counts a request against the limits of the port.
     fn take(&self, call: &Call) -> Result<(), Limited> {
-        let port = self.application.address.port();
+        let port = self.port();
         let mesh = &self.worker.mesh;
         let workload = mesh.workload.load();
         let limits = workload.limits(port);
@@ -127,6 +145,9 @@ impl Service for Session {
         let mut call = Call::new(request, self.version, self.application.address);
         let deadline = self.deadline(&mut call.head.headers, began);
         let own = |reason, detail: &str| answer(Some(&call), reason, detail);
+        if !self.is_allowed(&call) {
+            return own(Reason::PolicyDenied, DENIED);
+        }
         if let Err(limited) = self.take(&call) {
             let mut response = own(Reason::RateLimited, &format!("over the limit {}", limited.name));
             // Whole seconds, and never so few that the next request is too early again.
@@ -140,15 +161,22 @@ impl Service for Session {
         if is_plain && !may_rest(&call.head.method, self.version, || grpc) {
             call.bound_body(worker.mesh.waits.body);
         }
-        let attempt = call.attempt(&worker.pool, &worker.dialler, &self.application);
-        let outcome = match deadline {
-            None => attempt.await,
-            Some(deadline) => match timeout_at(deadline, attempt).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    return own(Reason::RequestTimeout, "no response before the deadline that came with the request");
-                }
-            },
+        let attempt = async {
+            let attempt = call.attempt(&worker.pool, &worker.dialler, &self.application);
+            match deadline {
+                None => Some(attempt.await),
+                Some(deadline) => timeout_at(deadline, attempt).await.ok(),
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempt => outcome,
+            () = authorize::denied(&worker.mesh, &self.caller, self.port(), Some(Asked::new(&call.head))) => {
+                return own(Reason::PolicyDenied, DENIED);
+            }
+        };
+        let Some(outcome) = outcome else {
+            return own(Reason::RequestTimeout, "no response before the deadline that came with the request");
         };
         match outcome {
             Ok((mut response, lease)) => {
@@ -159,9 +187,10 @@ impl Service for Session {
                 let ending = Ending { lease: Some(lease), ..Ending::default() };
                 let telemetry = &worker.mesh.telemetry;
                 let bounded = is_plain && !may_rest(&call.head.method, self.version, || is_grpc(response.headers()));
-                let bounds = bounded.then(|| Bounds {
+                let bounds = response.body().lasts().then(|| Bounds {
                     idle: None,
-                    unread: Some(worker.mesh.waits.answer),
+                    unread: bounded.then_some(worker.mesh.waits.answer),
+                    denied: Some(self.denied(call.into_head())),
                     requests: self.requests.clone(),
                 });
                 response.map(|body| Body::forwarded(body, bounds, ending, telemetry, Direction::Inbound))

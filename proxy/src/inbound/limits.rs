@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use fairlead_authz::Caller;
 use fairlead_proxy_api::v1;
 use http::HeaderName;
 use parking_lot::Mutex;
@@ -51,15 +52,6 @@ pub struct Limit {
 enum Key {
     Identity,
     Header(HeaderName),
-}
-
-/// Who sends a request.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// As its certificate proves it; `None`: it came in plain.
-    pub identity: Option<SpiffeId>,
-    /// From where.
-    pub address: IpAddr,
 }
 
 /// A request that is over a limit.

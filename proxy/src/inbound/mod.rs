@@ -3,13 +3,14 @@
 //! [`serve`] is called for each: other proxies are met by a handshake and said what they bring by its ALPN; what policy allows of the rest
 //! is detected and forwarded. The application is dialled at the address that was meant, so what it binds to localhost stays private.
 
+mod authorization;
+mod authorize;
 mod http;
 pub mod limits;
 pub mod policy;
 pub mod refusals;
 
 use std::{
-    future::pending,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
@@ -18,6 +19,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use fairlead_authz::Caller;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -25,7 +27,6 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use self::limits::Caller;
 use self::policy::Plain;
 pub use self::policy::Workload;
 use crate::{
@@ -92,9 +93,12 @@ impl Incoming<'_> {
     /// Waits for the first bytes.
     async fn first(&self, mut client: TcpStream) {
         let mut buffer = BytesMut::new();
+        let caller = Caller { identity: None, address: address_of(&client) };
         let silence = match (self.plain(), self.protocol()) {
             (Plain::Refuse, _) => Some(PATIENCE),
             (Plain::Accept, Protocol::Http) => None,
+            // Nobody whom only requests may come from is told what the server says first.
+            _ if !self.workload.allows_bytes(&caller, self.original.port()) => None,
             _ => Some(SILENCE),
         };
         match detect::first(&mut client, &mut buffer, silence).await {
@@ -132,11 +136,12 @@ impl Incoming<'_> {
                 let mut serving = pin!(serving);
                 tokio::select! {
                     () = &mut serving => return,
-                    () = self.no_longer_allowed(address) => until.cancel(),
+                    () = self.plain_refused(address) => until.cancel(),
                 }
                 // A connection that rests ends at once; what is in flight has this long.
                 let _ = timeout(LAST_WORDS, serving).await;
             }
+            _ if !self.allows_bytes(&caller) => stream.reset(),
             _ => {
                 let upstream = match upstream {
                     Some(upstream) => Some(upstream),
@@ -144,7 +149,7 @@ impl Incoming<'_> {
                 };
                 match upstream {
                     Some(upstream) => {
-                        self.join(stream, upstream, Bytes::new(), Some(address)).await;
+                        self.join(stream, upstream, Bytes::new(), &caller).await;
                     }
                     None => stream.reset(),
                 }
@@ -157,13 +162,17 @@ impl Incoming<'_> {
         if matches!(self.plain(), Plain::Refuse) {
             return self.refuse(&client);
         }
+        let caller = Caller { identity: None, address: address_of(&client) };
+        if !self.allows_bytes(&caller) {
+            return tcp::reset(&client);
+        }
         let Some(mut upstream) = self.upstream().await else {
             return tcp::reset(&client);
         };
-        let (address, mut said) = (address_of(&client), BytesMut::new());
+        let mut said = BytesMut::new();
         match detect::speaks_first(&client, &mut upstream.stream, &mut said).await {
             Ok(Speaker::Server) => {
-                self.join(client.into(), upstream, said.freeze(), Some(address)).await;
+                self.join(client.into(), upstream, said.freeze(), &caller).await;
             }
             Ok(Speaker::Client) => {
                 let mut buffer = BytesMut::new();
@@ -173,7 +182,7 @@ impl Incoming<'_> {
                     }
                     // It closed; the application may still want to say something.
                     Ok(_) => {
-                        self.join(client.into(), upstream, Bytes::new(), Some(address)).await;
+                        self.join(client.into(), upstream, Bytes::new(), &caller).await;
                     }
                     Err(_) => upstream.stream.reset(),
                 }
@@ -211,15 +220,15 @@ impl Incoming<'_> {
             return;
         };
         tracing::trace!(peer = %peer.identity, ?alpn, port = self.original.port(), "authenticated");
+        let caller = Caller { identity: Some(peer.identity.clone()), address };
         let version = match alpn {
             Alpn::Http1 => Version::Http1,
             Alpn::Http2 => Version::Http2,
-            Alpn::Tcp => return self.tunnel(Box::new(tls.into()), connect::expiry(&peer)).await,
+            Alpn::Tcp => return self.tunnel(Box::new(tls.into()), caller, connect::expiry(&peer)).await,
         };
         let stream = Stream::Tls(Box::new(tls.into()));
         // Proxies give a connection no new request by then. Who does is told to come again, with a certificate that is valid.
         let until = self.worker.draining.child_token();
-        let caller = Caller { identity: Some(peer.identity.clone()), address };
         let serving = http::serve(self.worker, stream, version, caller, self.original, &until);
         tokio::pin!(serving);
         tokio::select! {
@@ -230,7 +239,7 @@ impl Incoming<'_> {
     }
 
     /// Joins the connections that another proxy opens over one of its own, one after the other, with the application.
-    async fn tunnel(&self, stream: Box<TlsStream<Prefixed>>, expires: Instant) {
+    async fn tunnel(&self, stream: Box<TlsStream<Prefixed>>, caller: Caller, expires: Instant) {
         // Proxies begin no connection on it after that; whoever does is told to go elsewhere.
         let until = self.worker.draining.child_token();
         let serving = async {
@@ -244,8 +253,11 @@ impl Incoming<'_> {
                         return;
                     }
                 }
+                if !self.renewed().allows_bytes(&caller) {
+                    return Stream::Tunnel(tunnel).reset();
+                }
                 let Some(upstream) = self.application().await else { return Stream::Tunnel(tunnel).reset() };
-                match self.join(Stream::Tunnel(tunnel), upstream, Bytes::new(), None).await {
+                match self.join(Stream::Tunnel(tunnel), upstream, Bytes::new(), &caller).await {
                     Some(Stream::Tunnel(again)) if again.rests() => tunnel = again,
                     _ => return,
                 }
@@ -314,25 +326,19 @@ impl Incoming<'_> {
         None
     }
 
-    /// Copies until both sides have ended; returns the client if they did so in order. `plain`: who came without proving who it is.
-    async fn join(
-        &self,
-        mut client: Stream,
-        mut upstream: Opaque,
-        said: Bytes,
-        plain: Option<IpAddr>,
-    ) -> Option<Stream> {
+    /// Copies until both sides have ended; returns the client if they did so in order.
+    async fn join(&self, mut client: Stream, mut upstream: Opaque, said: Bytes, caller: &Caller) -> Option<Stream> {
         let telemetry = &self.worker.mesh.telemetry;
-        let tls = if plain.is_some() { Tls::None } else { Tls::Mutual };
+        let tls = if caller.identity.is_some() { Tls::Mutual } else { Tls::None };
         let _open = telemetry.open(Direction::Inbound, Transport::Opaque, tls);
         if client.write_all(&said).await.is_err() {
             upstream.stream.reset();
             return None;
         }
         let cut_off = async {
-            match plain {
-                Some(caller) => self.no_longer_allowed(caller).await,
-                None => pending().await,
+            tokio::select! {
+                () = self.plain_refused(caller.address), if caller.identity.is_none() => {}
+                () = authorize::denied(&self.worker.mesh, caller, self.original.port(), None) => {}
             }
         };
         let (copied, result) = copy::both_ways_until(&mut client, &mut upstream.stream, cut_off).await;
@@ -352,11 +358,17 @@ impl Incoming<'_> {
         tcp::reset(client);
     }
 
-    /// Ready when a change of policy has cut off a plain caller who is connected: connections last for hours, and policy must not wait for
-    /// their end.
-    async fn no_longer_allowed(&self, caller: IpAddr) {
-        self.worker.mesh.workload.refuses_plain(self.original.port()).await;
+    /// Ready when a change of policy demands authentication of a plain caller who is connected: connections last for hours, and policy must
+    /// not wait for their end.
+    async fn plain_refused(&self, caller: IpAddr) {
+        let port = self.original.port();
+        self.worker.mesh.workload.until(|workload| matches!(workload.plain(port), Plain::Refuse)).await;
         self.note_refusal(caller);
+    }
+
+    /// Whether rules let in what is not HTTP.
+    fn allows_bytes(&self, caller: &Caller) -> bool {
+        authorize::allows(&self.worker.mesh, &self.workload, caller, self.original.port(), None)
     }
 
     fn note_refusal(&self, caller: IpAddr) {

@@ -3,9 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
+use fairlead_authz::{Caller, Decision, Effect, Policy};
 use fairlead_proxy_api::v1;
 use tokio::sync::Notify;
 
+use super::authorization::{self, Asked};
 use super::limits::{self, Limit};
 use crate::{
     balance::set::EndpointSet,
@@ -27,13 +29,32 @@ pub enum Mtls {
 }
 
 /// How this proxy treats what arrives at its pod.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Workload {
-    mtls: Mtls,
-    port_mtls: HashMap<u16, Mtls>,
+    admission: Admission,
+    rehearsal: Option<Admission>,
     port_protocols: HashMap<u16, Protocol>,
     limits: HashMap<u16, Vec<Limit>>,
     handover: Option<HashMap<u16, Arc<EndpointSet>>>,
+}
+
+/// Who may come in and do what.
+#[derive(Debug)]
+pub(super) struct Admission {
+    mtls: Mtls,
+    port_mtls: HashMap<u16, Mtls>,
+    policy: Policy,
+}
+
+/// What is recorded of one that is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recorded<'a> {
+    /// This rule asks for it.
+    Audit(&'a str),
+    /// It would be refused, because it came in plain.
+    WouldRefusePlain,
+    /// It would be refused, by this rule or by default.
+    WouldDeny(Option<&'a str>),
 }
 
 /// How it is treated now, and news of when that changes.
@@ -60,9 +81,9 @@ impl Current {
         self.changed.notify_waiters();
     }
 
-    /// Ready as soon as plain callers of `port` are refused.
-    pub async fn refuses_plain(&self, port: u16) {
-        news::until(&self.changed, || matches!(self.load().plain(port), Plain::Refuse).then_some(())).await;
+    /// Ready as soon as `refuses` is true of how it is treated.
+    pub(super) async fn until(&self, refuses: impl Fn(&Workload) -> bool) {
+        news::until(&self.changed, || refuses(&self.load()).then_some(())).await;
     }
 }
 
@@ -78,11 +99,73 @@ pub enum Plain<'a> {
     HandOver(Option<&'a Arc<EndpointSet>>),
 }
 
+impl Default for Workload {
+    /// What holds before the operator has spoken: a proxy that knows nothing must not open what policy may have closed.
+    fn default() -> Self {
+        let policy = Policy::closed();
+        Self {
+            admission: Admission { mtls: Mtls::default(), port_mtls: HashMap::new(), policy },
+            rehearsal: None,
+            port_protocols: HashMap::new(),
+            limits: HashMap::new(),
+            handover: None,
+        }
+    }
+}
+
+impl Admission {
+    fn compile(
+        trust_domain: &str,
+        mode: v1::MtlsMode,
+        ports: &[v1::PortMtls],
+        authorization: Option<v1::Authorization>,
+    ) -> Result<Self, String> {
+        let port_mtls =
+            ports.iter().map(|entry| Ok((port(entry.port)?, mtls(entry.mode())?))).collect::<Result<_, String>>()?;
+        Ok(Self { mtls: mtls(mode)?, port_mtls, policy: authorization::compile(trust_domain, authorization)? })
+    }
+
+    fn mtls(&self, port: u16) -> Mtls {
+        self.port_mtls.get(&port).copied().unwrap_or(self.mtls)
+    }
+}
+
 impl Workload {
+    /// Whether rules have anything to say.
+    pub(super) fn decides(&self) -> bool {
+        !self.admission.policy.is_empty() || self.rehearsal.is_some()
+    }
+
+    /// What becomes of a request, or of a connection that is not HTTP.
+    pub(super) fn decide(&self, caller: &Caller, port: u16, asked: Option<&Asked<'_>>) -> Decision<'_> {
+        self.admission.policy.decide(caller, port, asked)
+    }
+
+    /// Whether rules let in what is not HTTP.
+    pub(super) fn allows_bytes(&self, caller: &Caller, port: u16) -> bool {
+        self.decide(caller, port, None).effect == Effect::Allow
+    }
+
+    /// What is to be recorded of what is let in.
+    pub(super) fn recorded(
+        &self,
+        caller: &Caller,
+        port: u16,
+        asked: Option<&Asked<'_>>,
+    ) -> impl Iterator<Item = Recorded<'_>> {
+        let rehearsed = self.rehearsal.as_ref().and_then(|rehearsal| {
+            if caller.identity.is_none() && rehearsal.mtls(port) == Mtls::Strict {
+                return Some(Recorded::WouldRefusePlain);
+            }
+            let Decision { effect, rule } = rehearsal.policy.decide(caller, port, asked);
+            (effect == Effect::Deny).then_some(Recorded::WouldDeny(rule))
+        });
+        self.admission.policy.audits(caller, port, asked).map(Recorded::Audit).into_iter().chain(rehearsed)
+    }
+
     /// What becomes of plain callers of `port`.
     pub fn plain(&self, port: u16) -> Plain<'_> {
-        let mtls = self.port_mtls.get(&port).copied().unwrap_or(self.mtls);
-        match (&self.handover, mtls) {
+        match (&self.handover, self.admission.mtls(port)) {
             (_, Mtls::Strict) => Plain::Refuse,
             (Some(ports), _) => Plain::HandOver(ports.get(&port)),
             (None, Mtls::Permissive | Mtls::Disabled) => Plain::Accept,
@@ -110,11 +193,14 @@ impl Workload {
 /// Compiles one version of the proxy's own workload. Endpoints that were in `previous` keep what was learned about them. The error is a
 /// sentence; the previous version then stays in use.
 pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result<Workload, String> {
-    let port_mtls = message
-        .port_mtls
-        .iter()
-        .map(|entry| Ok((port(entry.port)?, mtls(entry.mode())?)))
-        .collect::<Result<_, String>>()?;
+    let (mode, trust_domain) = (message.mtls(), std::mem::take(&mut message.trust_domain));
+    let authorization = message.authorization.take();
+    let admission = Admission::compile(&trust_domain, mode, &message.port_mtls, authorization)?;
+    let rehearsal = message.rehearsal.take().map(|mut rehearsal| {
+        let authorization = rehearsal.authorization.take();
+        Admission::compile(&trust_domain, rehearsal.mtls(), &rehearsal.port_mtls, authorization)
+    });
+    let rehearsal = rehearsal.transpose()?;
     let port_protocols = message
         .port_protocols
         .iter()
@@ -125,7 +211,6 @@ pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result
         let (number, limit) = limits::compile(limit)?;
         limits.entry(port(number)?).or_default().push(limit);
     }
-    let mode = mtls(message.mtls())?;
     let before = previous.and_then(|workload| workload.handover.as_ref());
     let handover = message.handover.map(|handover| {
         let ports = handover.ports.into_iter().map(|entry| {
@@ -136,7 +221,7 @@ pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result
         ports.collect::<Result<_, String>>()
     });
     let handover = handover.transpose()?;
-    Ok(Workload { mtls: mode, port_mtls, port_protocols, limits, handover })
+    Ok(Workload { admission, rehearsal, port_protocols, limits, handover })
 }
 
 /// Where plain callers of a canary's port are handed to.
@@ -158,7 +243,7 @@ fn mtls(mode: v1::MtlsMode) -> Result<Mtls, String> {
     }
 }
 
-fn port(port: u32) -> Result<u16, String> {
+pub(super) fn port(port: u32) -> Result<u16, String> {
     match u16::try_from(port) {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("{port} is not a port")),

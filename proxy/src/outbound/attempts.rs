@@ -172,7 +172,7 @@ impl Session {
             (!may_rest(&call.head.method, self.version, || is_grpc(headers))).then_some(self.worker.mesh.waits.answer)
         };
         let unread = of_route.or_else(by_default);
-        Some(Bounds { idle: limits.into_idle(), unread, requests: self.requests.clone() })
+        Some(Bounds { idle: limits.into_idle(), unread, denied: None, requests: self.requests.clone() })
     }
 
     /// A limit of the set is reached. Another try would only find the same.

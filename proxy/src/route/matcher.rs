@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use fairlead_authz::{host, path};
 use http::{HeaderName, header};
 use regex::bytes::Regex;
 
-use super::{RequestHead, host, params, path};
+use super::{RequestHead, params};
 use crate::http::is_grpc_type;
 
 /// All that is set must hold.

@@ -9,11 +9,9 @@ mod compile;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod head;
-pub mod host;
 mod index;
 mod matcher;
 pub mod params;
-pub mod path;
 mod retry;
 pub mod rules;
 mod split;

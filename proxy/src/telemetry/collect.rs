@@ -39,6 +39,7 @@ impl Collector for Collect {
         self.families(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.events(&mut encoder)?;
+        self.tables.authorized.encode(&mut encoder)?;
         encoder
             .encode_descriptor(
                 "access_log_dropped",

@@ -1,17 +1,18 @@
-//! Counts of answers that were not sent to their end, because nothing moved.
+//! Counts of answers that were not sent to their end.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::family::Family;
-use crate::http::Reason;
 
 label! {
-    /// What was waited for.
+    /// Why.
     CutOff {
-        /// Anything at all of the request or the answer.
+        /// Nothing of the request or the answer moved for too long.
         Silence = "silence",
-        /// That the caller takes what there is of the answer.
+        /// The caller did not take what there was of the answer for too long.
         Unread = "unread",
+        /// Policy does not allow the request any more.
+        Policy = "policy",
     }
 }
 
@@ -28,8 +29,8 @@ impl CutOffs {
 
 pub(super) const CUT_OFF: Family<CutOff> = Family {
     name: "cut_off",
-    help: "Answers that had begun and were cut off, because nothing moved for too long",
-    fixed: &[("reason", Reason::IdleTimeout.as_str())],
+    help: "Answers that had begun and were cut off",
+    fixed: &[],
     label: "cause",
     values: CutOff::ALL,
     value: CutOff::as_str,

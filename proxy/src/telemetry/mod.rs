@@ -57,12 +57,14 @@ macro_rules! label {
     };
 }
 
+mod authorized;
 mod cut_off;
 mod limits;
 mod mirrored;
 mod outliers;
 mod tries;
 
+pub use self::authorized::{Authorized, Outcome};
 pub use self::cut_off::{CutOff, CutOffs};
 pub use self::limits::{Limit, Limited};
 pub use self::mirrored::{MirrorOutcome, Mirrored};
@@ -114,6 +116,8 @@ label! {
         Limit = "limit",
         /// Policy demands authentication, and it came without.
         Plaintext = "plaintext",
+        /// A rule does not allow it.
+        Policy = "policy",
         /// The pod is a canary and there is no stable endpoint to hand the caller to.
         Handover = "handover",
         /// Nothing could be connected to.
@@ -257,6 +261,7 @@ type Services = HashMap<(Direction, Arc<str>), Arc<Requests>>;
 #[derive(Default)]
 struct Tables {
     services: RwLock<Services>,
+    authorized: Authorized,
     counters: Counters,
 }
 
@@ -356,6 +361,11 @@ impl Telemetry {
     /// A handshake between proxies failed, or one with an endpoint outside the mesh.
     pub fn handshake_failed(&self, direction: Direction, why: Handshake) {
         self.tables.counters.handshakes[direction as usize][why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// What rules did.
+    pub fn authorized(&self) -> &Authorized {
+        &self.tables.authorized
     }
 
     /// A plain caller of a canary was handed to the stable version.

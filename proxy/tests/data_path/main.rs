@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod access_log;
+mod authorization;
 mod balancing;
 mod destinations;
 mod framing;

@@ -43,7 +43,7 @@ fn too_slow(door: &str) -> String {
     format!(r#"tls="{tls}",class="4xx",reason="body-timeout""#)
 }
 
-const UNREAD: &str = r#"reason="idle-timeout",cause="unread""#;
+const UNREAD: &str = r#"cause="unread""#;
 
 /// Reads requests to their end, then answers.
 async fn reading() -> App {

@@ -1,5 +1,6 @@
 //! The model in the words of the wire contract, and back.
 
+mod authorization;
 mod behaviour;
 mod origination;
 mod rate_limit;
@@ -14,8 +15,8 @@ use prost::Message as _;
 use ring::digest;
 
 use crate::model::{
-    Body, Caller, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Place, Protocol, Resource, ResourceName,
-    Service, Workload, canonical,
+    Admission, Body, Caller, Destination, Endpoint, EndpointSet, MtlsMode, ObjectName, Place, Protocol, Resource,
+    ResourceName, Service, Workload, canonical,
 };
 
 /// The name that a proxy of the pod `own` means. The error is a sentence about what is wrong with it.
@@ -84,18 +85,22 @@ fn bytes(ip: IpAddr) -> Vec<u8> {
 
 fn workload(w: &Workload) -> v1::Workload {
     v1::Workload {
-        mtls: mtls(w.mtls),
-        port_mtls: w
-            .port_mtls
-            .iter()
-            .map(|(port, mode)| v1::PortMtls { port: (*port).into(), mode: mtls(*mode) })
-            .collect(),
+        mtls: mtls(w.admission.mtls),
+        port_mtls: port_mtls(&w.admission),
         port_protocols: w
             .port_protocols
             .iter()
             .map(|(port, p)| v1::PortProtocol { port: (*port).into(), protocol: protocol(*p) })
             .collect(),
         rate_limits: w.rate_limits.iter().map(rate_limit::rate_limit).collect(),
+        authorization: Some(authorization::authorization(&w.admission)),
+        trust_domain: w.trust_domain.clone(),
+        jwt_issuers: w.issuers.iter().map(authorization::issuer).collect(),
+        rehearsal: w.rehearsal.as_ref().map(|admission| v1::Rehearsal {
+            mtls: mtls(admission.mtls),
+            port_mtls: port_mtls(admission),
+            authorization: Some(authorization::authorization(admission)),
+        }),
         handover: w.handover.as_ref().map(|ports| v1::Handover {
             ports: ports
                 .iter()
@@ -107,6 +112,11 @@ fn workload(w: &Workload) -> v1::Workload {
                 .collect(),
         }),
     }
+}
+
+fn port_mtls(admission: &Admission) -> Vec<v1::PortMtls> {
+    let ports = admission.ports.iter();
+    ports.map(|(port, mode)| v1::PortMtls { port: (*port).into(), mode: mtls(*mode) }).collect()
 }
 
 fn mtls(mode: MtlsMode) -> i32 {

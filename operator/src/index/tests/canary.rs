@@ -123,7 +123,7 @@ fn callers_without_a_sidecar_are_handed_to_the_stable_version() {
     let Body::Workload(clone) = index.get(&ResourceName::Workload(name("web-canary-2-c0"))).body else {
         panic!("no workload");
     };
-    assert_eq!(clone.mtls, MtlsMode::Strict);
+    assert_eq!(clone.admission.mtls, MtlsMode::Strict);
     let handover = clone.handover.expect("a canary's pod hands over");
     assert_eq!(handover.len(), 1);
     assert_eq!(handover[0].port, 9080);

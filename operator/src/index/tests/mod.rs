@@ -5,6 +5,7 @@ mod canary;
 mod destination;
 mod locality;
 mod origination;
+mod peer_auth;
 mod policy;
 mod scope;
 mod subscription;

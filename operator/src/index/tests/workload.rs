@@ -1,5 +1,7 @@
 //! How a pod's own proxy is told to treat callers.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::build::*;
@@ -8,7 +10,7 @@ use crate::model::{Body, MtlsMode, Protocol, RateLimitKey, ResourceName, Workloa
 
 fn workload(index: &Index, pod: &str) -> Workload {
     match index.get(&ResourceName::Workload(name(pod))).body {
-        Body::Workload(workload) => workload,
+        Body::Workload(workload) => *workload,
         other => panic!("{pod} is {other:?}"),
     }
 }
@@ -18,7 +20,7 @@ fn plain_callers_are_taken_where_nothing_is_said() {
     let index = index();
     web(&index);
     let workload = workload(&index, "web-1-a");
-    assert_eq!(workload.mtls, MtlsMode::Permissive);
+    assert_eq!(workload.admission.mtls, MtlsMode::Permissive);
     assert_eq!(workload.identity, "spiffe://cluster.local/ns/shop/sa/web");
     assert_eq!(workload.uid, "uid-web-1-a");
 }
@@ -34,16 +36,16 @@ fn workload_over_namespace_over_mesh() {
     let index = index();
     web(&index);
     index.apply(peer_auth("fairlead-system", "mesh", json!({"mtls": {"mode": "Strict"}})));
-    assert_eq!(workload(&index, "web-1-a").mtls, MtlsMode::Strict);
+    assert_eq!(workload(&index, "web-1-a").admission.mtls, MtlsMode::Strict);
     let spec = json!({"mtls": {"mode": "Permissive", "ports": [{"port": 1, "mode": "Disabled"}]}});
     index.apply(peer_auth(NS, "namespace", spec));
-    assert_eq!(workload(&index, "web-1-a").mtls, MtlsMode::Permissive);
-    assert_eq!(workload(&index, "web-1-a").mtls_of(1), MtlsMode::Disabled);
+    assert_eq!(workload(&index, "web-1-a").admission.mtls, MtlsMode::Permissive);
+    assert_eq!(workload(&index, "web-1-a").admission.mtls_of(1), MtlsMode::Disabled);
     let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"ports": [{"port": 2, "mode": "Strict"}]}});
     index.apply(peer_auth(NS, "workload", spec));
     let merged = workload(&index, "web-1-a");
-    assert_eq!(merged.mtls, MtlsMode::Permissive, "a port alone leaves the namespace's mode");
-    assert_eq!(merged.port_mtls, [(1, MtlsMode::Disabled), (2, MtlsMode::Strict)]);
+    assert_eq!(merged.admission.mtls, MtlsMode::Permissive, "a port alone leaves the namespace's mode");
+    assert_eq!(merged.admission.ports, BTreeMap::from([(1, MtlsMode::Disabled), (2, MtlsMode::Strict)]));
     let name = ResourceName::Workload(name("web-1-a"));
     assert_eq!(
         sources(&index, &name),
@@ -59,7 +61,7 @@ fn strict_for_a_workload_means_all_of_its_ports() {
     index.apply(peer_auth(NS, "namespace", spec));
     let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "Strict"}});
     index.apply(peer_auth(NS, "workload", spec));
-    assert_eq!(workload(&index, "web-1-a").mtls_of(9080), MtlsMode::Strict);
+    assert_eq!(workload(&index, "web-1-a").admission.mtls_of(9080), MtlsMode::Strict);
 }
 
 #[test]
@@ -68,7 +70,7 @@ fn a_selector_in_the_operators_namespace_does_not_reach_the_mesh() {
     web(&index);
     let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "Strict"}});
     index.apply(peer_auth("fairlead-system", "own", spec));
-    assert_eq!(workload(&index, "web-1-a").mtls, MtlsMode::Permissive);
+    assert_eq!(workload(&index, "web-1-a").admission.mtls, MtlsMode::Permissive);
 }
 
 #[test]

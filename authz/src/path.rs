@@ -3,23 +3,26 @@
 //! The bytes of a path go to the application as they came, and applications read them in their own ways: some decode before they compare, some merge
 //! slashes, some cut parameters off. A rule that protects something must hold whichever way that is. So it is asked about every reading that
 //! common servers have; and where readings would multiply, because a path has what no good client sends (dot segments, encoded slashes,
-//! backslashes, escapes in escapes), it holds without being asked.
+//! backslashes, escapes in escapes), it holds without being asked. A rule that opens something must hold for all of them.
 //!
 //! Case counts: it does for nearly all servers.
 
 use std::borrow::Cow;
 
-use super::params::nibble;
-
 /// Whether `holds` is true of any way to read `path`.
-pub fn any_reading(path: &str, holds: impl Fn(&[u8]) -> bool) -> bool {
+pub fn any_reading(path: &str, mut holds: impl FnMut(&[u8]) -> bool) -> bool {
     let Some(decoded) = plain(path) else { return true };
     let merged = merged(&decoded);
-    if holds(&decoded) || merged.as_deref().is_some_and(&holds) {
+    if holds(&decoded) || merged.as_deref().is_some_and(&mut holds) {
         return true;
     }
     let Some(bare) = without_parameters(&decoded) else { return false };
     holds(&bare) || self::merged(&bare).as_deref().is_some_and(holds)
+}
+
+/// Whether `holds` is true of every way to read `path`; it is not where readings would multiply.
+pub fn every_reading(path: &str, mut holds: impl FnMut(&[u8]) -> bool) -> bool {
+    !any_reading(path, |reading| !holds(reading))
 }
 
 /// With its escapes decoded, which all servers do alike; `None`: what it means they do not agree about.
@@ -54,8 +57,9 @@ fn decoded(bytes: &[u8]) -> Option<Vec<u8>> {
 /// What two digits behind a percent sign stand for.
 fn escape(digits: &[u8]) -> Option<u8> {
     match digits {
-        [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-            Some(16 * nibble(*high) + nibble(*low))
+        [high, low, ..] => {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            u8::try_from(16 * digit(*high)? + digit(*low)?).ok()
         }
         _ => None,
     }

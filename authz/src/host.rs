@@ -4,6 +4,15 @@
 //! full stop at the end makes the name absolute (RFC 1034 section 3.1). Servers differ in what of that they heed, so a rule that protects
 //! something holds for every reading.
 
+use std::borrow::Cow;
+
+/// The name that `host` stands for: in lower case, without port and full stop.
+pub fn name(host: &[u8]) -> Cow<'_, [u8]> {
+    let host = without_port(host);
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    if host.iter().any(u8::is_ascii_uppercase) { host.to_ascii_lowercase().into() } else { host.into() }
+}
+
 /// Whether any reading of `host` is one that `matches`: as it is, in lower case, and without port and full stop.
 pub fn any_reading(host: &[u8], matches: impl Fn(&[u8]) -> bool) -> bool {
     if matches(host) {

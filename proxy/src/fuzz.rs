@@ -3,7 +3,7 @@
 //! `make fuzz` runs them under libFuzzer (`proxy/fuzz`), which looks for bytes that reach new code. The seeds that it begins with are in
 //! `proxy/fuzz/corpus`; a test runs them through here, so they hold without libFuzzer as well.
 
-use crate::{accept, config, http::h1, route};
+use crate::{accept, config, http::h1, jwt, route};
 
 /// Something that reads what strangers send.
 #[derive(Clone, Copy, Debug)]
@@ -15,13 +15,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "detection", run: accept::fuzz::detection },
     Target { name: "request", run: h1::fuzz::requests },
     Target { name: "answer", run: h1::fuzz::answers },
     Target { name: "path", run: route::fuzz::paths },
     Target { name: "matching", run: route::fuzz::matching },
     Target { name: "configuration", run: config::fuzz::configuration },
+    Target { name: "token", run: jwt::fuzz::tokens },
 ];
 
 #[cfg(test)]

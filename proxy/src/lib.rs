@@ -1,7 +1,8 @@
 //! Fairlead's sidecar, in the order a byte meets it:
 //!
 //! [`accept`] (listeners, workers, detection) → [`identity`] (TLS) → [`inbound`] / [`outbound`] → [`http`] / [`tcp`] → [`balance`]
-//! (endpoints, pools). Beside the path: [`route`] (what the operator said, compiled) and [`telemetry`].
+//! (endpoints, pools). Beside the path: [`route`] (what the operator said, compiled), [`jwt`] (tokens of users) and
+//! [`telemetry`].
 
 pub mod accept;
 pub mod admin;
@@ -15,6 +16,7 @@ pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+pub mod jwt;
 mod news;
 pub mod outbound;
 pub mod route;

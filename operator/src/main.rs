@@ -18,6 +18,7 @@ use fairlead_operator::index::{self, Index};
 use fairlead_operator::inject;
 use fairlead_operator::inject::events::Events;
 use fairlead_operator::inject::namespaces::Namespaces;
+use fairlead_operator::jwks::{self, KeySets};
 use fairlead_operator::leader::Election;
 use fairlead_operator::serve::listen::{Limits, Protocol, accept};
 use fairlead_operator::serve::replica::Replicas;
@@ -131,6 +132,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         operator_namespace: args.namespace.clone(),
     }));
     tasks.spawn(index::watch::run(client.clone(), Arc::clone(&index), stop.clone().cancelled_owned()));
+    let key_sets = KeySets::new(jwks::Metrics::register(&mut registry));
+    let fetching = jwks::serve(Arc::clone(&index), key_sets, stop.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
     let namespaces = Namespaces::watch(client.clone(), stop.clone());
     tasks.spawn(hold_when_listed(Arc::clone(&index), namespaces.clone(), readiness.condition("cluster listed")));
 

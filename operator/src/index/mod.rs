@@ -28,7 +28,7 @@ mod workload;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub use pod::{HEALTH_PORT, PROXY_CONTAINER};
 pub use report::{Problem, Report};
 pub use subscriptions::{Full, Update};
 
-use crate::model::{ObjectName, Resource, ResourceName};
+use crate::model::{FetchedKeys, ObjectName, Resource, ResourceName};
 use compile::Shared;
 use state::State;
 
@@ -180,6 +180,17 @@ impl Index {
     /// Wakes when [`Index::reports`] may have changed.
     pub fn reports_changed(&self) -> channel::Receiver<()> {
         self.reports.subscribe()
+    }
+
+    /// The URLs of the key sets that `PeerAuth`s name.
+    pub fn wanted_keys(&self) -> BTreeSet<String> {
+        self.state.lock().wanted_keys()
+    }
+
+    /// What became of them.
+    pub fn set_keys(&self, keys: BTreeMap<String, FetchedKeys>) {
+        self.state.lock().set_keys(keys);
+        self.flush();
     }
 
     /// All first listings are in: what is answered from now on is the cluster, not a part of it.

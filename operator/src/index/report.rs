@@ -123,7 +123,7 @@ fn peer_auth(state: &State, name: ObjectName, auth: &PeerAuth) -> Report {
         generation: auth.generation,
         problem,
         kept: auth.kept(),
-        unresolved: Vec::new(),
+        unresolved: [state.missing_keys(auth), state.bytes_under_http_rules(&name.namespace, auth)].concat(),
         conditions: auth.conditions.clone(),
         source: Source { kind: SourceKind::PeerAuth, object: name },
     }

@@ -15,7 +15,7 @@ use super::scope::{Attachment, Consumers, Target};
 use super::service::{Service, Slice};
 use super::subscriptions::Subscriptions;
 use super::traffic_policy::TrafficPolicy;
-use crate::model::{ObjectName, Place};
+use crate::model::{FetchedKeys, ObjectName, Place};
 
 /// What a resource was computed from, and so what makes it be computed again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +68,8 @@ pub struct State {
     pub(super) authorities: HashMap<ObjectName, Authorities>,
     /// By namespace, then name.
     pub(super) peer_auths: HashMap<String, BTreeMap<String, PeerAuth>>,
+    /// Keys of issuers, as far as they were fetched, by URL.
+    pub(super) keys: BTreeMap<String, FetchedKeys>,
     /// By namespace, then name.
     pub(super) canaries: HashMap<String, BTreeMap<String, Canary>>,
     pub(super) subscriptions: Subscriptions,
@@ -93,6 +95,7 @@ impl State {
             consumers: HashMap::new(),
             authorities: HashMap::new(),
             peer_auths: HashMap::new(),
+            keys: BTreeMap::new(),
             canaries: HashMap::new(),
             subscriptions: Subscriptions::default(),
             reports_changed: false,
@@ -253,12 +256,17 @@ impl State {
             self.peer_auths.remove(&name.namespace);
         }
         if changed {
-            self.reports_changed = true;
-            if name.namespace == self.settings.operator_namespace {
-                self.subscriptions.touch_all();
-            } else {
-                self.touch(&Dependency::Namespace(name.namespace.clone()));
-            }
+            self.peer_auths_changed(&name.namespace);
+        }
+    }
+
+    /// Those of a namespace, or what they refer to.
+    pub(super) fn peer_auths_changed(&mut self, namespace: &str) {
+        self.reports_changed = true;
+        if namespace == self.settings.operator_namespace {
+            self.subscriptions.touch_all();
+        } else {
+            self.touch(&Dependency::Namespace(namespace.to_owned()));
         }
     }
 

@@ -2,16 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use super::compile::Compiler;
-use super::peer_auth::Keys;
 use super::pod::Pod;
 use super::state::Dependency;
 use super::traffic_policy::{behaviour, default_behaviour};
-use crate::model::{
-    self, Behaviour, Caller, HandoverPort, Issuer, ObjectName, Protocol, RateLimit, SourceKind, Workload,
-};
+use crate::model::{self, Behaviour, Caller, HandoverPort, ObjectName, Protocol, RateLimit, SourceKind, Workload};
 
 /// Of one pod: each is asked at each request. Eight Services with eight limits each.
 const MAX_RATE_LIMITS: usize = 64;
@@ -42,25 +38,11 @@ impl Compiler<'_> {
             },
             admission,
             rehearsal,
-            issuers: self.issuers(name, pod),
+            issuers: self.state.issuers(&name.namespace, &pod.labels),
             port_protocols,
             rate_limits,
             handover,
         })
-    }
-
-    fn issuers(&mut self, name: &ObjectName, pod: &Pod) -> Vec<Issuer> {
-        let keys = |keys: &Keys| match keys {
-            Keys::Inline(keys) => Arc::clone(keys),
-            Keys::Url(_) => "".into(),
-        };
-        let issuers = self.state.issuers(&name.namespace, &pod.labels).into_iter().map(|rule| Issuer {
-            issuer: rule.issuer.clone(),
-            audiences: rule.audiences.clone(),
-            keys: keys(&rule.keys),
-            forward: rule.forward,
-        });
-        issuers.collect()
     }
 
     /// What Services and the policies on them say of the pod's ports. Where two contradict each other, the protocol is told from the

@@ -19,6 +19,7 @@ mod fetch;
 mod keep;
 mod metrics;
 mod schedule;
+mod serve;
 mod source;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::time::SystemTime;
 pub use self::fetch::{FetchError, Fetcher};
 pub use self::keep::{KeySets, KeySetsNow};
 pub use self::metrics::Metrics;
+pub use self::serve::serve;
 pub use self::source::{Location, Source};
 
 /// What became of a wanted set.

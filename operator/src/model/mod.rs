@@ -26,7 +26,7 @@ pub use retry::{Retry, RetryBudget, Tries};
 pub use route::{Backend, Mirror, Route, Target};
 pub use rules::{Answer, Cors, Fault, HeaderChanges, PathChange, Redirect, Rewrite, Rules, Stickiness};
 pub use service::{Endpoint, EndpointSet, Protocol, Service};
-pub use workload::{Admission, HandoverPort, Issuer, MtlsMode, Workload};
+pub use workload::{Admission, FetchedKeys, HandoverPort, Issuer, MtlsMode, Workload};
 
 /// The name of a namespaced object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -63,6 +63,17 @@ pub struct Issuer {
     pub keys: Arc<str>,
     /// Whether the token goes on to the application.
     pub forward: bool,
+    /// Whether a policy names it that is only rehearsed.
+    pub rehearsed: bool,
+}
+
+/// What became of a key set that has to be fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchedKeys {
+    /// The last that could be used, a JSON Web Key Set; `None`: there was none yet.
+    pub keys: Option<Arc<str>>,
+    /// Why there is none, or why it was not renewed: a sentence. `None` with no keys: nobody has asked yet.
+    pub error: Option<String>,
 }
 
 /// Which callers a port takes.

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::config::Programmed;
 use crate::index::{Problem, Report};
+use crate::model::SourceKind;
 
 /// Sentences about references that lead nowhere: more would not be read, and a status is no place for a list.
 const MAX_SENTENCES: usize = 4;
@@ -33,7 +34,13 @@ fn accepted(report: &Report) -> Fact {
         }
         Some(Problem::Conflicted(winner)) => {
             let kind = report.source.kind.as_str();
-            let sentence = format!("the {kind} {winner} is about the same and older: delete one of them or join them");
+            let sentence = if report.source.kind == SourceKind::PeerAuth {
+                format!(
+                    "the {kind} {winner} states mtls for the same pods and is older, so its mtls holds; rules of both do: take mtls out of one of them"
+                )
+            } else {
+                format!("the {kind} {winner} is about the same and older: delete one of them or join them")
+            };
             Fact::fails("Conflicted", sentence)
         }
     }
@@ -48,7 +55,11 @@ fn resolved(report: &Report) -> Fact {
     let more = (more > 0).then(|| format!("and {more} more"));
     let sentences: Vec<&str> = report.unresolved[..told].iter().chain(&more).map(String::as_str).collect();
     let sentences = sentences.join("; ");
-    Fact::fails("BackendNotFound", sentences)
+    let reason = match report.source.kind {
+        SourceKind::PeerAuth => "Incomplete",
+        SourceKind::TrafficPolicy | SourceKind::Canary => "BackendNotFound",
+    };
+    Fact::fails(reason, sentences)
 }
 
 /// Whether proxies apply it.
@@ -57,7 +68,9 @@ fn resolved(report: &Report) -> Fact {
 /// it holds, at `0/0 proxies`. Once a generation holds, a proxy that starts later does not make it fail again while it reads its first
 /// configuration: that is the present one already. Only the number says so, and a refusal.
 fn programmed_fact(report: &Report, programmed: &Programmed, before: &[Condition]) -> Fact {
-    if report.problem.is_some() {
+    // Of a PeerAuth whose mtls an older one states, the rules hold all the same.
+    let holds = matches!(report.problem, Some(Problem::Conflicted(_))) && report.source.kind == SourceKind::PeerAuth;
+    if report.problem.is_some() && !holds {
         return Fact::fails("Pending", "not in force: see the condition Accepted");
     }
     let count = format!("{}/{} proxies", programmed.acknowledged, programmed.proxies);

@@ -4,9 +4,10 @@ use fairlead_authz::{Action, Claim, Effect, Grpc, Header, Operation, Policy, Req
 use fairlead_proxy_api::v1;
 use http::{HeaderName, header};
 
-use super::policy::port;
+use super::{policy::port, tokens::Claimed};
 use crate::{
     http::{Head, is_grpc_type},
+    jwt::Claims,
     route::RequestHead,
 };
 
@@ -14,12 +15,24 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     head: RequestHead<'a>,
+    claims: Option<&'a Claims>,
+    rehearsed: Option<&'a Claims>,
 }
 
 impl<'a> Asked<'a> {
-    /// Of its head.
-    pub(super) fn new(head: &'a Head) -> Self {
-        Self { head: RequestHead::new(&head.method, &head.uri, &head.headers) }
+    /// Of its head, and what its token claims.
+    pub(super) fn new(head: &'a Head, claimed: &'a Claimed) -> Self {
+        let Claimed { enforced, rehearsed } = claimed;
+        Self {
+            head: RequestHead::new(&head.method, &head.uri, &head.headers),
+            claims: enforced.as_deref(),
+            rehearsed: rehearsed.as_deref(),
+        }
+    }
+
+    /// As if all were believed who are only rehearsed.
+    pub(super) fn rehearsed(&self) -> Self {
+        Self { claims: self.claims.or(self.rehearsed), ..*self }
     }
 }
 
@@ -44,8 +57,8 @@ impl Request for Asked<'_> {
         self.head.header(name)
     }
 
-    fn has_claim(&self, _name: &str, _value: &str) -> bool {
-        false
+    fn has_claim(&self, name: &str, value: &str) -> bool {
+        self.claims.is_some_and(|claims| claims.has(name, value))
     }
 }
 

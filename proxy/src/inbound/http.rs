@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{authorization::Asked, authorize, limits::Limited, policy::Plain};
+use super::{authorization::Asked, authorize, limits::Limited, policy::Plain, tokens::Claimed};
 use crate::{
     accept::Worker,
     balance::Endpoint,
@@ -29,6 +29,9 @@ use crate::{
 
 /// What a caller is told of policy: the rule is in the log alone.
 const DENIED: &str = "policy does not allow this";
+
+/// RFC 6750 section 3.1.
+const INVALID_TOKEN: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
 
 /// One connection to the application.
 struct Session {
@@ -75,17 +78,28 @@ impl Session {
         matches!(self.worker.mesh.workload.load().plain(port), Plain::Refuse)
     }
 
-    /// Whether rules let a request in.
-    fn is_allowed(&self, call: &Call) -> bool {
+    /// What the token of a request claims, if rules let it in; otherwise why not.
+    fn admit(&self, call: &mut Call) -> Result<Claimed, Reason> {
         let mesh = &self.worker.mesh;
         let workload = mesh.workload.load();
-        authorize::allows(mesh, &workload, &self.caller, self.port(), Some(&Asked::new(&call.head)))
+        let claimed = workload.claims(&mut call.head.headers).map_err(|refusal| {
+            let (address, port) = (self.caller.address, self.port());
+            if mesh.refusals.worth_a_line(address, Instant::now()) {
+                tracing::warn!(%address, port, reason = %refusal, "a token was refused");
+            }
+            Reason::TokenRefused
+        })?;
+        let asked = Asked::new(&call.head, &claimed);
+        let allowed = authorize::allows(mesh, &workload, &self.caller, self.port(), Some(&asked));
+        if allowed { Ok(claimed) } else { Err(Reason::PolicyDenied) }
     }
 
     /// Ready when rules do not let in any more the request of this head.
-    fn denied(&self, head: Head) -> Denied {
+    fn denied(&self, head: Head, claimed: Claimed) -> Denied {
         let (worker, caller, port) = (self.worker.clone(), self.caller.clone(), self.port());
-        Denied::new(async move { authorize::denied(&worker.mesh, &caller, port, Some(Asked::new(&head))).await })
+        Denied::new(async move {
+            authorize::denied(&worker.mesh, &caller, port, Some(Asked::new(&head, &claimed))).await;
+        })
     }
 
     fn port(&self) -> u16 {
@@ -144,10 +158,17 @@ impl Service for Session {
         }
         let mut call = Call::new(request, self.version, self.application.address);
         let deadline = self.deadline(&mut call.head.headers, began);
+        let admitted = self.admit(&mut call);
         let own = |reason, detail: &str| answer(Some(&call), reason, detail);
-        if !self.is_allowed(&call) {
-            return own(Reason::PolicyDenied, DENIED);
-        }
+        let claimed = match admitted {
+            Ok(claimed) => claimed,
+            Err(Reason::TokenRefused) => {
+                let mut response = own(Reason::TokenRefused, "the token is not valid");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, INVALID_TOKEN);
+                return response;
+            }
+            Err(reason) => return own(reason, DENIED),
+        };
         if let Err(limited) = self.take(&call) {
             let mut response = own(Reason::RateLimited, &format!("over the limit {}", limited.name));
             // Whole seconds, and never so few that the next request is too early again.
@@ -171,7 +192,7 @@ impl Service for Session {
         let outcome = tokio::select! {
             biased;
             outcome = attempt => outcome,
-            () = authorize::denied(&worker.mesh, &self.caller, self.port(), Some(Asked::new(&call.head))) => {
+            () = authorize::denied(&worker.mesh, &self.caller, self.port(), Some(Asked::new(&call.head, &claimed))) => {
                 return own(Reason::PolicyDenied, DENIED);
             }
         };
@@ -190,7 +211,7 @@ impl Service for Session {
                 let bounds = response.body().lasts().then(|| Bounds {
                     idle: None,
                     unread: bounded.then_some(worker.mesh.waits.answer),
-                    denied: Some(self.denied(call.into_head())),
+                    denied: Some(self.denied(call.into_head(), claimed)),
                     requests: self.requests.clone(),
                 });
                 response.map(|body| Body::forwarded(body, bounds, ending, telemetry, Direction::Inbound))

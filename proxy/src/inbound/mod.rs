@@ -9,6 +9,7 @@ mod http;
 pub mod limits;
 pub mod policy;
 pub mod refusals;
+mod tokens;
 
 use std::{
     io,

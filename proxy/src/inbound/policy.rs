@@ -9,8 +9,11 @@ use tokio::sync::Notify;
 
 use super::authorization::{self, Asked};
 use super::limits::{self, Limit};
+use super::tokens::{Claimed, Tokens};
 use crate::{
     balance::set::EndpointSet,
+    http::Fields,
+    jwt::Refusal,
     news,
     route::{self, Protocol},
 };
@@ -33,6 +36,7 @@ pub enum Mtls {
 pub struct Workload {
     admission: Admission,
     rehearsal: Option<Admission>,
+    tokens: Tokens,
     port_protocols: HashMap<u16, Protocol>,
     limits: HashMap<u16, Vec<Limit>>,
     handover: Option<HashMap<u16, Arc<EndpointSet>>>,
@@ -106,6 +110,7 @@ impl Default for Workload {
         Self {
             admission: Admission { mtls: Mtls::default(), port_mtls: HashMap::new(), policy },
             rehearsal: None,
+            tokens: Tokens::default(),
             port_protocols: HashMap::new(),
             limits: HashMap::new(),
             handover: None,
@@ -146,6 +151,11 @@ impl Workload {
         self.decide(caller, port, None).effect == Effect::Allow
     }
 
+    /// What the token among `headers` claims, or why it is refused.
+    pub(super) fn claims(&self, headers: &mut Fields) -> Result<Claimed, Refusal> {
+        self.tokens.read(headers)
+    }
+
     /// What is to be recorded of what is let in.
     pub(super) fn recorded(
         &self,
@@ -157,7 +167,8 @@ impl Workload {
             if caller.identity.is_none() && rehearsal.mtls(port) == Mtls::Strict {
                 return Some(Recorded::WouldRefusePlain);
             }
-            let Decision { effect, rule } = rehearsal.policy.decide(caller, port, asked);
+            let asked = asked.map(Asked::rehearsed);
+            let Decision { effect, rule } = rehearsal.policy.decide(caller, port, asked.as_ref());
             (effect == Effect::Deny).then_some(Recorded::WouldDeny(rule))
         });
         self.admission.policy.audits(caller, port, asked).map(Recorded::Audit).into_iter().chain(rehearsed)
@@ -211,6 +222,7 @@ pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result
         let (number, limit) = limits::compile(limit)?;
         limits.entry(port(number)?).or_default().push(limit);
     }
+    let tokens = Tokens::compile(previous.map(|workload| &workload.tokens), std::mem::take(&mut message.jwt_issuers))?;
     let before = previous.and_then(|workload| workload.handover.as_ref());
     let handover = message.handover.map(|handover| {
         let ports = handover.ports.into_iter().map(|entry| {
@@ -221,7 +233,7 @@ pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result
         ports.collect::<Result<_, String>>()
     });
     let handover = handover.transpose()?;
-    Ok(Workload { admission, rehearsal, port_protocols, limits, handover })
+    Ok(Workload { admission, rehearsal, tokens, port_protocols, limits, handover })
 }
 
 /// Where plain callers of a canary's port are handed to.

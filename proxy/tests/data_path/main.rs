@@ -16,6 +16,7 @@ mod policy;
 mod rules;
 mod support;
 mod tcp;
+mod tokens;
 mod translated;
 mod tries;
 mod tunnels;

@@ -15,8 +15,14 @@ pub(super) fn authorization(admission: &Admission) -> v1::Authorization {
 }
 
 pub(super) fn issuer(issuer: &Issuer) -> v1::JwtIssuer {
-    let Issuer { issuer, audiences, keys, forward } = issuer;
-    v1::JwtIssuer { issuer: issuer.clone(), audiences: audiences.clone(), jwks: keys.to_string(), forward: *forward }
+    let Issuer { issuer, audiences, keys, forward, rehearsed } = issuer;
+    v1::JwtIssuer {
+        issuer: issuer.clone(),
+        audiences: audiences.clone(),
+        jwks: keys.to_string(),
+        forward: *forward,
+        rehearsed: *rehearsed,
+    }
 }
 
 fn rule(rule: &Rule) -> v1::AuthorizationRule {

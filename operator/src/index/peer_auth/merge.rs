@@ -7,7 +7,7 @@ use kube::core::{Selector, SelectorExt as _};
 
 use super::{PeerAuth, Terms};
 use crate::index::state::State;
-use crate::model::{Admission, MtlsMode, ObjectName, Source, SourceKind, SourceRef};
+use crate::model::{Admission, Issuer, MtlsMode, ObjectName, Source, SourceKind, SourceRef};
 
 /// Whom a `PeerAuth` is about: the narrower wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,19 +81,24 @@ impl State {
         (enforced, rehearsed, concerned.iter().map(Concerned::source).collect())
     }
 
-    /// Of the issuers that `PeerAuth`s name for such a pod each once; the narrower and older one's word holds.
-    pub(in crate::index) fn issuers(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Vec<&super::IssuerRule> {
-        let mut issuers: BTreeMap<&str, &super::IssuerRule> = BTreeMap::new();
+    /// Of the issuers that `PeerAuth`s name for such a pod each once, and once more where it is rehearsed; the narrower and older one's word
+    /// holds.
+    pub(in crate::index) fn issuers(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Issuer> {
+        let mut issuers = BTreeMap::new();
         for concerned in self.concerned(namespace, labels).into_iter().rev() {
-            for issuer in &concerned.auth.in_force.issuers {
-                issuers.entry(&issuer.issuer).or_insert(issuer);
+            let terms = &concerned.auth.in_force;
+            for issuer in &terms.issuers {
+                issuers.entry((terms.audit, issuer.issuer.as_str())).or_insert(issuer);
             }
         }
-        issuers.into_values().collect()
+        let issuers = issuers.into_iter().map(|((rehearsed, name), rule)| Issuer {
+            issuer: name.to_owned(),
+            audiences: rule.audiences.clone(),
+            keys: self.keys_of(&rule.keys),
+            forward: rule.forward,
+            rehearsed,
+        });
+        issuers.collect()
     }
 
     /// The `PeerAuth` that states mutual TLS for the same pods and is older.

@@ -1,13 +1,15 @@
 //! What the index keeps of a `PeerAuth`, and how those of mesh, namespace and workload join.
 
+mod keys;
 mod merge;
+mod opaque;
 mod terms;
 
 use fairlead_crds::PeerAuthSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 
-pub(super) use terms::{IssuerRule, Keys, Terms};
+use terms::{Keys, Terms};
 
 /// What the index keeps of a `PeerAuth`.
 #[derive(Clone, Debug, PartialEq)]

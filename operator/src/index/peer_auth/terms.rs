@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fairlead_authz::{Action, Claim, Effect, Grpc, Header, Operation, Policy, Rule, Source, ValuePattern};
 use fairlead_crds as crd;
+use fairlead_identity::jwk::KeySet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
 
@@ -156,7 +157,11 @@ fn header(header: crd::HeaderMatch) -> Result<Header, String> {
 fn issuer(jwt: crd::Jwt) -> Result<IssuerRule, String> {
     let crd::Jwt { issuer, audiences, jwks, forward } = jwt;
     let keys = match (jwks.inline, jwks.url) {
-        (Some(keys), None) => Keys::Inline(keys.into()),
+        (Some(keys), None) => {
+            // As proxies do it, so that none has to refuse what it is sent.
+            KeySet::parse(&keys).map_err(|why| format!("jwt {issuer}: the key set {why}"))?;
+            Keys::Inline(keys.into())
+        }
         (None, Some(url)) => Keys::Url(url),
         _ => return Err(format!("jwt {issuer}: jwks has either inline or url")),
     };

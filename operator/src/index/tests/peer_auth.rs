@@ -7,6 +7,10 @@ use super::build::*;
 use crate::index::{Index, Problem};
 use crate::model::{Admission, Body, MtlsMode, ResourceName, Workload};
 
+/// The example of RFC 8037, appendix A.
+const KEYS: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
 fn workload(index: &Index) -> Workload {
     match index.get(&ResourceName::Workload(name("web-1-a"))).body {
         Body::Workload(workload) => *workload,
@@ -145,7 +149,7 @@ fn of_an_issuer_the_narrowest_word_holds() {
     let index = index();
     web(&index);
     let jwt =
-        |audience: &str| json!({"jwt": [{"issuer": "https://i", "audiences": [audience], "jwks": {"inline": "{}"}}]});
+        |audience: &str| json!({"jwt": [{"issuer": "https://i", "audiences": [audience], "jwks": {"inline": KEYS}}]});
     index.apply(peer_auth("fairlead-system", "mesh", jwt("mesh")));
     index.apply(peer_auth(NS, "workload", selected(jwt("workload"))));
     let issuers = workload(&index).issuers;

@@ -1,0 +1,92 @@
+//! Whose tokens this pod believes, and what that of a request claims.
+
+use std::{sync::Arc, time::SystemTime};
+
+use fairlead_proxy_api::v1;
+use http::header;
+
+use crate::{
+    http::Fields,
+    jwt::{self, Claims, Issuer, Issuers, Refusal},
+};
+
+/// Those who vouch for users.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    enforced: Trusted,
+    /// Named by policies that are only rehearsed.
+    rehearsed: Trusted,
+}
+
+#[derive(Debug, Default)]
+struct Trusted {
+    /// What they were made of.
+    messages: Vec<v1::JwtIssuer>,
+    issuers: Arc<Issuers>,
+}
+
+/// What the token of a request claims.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claimed {
+    /// `None`: there is no token, or nobody is believed.
+    pub(super) enforced: Option<Arc<Claims>>,
+    /// By those whose policies are only rehearsed.
+    pub(super) rehearsed: Option<Arc<Claims>>,
+}
+
+impl Tokens {
+    /// Keys that are not there yet stay those of `previous`. The error is a sentence.
+    pub(super) fn compile(previous: Option<&Self>, messages: Vec<v1::JwtIssuer>) -> Result<Self, String> {
+        let (rehearsed, enforced) = messages.into_iter().partition(|issuer| issuer.rehearsed);
+        Ok(Self {
+            enforced: Trusted::compile(previous.map(|tokens| &tokens.enforced), enforced)?,
+            rehearsed: Trusted::compile(previous.map(|tokens| &tokens.rehearsed), rehearsed)?,
+        })
+    }
+
+    /// What the token among `headers` claims, or why it is refused. One that is not meant for the application is taken out.
+    pub(super) fn read(&self, headers: &mut Fields) -> Result<Claimed, Refusal> {
+        if self.enforced.messages.is_empty() && self.rehearsed.messages.is_empty() {
+            return Ok(Claimed::default());
+        }
+        let claimed = match jwt::bearer(headers.get_all(&header::AUTHORIZATION)) {
+            None => return Ok(Claimed::default()),
+            Some(Err(refusal)) if self.enforced.messages.is_empty() => {
+                tracing::trace!(%refusal, "a token that nobody looks at yet");
+                return Ok(Claimed::default());
+            }
+            Some(Err(refusal)) => return Err(refusal),
+            Some(Ok(token)) => {
+                let now = SystemTime::now();
+                let enforced = match self.enforced.messages.is_empty() {
+                    true => None,
+                    false => Some(self.enforced.issuers.verify(token, now)?),
+                };
+                Claimed { enforced, rehearsed: self.rehearsed.issuers.verify(token, now).ok() }
+            }
+        };
+        if claimed.enforced.as_ref().is_some_and(|claims| !claims.forward()) {
+            headers.remove(&header::AUTHORIZATION);
+        }
+        Ok(claimed)
+    }
+}
+
+impl Trusted {
+    fn compile(previous: Option<&Self>, mut messages: Vec<v1::JwtIssuer>) -> Result<Self, String> {
+        for message in messages.iter_mut().filter(|message| message.jwks.is_empty()) {
+            let known = previous.and_then(|p| p.messages.iter().find(|known| known.issuer == message.issuer));
+            message.jwks = known.map_or_else(String::new, |known| known.jwks.clone());
+        }
+        if let Some(previous) = previous.filter(|previous| previous.messages == messages) {
+            // With what they vouched for lately.
+            return Ok(Self { messages, issuers: Arc::clone(&previous.issuers) });
+        }
+        let issuers = messages
+            .iter()
+            .filter(|message| !message.jwks.is_empty())
+            .map(|message| Issuer::compile(&message.issuer, &message.audiences, &message.jwks, message.forward));
+        let issuers = Issuers::new(issuers.collect::<Result<_, _>>()?);
+        Ok(Self { messages, issuers: Arc::new(issuers) })
+    }
+}

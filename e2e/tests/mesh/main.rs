@@ -3,6 +3,7 @@
 //! The tests share the cluster and the operator; each has a namespace of its own. The one file that disturbs the operator says so, and
 //! the others must not notice: that is what it tests.
 
+mod authorization;
 mod autoscaler;
 mod bad_input;
 mod canary;

@@ -8,6 +8,7 @@ mod encode;
 mod evidence;
 mod groups;
 mod metrics;
+mod plain_callers;
 mod registry;
 mod replica;
 mod session;

@@ -3,7 +3,8 @@
 //! Each stream writes what it sent and what came back; the status reconcilers and releases read. Replicas that do not lead share
 //! what they know with the one that does ([`super::replica`]), so that it can speak for all proxies.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use fairlead_proxy_api::v1;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::groups::Groups;
+use super::plain_callers::PlainCallers;
 use crate::canary::counts::Counts;
 use crate::model::{ObjectName, ResourceName, Source, SourceKind, SourceRef};
 
@@ -57,6 +59,7 @@ struct Inner {
     streams: BTreeMap<StreamId, Proxy>,
     replicas: HashMap<String, Replica>,
     groups: Groups,
+    plain_callers: PlainCallers,
 }
 
 /// A proxy with a stream to this replica.
@@ -176,6 +179,24 @@ impl Registry {
         }
     }
 
+    /// Who called the proxy's pod in plain.
+    pub(crate) fn plain_callers(&self, stream: StreamId, addresses: &[Vec<u8>]) {
+        let inner = &mut *self.inner.lock();
+        let Some(proxy) = inner.streams.get(&stream) else { return };
+        let mut news = false;
+        for address in addresses {
+            news |= inner.plain_callers.note(&proxy.pod, address, Instant::now());
+        }
+        if news {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Who called pods in plain within the last hour, over all proxies that this replica knows of.
+    pub fn called_in_plain(&self) -> HashMap<ObjectName, BTreeSet<IpAddr>> {
+        self.inner.lock().plain_callers.now(Instant::now())
+    }
+
     /// Wakes when [`Registry::programmed`] may have changed.
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -244,6 +265,7 @@ impl Registry {
                 instance: proxy.instance.clone(),
                 applied: by_source.iter().map(applied_to_wire).collect(),
                 groups: groups.remove(proxy.instance.as_str()).unwrap_or_default(),
+                plain_callers: inner.plain_callers.of(&proxy.pod, Instant::now()),
             });
         }
         // Proxies that are gone apply nothing, but what they counted counts.
@@ -260,9 +282,17 @@ impl Registry {
         let now = Instant::now();
         let mut proxies = Vec::new();
         let inner = &mut *self.inner.lock();
+        let mut news = false;
         for state in states {
             for report in &state.groups {
                 inner.groups.record(&state.instance, report, false);
+            }
+            for caller in &state.plain_callers {
+                let pod = ObjectName::new(&state.pod_namespace, &state.pod_name);
+                let ago = Duration::from_secs(caller.seconds_ago.into());
+                if let Some(at) = now.checked_sub(ago) {
+                    news |= inner.plain_callers.note(&pod, &caller.ip, at);
+                }
             }
             if state.applied.is_empty() {
                 continue;
@@ -279,7 +309,7 @@ impl Registry {
             return;
         }
         let before = inner.replicas.get(&replica);
-        let changed = before.is_none_or(|before| before.proxies != proxies);
+        let changed = news || before.is_none_or(|before| before.proxies != proxies);
         inner.replicas.insert(replica, Replica { at: now, proxies });
         if changed {
             self.changed.send_replace(());

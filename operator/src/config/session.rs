@@ -119,7 +119,10 @@ impl Session {
                 let name = name_from_wire(&self.pod, refuse.name)?;
                 self.refuse(&name, &refuse.version, &refuse.reason);
             }
-            Some(Kind::Report(report)) => self.report(report.groups),
+            Some(Kind::Report(report)) => {
+                self.registry.plain_callers(self.stream, &report.plain_callers);
+                self.report(report.groups);
+            }
             // Of a newer proxy.
             None => {}
         }

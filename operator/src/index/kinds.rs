@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use fairlead_crds::{Canary, PeerAuth, TrafficPolicy};
+use fairlead_crds::{Canary, PeerAuth, PeerAuthStatus, TrafficPolicy};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -124,17 +124,17 @@ impl Kind for DeserializeGuard<TrafficPolicy> {
 
 impl Kind for DeserializeGuard<PeerAuth> {
     fn apply(self, state: &mut State) {
-        let (metadata, spec, conditions) = match self.0 {
+        let (metadata, spec, status) = match self.0 {
             Ok(auth) => {
-                let conditions = auth.status.map(|s| s.conditions).unwrap_or_default();
-                (auth.metadata, Ok(auth.spec), conditions)
+                let status = auth.status.unwrap_or_default();
+                (auth.metadata, Ok(auth.spec), status)
             }
-            Err(invalid) => (invalid.metadata, Err(invalid.error), Vec::new()),
+            Err(invalid) => (invalid.metadata, Err(invalid.error), PeerAuthStatus::default()),
         };
         let name = name_of(&metadata);
         let of_namespace = state.peer_auths.get(&name.namespace);
         let before = of_namespace.and_then(|table| table.get(&name.name));
-        let auth = peer_auth::PeerAuth::parse(&name.name, metadata, spec, conditions, before);
+        let auth = peer_auth::PeerAuth::parse(&name.name, metadata, spec, status, before);
         state.set_peer_auth(&name, Some(auth));
     }
     fn delete(name: &ObjectName, state: &mut State) {

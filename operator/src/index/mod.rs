@@ -28,10 +28,11 @@ mod workload;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairlead_crds::WorkloadReadiness;
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
@@ -175,6 +176,14 @@ impl Index {
     /// What is to be said of every `TrafficPolicy` and `PeerAuth`.
     pub fn reports(&self) -> Vec<Report> {
         report::all(&self.state.lock())
+    }
+
+    /// Whom Strict would cut off, by `PeerAuth`; `called` says from which addresses pods were called in plain.
+    pub fn readiness(
+        &self,
+        called: &HashMap<ObjectName, BTreeSet<IpAddr>>,
+    ) -> HashMap<ObjectName, Vec<WorkloadReadiness>> {
+        self.state.lock().readiness(called)
     }
 
     /// Wakes when [`Index::reports`] may have changed.

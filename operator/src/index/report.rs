@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fairlead_crds::WorkloadReadiness;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::peer_auth::PeerAuth;
@@ -27,6 +28,8 @@ pub struct Report {
     pub unresolved: Vec<String>,
     /// What its status says now.
     pub conditions: Vec<Condition>,
+    /// The same of plain callers.
+    pub readiness: Vec<WorkloadReadiness>,
 }
 
 /// Why a policy is not in force.
@@ -65,6 +68,7 @@ fn traffic_policy(state: &State, name: &ObjectName, policy: &TrafficPolicy) -> R
         kept: kept.map(|r| r.generation),
         unresolved: unresolved(state, policy),
         conditions: policy.conditions.clone(),
+        readiness: Vec::new(),
     }
 }
 
@@ -124,7 +128,8 @@ fn peer_auth(state: &State, name: ObjectName, auth: &PeerAuth) -> Report {
         problem,
         kept: auth.kept(),
         unresolved: [state.missing_keys(auth), state.bytes_under_http_rules(&name.namespace, auth)].concat(),
-        conditions: auth.conditions.clone(),
+        conditions: auth.status.conditions.clone(),
+        readiness: auth.status.readiness.clone(),
         source: Source { kind: SourceKind::PeerAuth, object: name },
     }
 }

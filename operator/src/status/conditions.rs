@@ -130,6 +130,7 @@ mod tests {
             kept: None,
             unresolved: Vec::new(),
             conditions: Vec::new(),
+            readiness: Vec::new(),
         }
     }
 

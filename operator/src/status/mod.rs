@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairlead_crds::WorkloadReadiness;
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::Registry;
 use crate::index::{Index, Report};
 use crate::leader::Leadership;
-use crate::model::{Source, SourceRef};
+use crate::model::{ObjectName, Source, SourceKind, SourceRef};
 
 pub use write::FIELD_MANAGER;
 use write::Writer;
@@ -59,7 +60,12 @@ pub async fn run(client: Client, index: Arc<Index>, registry: Arc<Registry>, lea
     loop {
         reports_changed.mark_unchanged();
         registry_changed.mark_unchanged();
-        let round = written.round(index.reports(), &registry, &Time(Timestamp::now()));
+        let round = written.round(
+            index.reports(),
+            index.readiness(&registry.called_in_plain()),
+            &registry,
+            &Time(Timestamp::now()),
+        );
         // Made first: a closure over borrowed changes would not be `Send`.
         let writes: Vec<_> = round.changes.iter().map(|change| write(&writer, change)).collect();
         let failed: Vec<Source> =
@@ -84,7 +90,7 @@ pub async fn run(client: Client, index: Arc<Index>, registry: Arc<Registry>, lea
 /// Answers with the object if it could not be written.
 async fn write(writer: &Writer, change: &Change) -> Option<Source> {
     let report = &change.report;
-    if let Err(error) = writer.status(report, &change.after).await {
+    if let Err(error) = writer.status(report, &change.after, &change.readiness).await {
         let kind = report.source.kind.as_str();
         tracing::warn!(kind, object = %report.source.object, error, "a status could not be written: it is tried again");
         return Some(report.source.clone());
@@ -102,6 +108,7 @@ struct Written(HashMap<Source, Status>);
 struct Status {
     uid: String,
     conditions: Vec<Condition>,
+    readiness: Vec<WorkloadReadiness>,
     at: Instant,
 }
 
@@ -110,6 +117,7 @@ struct Change {
     report: Report,
     before: Vec<Condition>,
     after: Vec<Condition>,
+    readiness: Vec<WorkloadReadiness>,
 }
 
 struct Round {
@@ -120,7 +128,13 @@ struct Round {
 
 impl Written {
     /// What has to be written now. Counts as written until [`Written::forget`].
-    fn round(&mut self, reports: Vec<Report>, registry: &Registry, now: &Time) -> Round {
+    fn round(
+        &mut self,
+        reports: Vec<Report>,
+        mut readiness: HashMap<ObjectName, Vec<WorkloadReadiness>>,
+        registry: &Registry,
+        now: &Time,
+    ) -> Round {
         let known: HashSet<&Source> = reports.iter().map(|r| &r.source).collect();
         self.0.retain(|source, _| known.contains(source));
         let mut round = Round { changes: Vec::new(), next: None };
@@ -130,7 +144,9 @@ impl Written {
             let written = self.0.get(&report.source).filter(|w| w.uid == report.uid);
             let before = written.map_or(&report.conditions, |w| &w.conditions);
             let after = conditions::next(&report, &programmed, before, now);
-            if *before == after {
+            let is_auth = report.source.kind == SourceKind::PeerAuth;
+            let ready = readiness.remove(&report.source.object).filter(|_| is_auth).unwrap_or_default();
+            if *before == after && *written.map_or(&report.readiness, |w| &w.readiness) == ready {
                 continue;
             }
             if let Some(written) = written
@@ -142,9 +158,10 @@ impl Written {
                 continue;
             }
             let before = before.clone();
-            let status = Status { uid: report.uid.clone(), conditions: after.clone(), at: Instant::now() };
+            let (uid, conditions) = (report.uid.clone(), after.clone());
+            let status = Status { uid, conditions, readiness: ready.clone(), at: Instant::now() };
             self.0.insert(report.source.clone(), status);
-            round.changes.push(Change { report, before, after });
+            round.changes.push(Change { report, before, after, readiness: ready });
         }
         round
     }
@@ -160,7 +177,6 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ObjectName, SourceKind};
 
     fn report(uid: &str) -> Report {
         Report {
@@ -171,6 +187,7 @@ mod tests {
             kept: None,
             unresolved: Vec::new(),
             conditions: Vec::new(),
+            readiness: Vec::new(),
         }
     }
 
@@ -190,14 +207,14 @@ mod tests {
         let registry = Registry::default();
         let now = Time(Timestamp::UNIX_EPOCH);
         let mut written = Written::default();
-        assert_eq!(written.round(vec![report("u")], &registry, &now).changes.len(), 1);
+        assert_eq!(written.round(vec![report("u")], HashMap::new(), &registry, &now).changes.len(), 1);
         // The watch has not told of the write yet: the report still says nothing.
-        assert!(written.round(vec![report("u")], &registry, &now).changes.is_empty());
+        assert!(written.round(vec![report("u")], HashMap::new(), &registry, &now).changes.is_empty());
         acknowledge(&registry, 1);
-        let early = written.round(vec![report("u")], &registry, &now);
+        let early = written.round(vec![report("u")], HashMap::new(), &registry, &now);
         assert!(early.changes.is_empty());
         sleep_until(early.next.expect("the number is due later")).await;
-        let due = written.round(vec![report("u")], &registry, &now);
+        let due = written.round(vec![report("u")], HashMap::new(), &registry, &now);
         assert_eq!(due.changes.len(), 1);
         assert!(due.next.is_none());
     }
@@ -207,9 +224,9 @@ mod tests {
         let registry = Registry::default();
         let now = Time(Timestamp::UNIX_EPOCH);
         let mut written = Written::default();
-        let first = written.round(vec![report("u")], &registry, &now);
+        let first = written.round(vec![report("u")], HashMap::new(), &registry, &now);
         written.forget(&[first.changes[0].report.source.clone()]);
-        assert_eq!(written.round(vec![report("u")], &registry, &now).changes.len(), 1);
+        assert_eq!(written.round(vec![report("u")], HashMap::new(), &registry, &now).changes.len(), 1);
     }
 
     #[tokio::test]
@@ -217,9 +234,9 @@ mod tests {
         let registry = Registry::default();
         let now = Time(Timestamp::UNIX_EPOCH);
         let mut written = Written::default();
-        written.round(vec![report("u")], &registry, &now);
-        assert_eq!(written.round(vec![report("v")], &registry, &now).changes.len(), 1);
-        written.round(vec![], &registry, &now);
+        written.round(vec![report("u")], HashMap::new(), &registry, &now);
+        assert_eq!(written.round(vec![report("v")], HashMap::new(), &registry, &now).changes.len(), 1);
+        written.round(vec![], HashMap::new(), &registry, &now);
         assert!(written.0.is_empty());
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use fairlead_crds::{GROUP, PeerAuth, TrafficPolicy};
+use fairlead_crds::{GROUP, PeerAuth, TrafficPolicy, WorkloadReadiness};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::index::Report;
@@ -34,16 +34,26 @@ impl Writer {
         Self { client, recorder }
     }
 
-    /// Puts `conditions` into the status of the object that `report` is about. The error is a sentence.
-    pub(super) async fn status(&self, report: &Report, conditions: &[Condition]) -> Result<(), String> {
+    /// Puts `conditions` into the status of the object that `report` is about, and `readiness` into that of a `PeerAuth`. The error is a
+    /// sentence.
+    pub(super) async fn status(
+        &self,
+        report: &Report,
+        conditions: &[Condition],
+        readiness: &[WorkloadReadiness],
+    ) -> Result<(), String> {
+        let mut status = json!({"observedGeneration": report.generation, "conditions": conditions});
+        if !readiness.is_empty() {
+            status["readiness"] = json!(readiness);
+        }
         match report.source.kind {
-            SourceKind::TrafficPolicy => self.patch::<TrafficPolicy>(report, conditions).await,
-            SourceKind::PeerAuth => self.patch::<PeerAuth>(report, conditions).await,
+            SourceKind::TrafficPolicy => self.patch::<TrafficPolicy>(report, status).await,
+            SourceKind::PeerAuth => self.patch::<PeerAuth>(report, status).await,
             SourceKind::Canary => Ok(()),
         }
     }
 
-    async fn patch<K>(&self, report: &Report, conditions: &[Condition]) -> Result<(), String>
+    async fn patch<K>(&self, report: &Report, status: Value) -> Result<(), String>
     where
         K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -57,7 +67,7 @@ impl Writer {
             "kind": K::kind(&()),
             // The UID has the API server refuse what was meant for an object of this name that is gone.
             "metadata": {"name": object.name, "uid": report.uid},
-            "status": {"observedGeneration": report.generation, "conditions": conditions},
+            "status": status,
         });
         // Forced: these fields are this controller's alone.
         let params = PatchParams::apply(FIELD_MANAGER).force();

@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use fairlead_proxy_api::v1::{self, operator_message, proxy_message, resource_name};
 use prost::Message;
+use tokio::time::Instant;
 
 use super::{
     Destinations, Metrics, OwnWorkload, destination_name,
@@ -20,6 +22,9 @@ use crate::{
     identity::{Identity, TrustBundle},
     telemetry::{Groups, groups::Reported},
 };
+
+/// The operator forgets plain callers after an hour, and another one has to hear of them at all.
+const AGAIN: Duration = Duration::from_secs(600);
 
 /// Everything that a stream updates, and that outlives it.
 #[derive(Clone)]
@@ -85,8 +90,17 @@ pub(super) struct Session<'a> {
     store: &'a Store,
     subscribed: HashMap<SocketAddr, Arc<Slot>>,
     reported: Reported,
+    /// When those are told again who are connected in plain.
+    again: Instant,
     /// To be sent, in order.
     pub(super) outbox: VecDeque<v1::ProxyMessage>,
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }
 
 fn message(kind: proxy_message::Kind) -> v1::ProxyMessage {
@@ -100,8 +114,13 @@ fn subscribe(name: v1::ResourceName, have_version: String) -> v1::ProxyMessage {
 impl<'a> Session<'a> {
     /// Introduces the proxy and subscribes to what it has, by the versions it has, so that nothing is sent twice.
     pub(super) fn begin(store: &'a Store, hello: v1::Hello) -> Self {
-        let mut session =
-            Self { store, subscribed: HashMap::new(), reported: Reported::default(), outbox: VecDeque::new() };
+        let mut session = Self {
+            store,
+            subscribed: HashMap::new(),
+            reported: Reported::default(),
+            again: Instant::now(),
+            outbox: VecDeque::new(),
+        };
         let workload = store.workload.programmed().version;
         session.outbox.push_back(message(proxy_message::Kind::Hello(hello)));
         session.outbox.push_back(subscribe(workload_name(), workload));
@@ -203,11 +222,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reports the counters that changed.
+    /// Reports the counters that changed, and who came in plain.
     pub(super) fn report(&mut self) {
         let groups = self.store.groups().changed(&mut self.reported);
-        if !groups.is_empty() {
-            let report = v1::Report { groups };
+        let again = Instant::now() >= self.again;
+        if again {
+            self.again = Instant::now() + AGAIN;
+        }
+        let callers = self.store.telemetry.plain_callers.take(again);
+        if !(groups.is_empty() && callers.is_empty()) {
+            let plain_callers = callers.into_iter().map(octets).collect();
+            let report = v1::Report { groups, plain_callers };
             self.outbox.push_back(message(proxy_message::Kind::Report(report)));
         }
     }

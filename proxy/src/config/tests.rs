@@ -217,6 +217,27 @@ async fn after_an_outage_it_resumes_with_the_versions_it_has() {
 }
 
 #[tokio::test]
+async fn plain_callers_are_told_and_those_who_stay_again_to_another_replica() {
+    let mut operator = FakeOperator::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&operator, state.path()).await;
+    expect_hello(&mut operator).await;
+    operator.next().await;
+    let callers = &proxy.store.telemetry.plain_callers;
+    let _stays = callers.begin([10, 0, 0, 1].into());
+    drop(callers.begin([10, 0, 0, 2].into()));
+    let Report(report) = operator.next().await else { panic!("expected a report") };
+    assert_eq!(report.plain_callers, [[10, 0, 0, 1], [10, 0, 0, 2]]);
+    operator.stop().await;
+    proxy.connected(false).await;
+    operator.resume().await;
+    expect_hello(&mut operator).await;
+    operator.next().await;
+    let Report(report) = operator.next().await else { panic!("expected a report") };
+    assert_eq!(report.plain_callers, [[10, 0, 0, 1]]);
+}
+
+#[tokio::test]
 async fn a_container_that_restarts_alone_serves_what_it_knew_without_the_operator() {
     let mut operator = FakeOperator::start().await;
     let state = tempfile::tempdir().unwrap();

@@ -120,6 +120,7 @@ impl Incoming<'_> {
             return self.refuse(&client);
         }
         let accepted = matches!(self.plain(), Plain::Accept);
+        let _counted = self.worker.mesh.telemetry.plain_callers.begin(address_of(&client));
         let version = match (kind, self.protocol()) {
             (_, Protocol::Opaque) | (Kind::Tls, _) | (Kind::Opaque, Protocol::Detect) => None,
             (Kind::Http(version), _) => Some(version),
@@ -170,6 +171,7 @@ impl Incoming<'_> {
         let Some(mut upstream) = self.upstream().await else {
             return tcp::reset(&client);
         };
+        let _counted = self.worker.mesh.telemetry.plain_callers.begin(caller.address);
         let mut said = BytesMut::new();
         match detect::speaks_first(&client, &mut upstream.stream, &mut said).await {
             Ok(Speaker::Server) => {

@@ -62,6 +62,7 @@ mod cut_off;
 mod limits;
 mod mirrored;
 mod outliers;
+mod plain_callers;
 mod tries;
 
 pub use self::authorized::{Authorized, Outcome};
@@ -69,6 +70,7 @@ pub use self::cut_off::{CutOff, CutOffs};
 pub use self::limits::{Limit, Limited};
 pub use self::mirrored::{MirrorOutcome, Mirrored};
 pub use self::outliers::{OutlierEvent, Outliers};
+pub use self::plain_callers::{PlainCallers, PlainConnection};
 pub use self::tries::{NoTry, Tries, TryFailed};
 
 label! {
@@ -271,6 +273,8 @@ pub struct Telemetry {
     tables: Arc<Tables>,
     /// What releases are judged by.
     pub groups: Groups,
+    /// Whom mutual TLS would cut off.
+    pub plain_callers: PlainCallers,
     /// A line for each request, if somebody wants it.
     pub access: AccessLog,
 }
@@ -318,7 +322,13 @@ impl Telemetry {
         let tables = Arc::new(Tables::default());
         let mut registry = Registry::with_prefix("fairlead_proxy");
         registry.register_collector(Box::new(collect::Collect { tables: tables.clone(), access: access.clone() }));
-        Self { registry: Mutex::new(registry), tables, groups: Groups::default(), access }
+        Self {
+            registry: Mutex::new(registry),
+            tables,
+            groups: Groups::default(),
+            plain_callers: PlainCallers::default(),
+            access,
+        }
     }
 
     /// Adds metrics of other parts of the proxy; their names get the prefix `fairlead_proxy_`.

@@ -52,7 +52,7 @@ fn acknowledge(resource: &v1::Resource) -> v1::ProxyMessage {
 fn report(group: &str, requests: u64) -> v1::ProxyMessage {
     let counts = v1::GroupCounts { group: group.into(), requests, ..v1::GroupCounts::default() };
     let groups = vec![counts];
-    message(v1::proxy_message::Kind::Report(v1::Report { groups }))
+    message(v1::proxy_message::Kind::Report(v1::Report { groups, ..v1::Report::default() }))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "reads as the literal that it is")]

@@ -3,10 +3,11 @@
 mod keys;
 mod merge;
 mod opaque;
+mod readiness;
 mod terms;
 
-use fairlead_crds::PeerAuthSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use fairlead_crds::{PeerAuthSpec, PeerAuthStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use terms::{Keys, Terms};
@@ -21,8 +22,8 @@ pub(super) struct PeerAuth {
     pub invalid: Option<String>,
     /// The newest generation that could be used. Where there was none, all that it selects is closed: nobody knows what it was to refuse.
     pub in_force: Terms,
-    /// As last written to its status.
-    pub conditions: Vec<Condition>,
+    /// As last written.
+    pub status: PeerAuthStatus,
 }
 
 impl PeerAuth {
@@ -31,7 +32,7 @@ impl PeerAuth {
         name: &str,
         metadata: ObjectMeta,
         spec: Result<PeerAuthSpec, String>,
-        conditions: Vec<Condition>,
+        status: PeerAuthStatus,
         before: Option<&Self>,
     ) -> Self {
         let generation = metadata.generation.unwrap_or_default();
@@ -45,7 +46,7 @@ impl PeerAuth {
                 (kept.unwrap_or_else(|| Terms::closed(generation, selector)), Some(why))
             }
         };
-        Self { uid, generation, created: metadata.creation_timestamp.map(|t| t.0), invalid, in_force, conditions }
+        Self { uid, generation, created: metadata.creation_timestamp.map(|t| t.0), invalid, in_force, status }
     }
 
     /// Of its generations the one that is in force, if that is an older one than the newest.

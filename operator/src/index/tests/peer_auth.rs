@@ -1,11 +1,13 @@
 //! How rules of several `PeerAuth`s join for a pod.
 
+use std::collections::{BTreeSet, HashMap};
+
 use fairlead_authz::{Action, Effect};
 use serde_json::{Value, json};
 
 use super::build::*;
 use crate::index::{Index, Problem};
-use crate::model::{Admission, Body, MtlsMode, ResourceName, Workload};
+use crate::model::{Admission, Body, FetchedKeys, MtlsMode, ObjectName, ResourceName, Workload};
 
 /// The example of RFC 8037, appendix A.
 const KEYS: &str =
@@ -155,4 +157,70 @@ fn of_an_issuer_the_narrowest_word_holds() {
     let issuers = workload(&index).issuers;
     assert_eq!(issuers.len(), 1);
     assert_eq!((issuers[0].audiences.as_slice(), issuers[0].forward), (&["workload".to_owned()][..], false));
+}
+
+#[test]
+fn keys_that_are_fetched_reach_the_pods_and_what_went_wrong_the_status() {
+    let index = index();
+    web(&index);
+    let url = "https://issuer.example/keys";
+    index.apply(peer_auth(NS, "p", json!({"jwt": [{"issuer": "https://i", "jwks": {"url": url}}]})));
+    assert_eq!(index.wanted_keys().into_iter().collect::<Vec<_>>(), [url]);
+    let unresolved = || index.reports().pop().unwrap().unresolved;
+    assert_eq!(unresolved(), [format!("jwt: {url} was not fetched yet")]);
+    assert_eq!(&*workload(&index).issuers[0].keys, "");
+    let mut told = index.subscribe(ResourceName::Workload(name("web-1-a"))).unwrap();
+    told.mark_unchanged();
+    let set = |keys: Option<&str>, error: Option<&str>| {
+        let fetched = FetchedKeys { keys: keys.map(Into::into), error: error.map(str::to_owned) };
+        index.set_keys([(url.to_owned(), fetched)].into());
+    };
+    set(Some(KEYS), None);
+    assert!(told.has_changed().unwrap());
+    assert_eq!((&*workload(&index).issuers[0].keys, unresolved().len()), (KEYS, 0));
+    set(Some(KEYS), Some("it is away"));
+    assert_eq!((&*workload(&index).issuers[0].keys, unresolved()), (KEYS, vec!["jwt: it is away".to_owned()]));
+}
+
+#[test]
+fn keys_that_no_proxy_can_use_are_a_mistake() {
+    let index = index();
+    index.apply(peer_auth(NS, "p", json!({"jwt": [{"issuer": "https://i", "jwks": {"inline": "{}"}}]})));
+    let Some(Problem::Invalid(why)) = index.reports().pop().unwrap().problem else { panic!("it is accepted") };
+    assert!(why.starts_with("jwt https://i: the key set"), "{why}");
+}
+
+#[test]
+fn the_status_says_where_a_rule_cannot_tell_what_is_asked_for() {
+    let index = index();
+    web(&index);
+    let mut rule = rule("reads", "Allow");
+    rule["to"] = json!([{"paths": ["/x"]}]);
+    index.apply(peer_auth(NS, "p", selected(json!({"rules": [rule]}))));
+    let unresolved = || index.reports().pop().unwrap().unresolved;
+    assert!(unresolved().is_empty(), "what a port carries is not stated");
+    let mut stated = service("web", &["10.96.0.1"]);
+    stated.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].app_protocol = Some("redis".into());
+    index.apply(stated);
+    let [sentence] = &unresolved()[..] else { panic!("{:?}", unresolved()) };
+    assert!(sentence.starts_with("rule reads: port 9080 of Service shop/web carries bytes"), "{sentence}");
+}
+
+#[test]
+fn plain_callers_are_named_in_each_policy_that_concerns_whom_they_call() {
+    let index = index();
+    web(&index);
+    index.apply(peer_auth("fairlead-system", "mesh", json!({"default": "Allow"})));
+    index.apply(peer_auth(NS, "web", selected(json!({"mtls": {"mode": "Strict"}, "audit": true}))));
+    index.apply(peer_auth(NS, "other", json!({"selector": {"matchLabels": {"app": "x"}}, "default": "Allow"})));
+    let addresses = ["10.0.0.2", "192.0.2.7"].map(|address| address.parse().unwrap());
+    let called =
+        HashMap::from([(name("web-1-a"), BTreeSet::from(addresses)), (name("gone"), BTreeSet::from(addresses))]);
+    let readiness = index.readiness(&called);
+    assert_eq!(readiness.len(), 2);
+    for object in [ObjectName::new("fairlead-system", "mesh"), name("web")] {
+        let [web] = &readiness[&object][..] else { panic!("{readiness:?}") };
+        assert_eq!((web.workload.as_str(), web.plaintext_callers), ("shop/web", 2));
+        assert_eq!(web.callers, ["192.0.2.7", "shop/web"]);
+    }
 }

@@ -407,6 +407,39 @@ fn what_is_remembered_is_bounded_and_junk_takes_no_place() {
     assert!(issuers.lately.len() <= lately::MOST);
 }
 
+/// A member that mostly is as it should be, and else another, missing, or twice.
+fn member(name: &'static str, good: &'static str, bad: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    let written = move |value: &str| format!("\"{name}\":{value}");
+    prop_oneof![
+        20 => Just(vec![written(good)]),
+        2 => prop::sample::select(bad).prop_map(move |bad| vec![written(bad)]),
+        1 => Just(vec![]),
+        1 => Just(vec![written(good), written(good)]),
+    ]
+}
+
+fn nearly_a_header() -> impl Strategy<Value = String> {
+    let name = member("kid", "\"ours\"", &["\"theirs\"", "1", "null"]);
+    let alg = member("alg", "\"EdDSA\"", &["\"Ed25519\"", "\"none\"", "\"HS256\"", "\"ES256\"", "[]"]);
+    let crit = prop_oneof![9 => Just(vec![]), 1 => Just(vec!["\"crit\":[]".to_owned()])];
+    (alg, crit, name).prop_map(|(alg, crit, name)| format!("{{{}}}", [alg, crit, name].concat().join(",")))
+}
+
+fn nearly_a_payload() -> impl Strategy<Value = String> {
+    let aud = member("aud", "\"shop\"", &["[\"shop\"]", "[]", "\"shops\"", "null"]);
+    let exp =
+        member("exp", "1800000300", &["1799999940", "1799999940.5", "1799999941", "-1", "1e99", "1e400", "\"1\""]);
+    let iat = member("iat", "1800000000", &["1800000060.5", "1800000061", "{}"]);
+    let iss = member(
+        "iss",
+        "\"https://issuer.example\"",
+        &["\"https://other.example\"", "\"https://issuer.example\\u0000\"", "0"],
+    );
+    let nbf = member("nbf", "1800000000.0", &["1800000061", "false"]);
+    (aud, exp, iat, iss, nbf)
+        .prop_map(|(aud, exp, iat, iss, nbf)| format!("{{{}}}", [aud, exp, iat, iss, nbf].concat().join(",")))
+}
+
 proptest! {
     #[test]
     fn a_changed_token_is_never_believed(at: prop::sample::Index, to: u8, kind in 0..3) {
@@ -435,6 +468,11 @@ proptest! {
     fn nothing_makes_it_fail(bytes: Vec<u8>, header: String, payload: String) {
         prop_assert!(verify(&[ours()], &bytes, now()).is_err());
         prop_assert!(verify(&[ours()], &signed(1, header.as_bytes(), payload.as_bytes()), now()).is_err());
+    }
+
+    #[test]
+    fn what_is_fuzzed_holds_of_what_is_nearly_a_token(header in nearly_a_header(), payload in nearly_a_payload()) {
+        fuzz::tokens(format!("{header}\n{payload}").as_bytes());
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub enum FetchError {
     /// Over [`jwk::MAX_SET`].
     #[error("was answered with more than {} KiB", jwk::MAX_SET / 1024)]
     TooLarge,
-    /// Over [`TIMEOUT`].
+    /// Over ten seconds, from the name to the last byte.
     #[error("was not answered in {} s", TIMEOUT.as_secs())]
     Timeout,
     /// Not what proxies can verify tokens with.

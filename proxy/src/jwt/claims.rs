@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 
 use super::{LEEWAY, Refusal};
@@ -106,7 +106,7 @@ impl Said {
     }
 }
 
-/// Of an object in JSON, each once. Those of objects within it decide nothing, and are not looked at.
+/// Of an object in JSON, each once. Those of objects within it decide nothing, and may be there twice.
 #[derive(Debug, PartialEq)]
 pub(super) struct Members(pub(super) BTreeMap<Box<str>, Claim>);
 
@@ -222,7 +222,8 @@ impl<'de> Deserialize<'de> for Claim {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claim, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                // Read, and not skipped: what is skipped is not held to be text and numbers.
+                while map.next_entry::<Box<str>, Claim>()?.is_some() {}
                 Ok(Claim::Other)
             }
         }

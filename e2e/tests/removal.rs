@@ -66,7 +66,13 @@ async fn without_the_operator_applications_run_on_and_nothing_is_left() -> Resul
     let report = load.report().await?;
     ensure!(report.failed == 0, "requests failed when the installation was deleted: {report:?}");
     ensure!(mesh.get("Namespace", "", OPERATOR_NAMESPACE).await?.is_none(), "namespace {OPERATOR_NAMESPACE} is left");
-    for kind in ["CustomResourceDefinition", "MutatingWebhookConfiguration", "ClusterRole"] {
+    for kind in [
+        "CustomResourceDefinition",
+        "MutatingWebhookConfiguration",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "ClusterRole",
+    ] {
         let left: Vec<String> = mesh
             .list(kind, "", "")
             .await?

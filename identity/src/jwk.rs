@@ -139,12 +139,6 @@ impl KeySet {
         if keys.is_empty() { Err(unusable) } else { Ok(Self { keys: keys.into() }) }
     }
 
-    /// How many keys can be used.
-    #[allow(clippy::len_without_is_empty, reason = "there is always one")]
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
     /// Whether a key of the set signed `message`. `id` is the name of the key that the signer says it used (`kid`); one that has no name in the set
     /// may be any.
     pub fn verify(

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use fairlead_operator::ca::keeper::{ISSUER_SECRET, ROOT_SECRET};
+use fairlead_operator::inject::{INIT_CONTAINER, INJECT_LABEL, PROXY_CONTAINER};
 use fairlead_operator::webhook::registration::CONFIGURATIONS;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -16,7 +19,7 @@ use serde_json::Value;
 
 const HEADER: &str = "# Fairlead: kubectl apply -f install.yaml
 #
-# Made of crds.yaml and parts/operator.yaml; do not edit. After a change of those: UPDATE_MANIFESTS=1 cargo test -p fairlead-operator --test manifests
+# Made of crds.yaml and parts/*.yaml; do not edit. After a change of those: UPDATE_MANIFESTS=1 cargo test -p fairlead-operator --test manifests
 ";
 
 fn path(name: &str) -> PathBuf {
@@ -42,7 +45,8 @@ fn find(kind: &str, name: &str) -> Value {
 
 #[test]
 fn install_yaml_is_made_of_its_parts() {
-    let made = format!("{HEADER}{}{}", read("crds.yaml"), read("parts/operator.yaml"));
+    let parts = ["crds.yaml", "parts/operator.yaml", "parts/require-injection.yaml"].map(read);
+    let made = format!("{HEADER}{}", parts.concat());
     if std::env::var_os("UPDATE_MANIFESTS").is_some() {
         std::fs::write(path("install.yaml"), &made).unwrap();
     }
@@ -92,6 +96,8 @@ fn every_document_is_what_kubernetes_expects() {
                 "Role" => check::<Role>(&document),
                 "RoleBinding" => check::<RoleBinding>(&document),
                 "MutatingWebhookConfiguration" => check::<MutatingWebhookConfiguration>(&document),
+                "ValidatingAdmissionPolicy" => check::<ValidatingAdmissionPolicy>(&document),
+                "ValidatingAdmissionPolicyBinding" => check::<ValidatingAdmissionPolicyBinding>(&document),
                 "PodDisruptionBudget" => check::<PodDisruptionBudget>(&document),
                 "CustomResourceDefinition" => {
                     serde_json::from_value::<CustomResourceDefinition>(document).unwrap();
@@ -155,4 +161,28 @@ fn the_webhooks_are_those_that_the_operator_keeps() {
             );
         }
     }
+}
+
+#[test]
+fn the_policy_that_requires_injection_asks_for_what_the_injector_writes() {
+    let name = "fairlead-require-injection";
+    let (policy, binding) = (find("ValidatingAdmissionPolicy", name), find("ValidatingAdmissionPolicyBinding", name));
+    assert_eq!((&policy["spec"]["failurePolicy"], &binding["spec"]["policyName"]), (&"Fail".into(), &name.into()));
+    assert_eq!(binding["spec"]["validationActions"], serde_json::json!(["Deny"]));
+    let variable = |name: &str| {
+        let variables = policy["spec"]["variables"].as_array().unwrap();
+        let found = variables.iter().find(|variable| variable["name"] == name);
+        found.unwrap_or_else(|| panic!("no variable {name}"))["expression"].as_str().unwrap().to_owned()
+    };
+    assert!(variable("captured").contains(&format!("c.name == '{INIT_CONTAINER}'")));
+    assert!(variable("proxied").contains(&format!("c.name == '{PROXY_CONTAINER}'")));
+    assert!(variable("asksForNone").contains(&format!("[?'{INJECT_LABEL}']")));
+    let container = &find("Deployment", "fairlead-operator")["spec"]["template"]["spec"]["containers"][0];
+    let image = container["env"].as_array().unwrap().iter().find(|env| env["name"] == "FAIRLEAD_PROXY_IMAGE").unwrap();
+    let (image, _tag) = image["value"].as_str().unwrap().rsplit_once(':').unwrap();
+    assert_eq!(variable("image"), format!("'{image}'"), "it must ask for the image that the operator injects");
+    // The webhooks leave the same namespaces alone.
+    let webhook = &find("MutatingWebhookConfiguration", CONFIGURATIONS[0])["webhooks"][0];
+    let but = |selector: &Value| selector["matchExpressions"][1].clone();
+    assert_eq!(but(&binding["spec"]["matchResources"]["namespaceSelector"]), but(&webhook["namespaceSelector"]));
 }

@@ -238,6 +238,10 @@ pub fn kind(name: &str) -> Result<(ApiResource, bool)> {
         "MutatingWebhookConfiguration" => {
             ("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", false)
         }
+        "ValidatingAdmissionPolicy" => ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", false),
+        "ValidatingAdmissionPolicyBinding" => {
+            ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", false)
+        }
         "ClusterRole" => ("rbac.authorization.k8s.io", "v1", "clusterroles", false),
         other => bail!("the tests know no kind {other}: add it to kit::kind"),
     };

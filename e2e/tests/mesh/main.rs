@@ -17,6 +17,7 @@ mod operator;
 mod orders;
 mod origination;
 mod protocols;
+mod require_injection;
 mod routing;
 mod traffic;
 mod wire;

@@ -15,7 +15,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -58,7 +58,7 @@ pub enum FetchError {
     Unreachable(io::Error),
     /// The handshake, the certificate above all.
     #[error("leads to a host that TLS does not prove: {0}")]
-    Tls(io::Error),
+    Tls(&'static str),
     /// What is not HTTP, or breaks off.
     #[error("was not answered in order")]
     Http(#[source] hyper::Error),
@@ -71,7 +71,7 @@ pub enum FetchError {
     /// Over [`jwk::MAX_SET`].
     #[error("was answered with more than {} KiB", jwk::MAX_SET / 1024)]
     TooLarge,
-    /// Over [`TIMEOUT`].
+    /// Over ten seconds, from the name to the last byte.
     #[error("was not answered in {} s", TIMEOUT.as_secs())]
     Timeout,
     /// Not what proxies can verify tokens with.
@@ -129,7 +129,8 @@ impl Fetcher {
         let config = config(source.roots.as_deref())?;
         let stream = self.connect(&location).await?;
         let name = location.server_name().map_err(|_| FetchError::Url("has a host that cannot be verified"))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(FetchError::Tls)?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let stream = stream.map_err(|error| FetchError::Tls(unproved(&error)))?;
         let body = ask(stream, &location).await?;
         let text = std::str::from_utf8(&body).map_err(|_| KeySetError::NotASet { line: 1, column: 0 })?;
         jwk::KeySet::parse(text)?;
@@ -194,6 +195,24 @@ async fn ask(stream: tokio_rustls::client::TlsStream<TcpStream>, location: &Loca
             ended.map_err(FetchError::Http)?;
             exchange.await
         }
+    }
+}
+
+/// What is wrong, without the names that are in the server's certificate.
+fn unproved(error: &io::Error) -> &'static str {
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
+    };
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => match why {
+            UnknownIssuer | BadSignature => "no authority that is trusted vouches for its certificate",
+            NotValidForName | NotValidForNameContext { .. } => "its certificate is for another name",
+            Expired | ExpiredContext { .. } => "its certificate has expired",
+            NotValidYet | NotValidYetContext { .. } => "its certificate is not valid yet",
+            _ => "its certificate is not valid",
+        },
+        _ => "the handshake failed",
     }
 }
 

@@ -54,3 +54,30 @@ impl Metrics {
         self.fetches.get_or_create(&Outcome { outcome }).get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_what_the_documents_call_them() {
+        let mut registry = Registry::with_prefix("fairlead_operator");
+        let metrics = Metrics::register(&mut registry);
+        metrics.fetched("ok");
+        metrics.fetched("timeout");
+        metrics.fetched("timeout");
+        metrics.holding(2, Some(1_800_000_000));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "fairlead_operator_jwks_fetches_total{outcome=\"ok\"} 1",
+            "fairlead_operator_jwks_fetches_total{outcome=\"timeout\"} 2",
+            "fairlead_operator_jwks_wanted 2",
+            "fairlead_operator_jwks_oldest_timestamp_seconds 1800000000",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+        metrics.holding(0, None);
+        assert_eq!(metrics.oldest.get(), 0);
+    }
+}

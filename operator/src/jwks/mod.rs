@@ -29,7 +29,7 @@ pub use self::fetch::{FetchError, Fetcher};
 pub use self::keep::{KeySets, KeySetsNow};
 pub use self::metrics::Metrics;
 pub use self::serve::serve;
-pub use self::source::{Location, Source};
+pub use self::source::Source;
 
 /// What became of a wanted set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,20 +23,20 @@ pub struct Source {
 
 /// A URL that may be fetched, as far as a URL can say that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
+pub(super) struct Location {
     /// Without brackets.
-    pub host: String,
+    pub(super) host: String,
     /// 443, or from 1024 on.
-    pub port: u16,
+    pub(super) port: u16,
     /// Path and query.
-    pub path: String,
+    pub(super) path: String,
     /// Host and port as a request states them.
-    pub authority: String,
+    pub(super) authority: String,
 }
 
 impl Location {
     /// `https` alone, without user information or fragment. The error is a clause about the URL.
-    pub fn parse(url: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
         if url.len() > MAX_URL {
             return Err("is longer than 2048 bytes");
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 
 use super::{LEEWAY, Refusal};
@@ -50,6 +50,11 @@ impl Claims {
     /// Whether it is valid at a time, in seconds since 1970.
     pub(super) fn valid_at(&self, now: u64) -> Result<(), Refusal> {
         self.said.valid_at(now)
+    }
+
+    /// How many there are, with the elements of lists. Each takes some sixty bytes, however short it is written.
+    pub(super) fn values(&self) -> usize {
+        self.said.members.0.values().map(Claim::values).sum()
     }
 }
 
@@ -101,7 +106,7 @@ impl Said {
     }
 }
 
-/// Of an object in JSON, each once. Those of objects within it decide nothing, and are not looked at.
+/// Of an object in JSON, each once. Those of objects within it decide nothing, and may be there twice.
 #[derive(Debug, PartialEq)]
 pub(super) struct Members(pub(super) BTreeMap<Box<str>, Claim>);
 
@@ -116,8 +121,8 @@ impl Members {
 #[derive(Debug, PartialEq)]
 pub(super) enum Claim {
     Text(Box<str>),
-    /// And how it is written.
-    Whole(i128, Box<str>),
+    /// As it is written, in its one way.
+    Whole(Box<str>),
     Fraction(f64),
     Truth(bool),
     List(Vec<Claim>),
@@ -128,16 +133,20 @@ pub(super) enum Claim {
 impl Claim {
     fn reads(&self, value: &str) -> bool {
         match self {
-            Self::Text(text) | Self::Whole(_, text) => **text == *value,
+            Self::Text(text) | Self::Whole(text) => **text == *value,
             Self::Truth(truth) => value == if *truth { "true" } else { "false" },
             Self::Fraction(_) | Self::List(_) | Self::Other => false,
         }
     }
 
+    fn values(&self) -> usize {
+        1 + if let Self::List(elements) = self { elements.iter().map(Self::values).sum() } else { 0 }
+    }
+
     /// In seconds since 1970, whole ones.
     fn moment(&self) -> Option<u64> {
         match self {
-            Self::Whole(seconds, _) => u64::try_from(*seconds).ok(),
+            Self::Whole(seconds) => seconds.parse().ok(),
             Self::Fraction(seconds) if (0.0..LATEST).contains(seconds) => Some(*seconds as u64),
             _ => None,
         }
@@ -185,11 +194,11 @@ impl<'de> Deserialize<'de> for Claim {
             }
 
             fn visit_u64<E>(self, number: u64) -> Result<Claim, E> {
-                Ok(Claim::Whole(number.into(), number.to_string().into()))
+                Ok(Claim::Whole(number.to_string().into()))
             }
 
             fn visit_i64<E>(self, number: i64) -> Result<Claim, E> {
-                Ok(Claim::Whole(number.into(), number.to_string().into()))
+                Ok(Claim::Whole(number.to_string().into()))
             }
 
             fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Claim, E> {
@@ -213,7 +222,8 @@ impl<'de> Deserialize<'de> for Claim {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claim, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                // Read, and not skipped: what is skipped is not held to be text and numbers.
+                while map.next_entry::<Box<str>, Claim>()?.is_some() {}
                 Ok(Claim::Other)
             }
         }

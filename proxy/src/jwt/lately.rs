@@ -16,6 +16,8 @@ const SHARDS: usize = 16;
 const IN_SHARD: usize = 32;
 /// Longer ones, in bytes, are verified each time: few issuers make them, and a few hundred would fill a proxy.
 const LONGEST: usize = 4 * 1024;
+/// What claims more is verified each time as well: short values in a long list take thirty times the room that they are written in.
+const MOST_VALUES: usize = 256;
 
 type Shard = Mutex<HashMap<[u8; SHA256_OUTPUT_LEN], Arc<Claims>>>;
 
@@ -49,6 +51,9 @@ impl Lately {
 
     /// Where there is no room those go that are not valid any more, or else any.
     pub(super) fn keep(&self, place: &Place, claims: &Arc<Claims>, now: u64) {
+        if claims.values() > MOST_VALUES {
+            return;
+        }
         let mut shard = self.shard(place).lock();
         if shard.len() >= IN_SHARD {
             shard.retain(|_, claims| claims.valid_at(now).is_ok());

@@ -301,8 +301,20 @@ fn what_two_readers_could_read_differently_is_refused() {
         let token = signed(1, header.as_bytes(), payload.as_bytes());
         assert_eq!(refused(&token), expected, "{header} {payload}");
     }
-    let not_text = [&plain.as_bytes()[..plain.len() - 1], b",\"x\":\"\xff\"}"].concat();
-    assert_eq!(refused(&signed(1, br#"{"alg":"EdDSA"}"#, &not_text)), Refusal::Malformed);
+    // What is no text or number is none further down either, where nothing is compared.
+    let begun = &plain.as_bytes()[..plain.len() - 1];
+    for end in [
+        &b",\"x\":\"\xff\"}"[..],
+        b",\"x\":{\"a\":\"\xff\"}}",
+        b",\"x\":{\"\xff\":1}}",
+        b",\"x\":{\"a\":[{\"a\":\"\\ud800\"}]}}",
+        b",\"x\":{\"a\":1e999}}",
+        b",\"x\":{\"a\":\"\n\"}}",
+    ] {
+        let payload = [begun, end].concat();
+        let token = signed(1, br#"{"alg":"EdDSA"}"#, &payload);
+        assert_eq!(refused(&token), Refusal::Malformed, "{}", payload.escape_ascii());
+    }
 }
 
 #[test]
@@ -317,9 +329,9 @@ fn large_and_deep_tokens_are_refused_or_cost_little() {
         verify(&[ours()], &signed(1, br#"{"alg":"EdDSA"}"#, payload.as_bytes()), now()).map(drop)
     };
     assert_eq!(nested("[", "]"), Err(Refusal::Malformed));
-    assert_eq!(nested("{\"a\":", "}"), Ok(()), "what is in objects is not looked at");
-    assert_eq!(nested("{\"a\":[", "]}"), Ok(()));
-    assert_eq!(nested("[{\"a\":", "}]"), Ok(()));
+    for (open, close) in [("{\"a\":", "}"), ("{\"a\":[", "]}"), ("[{\"a\":", "}]")] {
+        assert_eq!(nested(open, close), Err(Refusal::Malformed), "{open}");
+    }
 }
 
 fn ec(document: &[u8], how: &'static EcdsaSigningAlgorithm, text: &str) -> (EcdsaKeyPair, String) {
@@ -396,15 +408,50 @@ fn what_is_remembered_is_bounded_and_junk_takes_no_place() {
     }
     let full = issuers.lately.len();
     assert!((lately::MOST / 2..=lately::MOST).contains(&full), "{full}");
-    let long = token(&json!({"alg": "EdDSA"}), &with(&json!({"x": "x".repeat(4096)})));
-    let (first, again) = (issuers.verify(&long, now()).unwrap(), issuers.verify(&long, now()).unwrap());
-    assert!(!Arc::ptr_eq(&first, &again) && first == again);
+    for claim in [json!("x".repeat(4096)), json!(vec![1; 256])] {
+        let large = token(&json!({"alg": "EdDSA"}), &with(&json!({"x": claim})));
+        let (first, again) = (issuers.verify(&large, now()).unwrap(), issuers.verify(&large, now()).unwrap());
+        assert!(!Arc::ptr_eq(&first, &again) && first == again);
+    }
     // When all of them have ended there is room.
     let later = NOW + 1000;
     for number in 0..lately::MOST {
         issuers.verify(&numbered(number, later + 300), UNIX_EPOCH + Duration::from_secs(later)).unwrap();
     }
     assert!(issuers.lately.len() <= lately::MOST);
+}
+
+/// A member that mostly is as it should be, and else another, missing, or twice.
+fn member(name: &'static str, good: &'static str, bad: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    let written = move |value: &str| format!("\"{name}\":{value}");
+    prop_oneof![
+        20 => Just(vec![written(good)]),
+        2 => prop::sample::select(bad).prop_map(move |bad| vec![written(bad)]),
+        1 => Just(vec![]),
+        1 => Just(vec![written(good), written(good)]),
+    ]
+}
+
+fn nearly_a_header() -> impl Strategy<Value = String> {
+    let name = member("kid", "\"ours\"", &["\"theirs\"", "1", "null"]);
+    let alg = member("alg", "\"EdDSA\"", &["\"Ed25519\"", "\"none\"", "\"HS256\"", "\"ES256\"", "[]"]);
+    let crit = prop_oneof![9 => Just(vec![]), 1 => Just(vec!["\"crit\":[]".to_owned()])];
+    (alg, crit, name).prop_map(|(alg, crit, name)| format!("{{{}}}", [alg, crit, name].concat().join(",")))
+}
+
+fn nearly_a_payload() -> impl Strategy<Value = String> {
+    let aud = member("aud", "\"shop\"", &["[\"shop\"]", "[]", "\"shops\"", "null"]);
+    let exp =
+        member("exp", "1800000300", &["1799999940", "1799999940.5", "1799999941", "-1", "1e99", "1e400", "\"1\""]);
+    let iat = member("iat", "1800000000", &["1800000060.5", "1800000061", "{}"]);
+    let iss = member(
+        "iss",
+        "\"https://issuer.example\"",
+        &["\"https://other.example\"", "\"https://issuer.example\\u0000\"", "0"],
+    );
+    let nbf = member("nbf", "1800000000.0", &["1800000061", "false"]);
+    (aud, exp, iat, iss, nbf)
+        .prop_map(|(aud, exp, iat, iss, nbf)| format!("{{{}}}", [aud, exp, iat, iss, nbf].concat().join(",")))
 }
 
 proptest! {
@@ -435,6 +482,11 @@ proptest! {
     fn nothing_makes_it_fail(bytes: Vec<u8>, header: String, payload: String) {
         prop_assert!(verify(&[ours()], &bytes, now()).is_err());
         prop_assert!(verify(&[ours()], &signed(1, header.as_bytes(), payload.as_bytes()), now()).is_err());
+    }
+
+    #[test]
+    fn what_is_fuzzed_holds_of_what_is_nearly_a_token(header in nearly_a_header(), payload in nearly_a_payload()) {
+        fuzz::tokens(format!("{header}\n{payload}").as_bytes());
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub(super) struct Pod {
 }
 
 impl Pod {
+    /// The Deployment whose release it takes part in, on either side.
+    pub(super) fn released_deployment(&self) -> Option<&str> {
+        self.clone_of.as_deref().or(self.deployment.as_deref())
+    }
+
     pub(super) fn parse(pod: KubePod) -> Self {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();

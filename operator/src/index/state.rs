@@ -58,7 +58,7 @@ pub struct State {
     pub(super) pod_ips: HashMap<IpAddr, ObjectName>,
     /// Where nodes are; those whose labels say nothing are left out.
     pub(super) nodes: HashMap<String, Place>,
-    /// The pods of a Deployment.
+    /// The pods of a Deployment, and of its clone.
     pub(super) deployment_pods: HashMap<ObjectName, BTreeSet<ObjectName>>,
     pub(super) policies: HashMap<ObjectName, TrafficPolicy>,
     /// The policies with one attachment.
@@ -173,7 +173,7 @@ impl State {
                 remove_if_equal(&mut self.pod_ips, ip, name);
                 self.subscriptions.touch(&Dependency::Address(*ip));
             }
-            if let Some(deployment) = &pod.deployment {
+            if let Some(deployment) = pod.released_deployment() {
                 let deployment = ObjectName::new(&name.namespace, deployment);
                 remove_from(&mut self.deployment_pods, &deployment, name);
                 self.touch(&Dependency::Deployment(deployment));
@@ -184,7 +184,7 @@ impl State {
                 self.pod_ips.insert(*ip, name.clone());
                 self.subscriptions.touch(&Dependency::Address(*ip));
             }
-            if let Some(deployment) = &pod.deployment {
+            if let Some(deployment) = pod.released_deployment() {
                 let deployment = ObjectName::new(&name.namespace, deployment);
                 insert_into(&mut self.deployment_pods, &deployment, name);
                 self.touch(&Dependency::Deployment(deployment));

@@ -23,6 +23,7 @@ impl Compiler<'_> {
             self.cite(source);
         }
         let handover = pod.clone_of.as_ref().map(|deployment| self.handover(name, pod, deployment));
+        let handovers_from = self.handovers_from(name, pod);
         let (port_protocols, rate_limits) = self.ports(name);
         let place = self.place(String::new(), &pod.node);
         let trust_domain = &self.state.settings.trust_domain;
@@ -41,8 +42,27 @@ impl Compiler<'_> {
             issuers: self.state.issuers(&name.namespace, &pod.labels),
             port_protocols,
             rate_limits,
+            handovers_from,
             handover,
         })
+    }
+
+    /// Who hands plain callers over to a pod of a Deployment that is released.
+    fn handovers_from(&mut self, name: &ObjectName, pod: &Pod) -> Vec<IpAddr> {
+        let Some(deployment) = pod.deployment.as_ref().filter(|_| pod.clone_of.is_none()) else {
+            return Vec::new();
+        };
+        let canaries = self.state.canaries.get(&name.namespace);
+        if !canaries.is_some_and(|canaries| canaries.values().any(|canary| canary.deployment == *deployment)) {
+            return Vec::new();
+        }
+        let deployment = ObjectName::new(&name.namespace, deployment);
+        self.depend(Dependency::Deployment(deployment.clone()));
+        let members = self.state.deployment_pods.get(&deployment).into_iter().flatten();
+        let clones = members.filter_map(|member| self.state.pods.get(member)).filter(|pod| pod.clone_of.is_some());
+        let mut addresses: Vec<IpAddr> = clones.flat_map(|pod| pod.ips.iter().copied()).collect();
+        addresses.sort_unstable();
+        addresses
     }
 
     /// What Services and the policies on them say of the pod's ports. Where two contradict each other, the protocol is told from the

@@ -1,6 +1,7 @@
 //! How a proxy treats what arrives at its own pod.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_authz::{Effect, Rule};
@@ -28,6 +29,8 @@ pub struct Workload {
     pub port_protocols: Vec<(u16, Protocol)>,
     /// How many requests the application gets, by port.
     pub rate_limits: Vec<RateLimit>,
+    /// Addresses of the pods of a canary of its Deployment, which hand plain callers over to it; sorted.
+    pub handovers_from: Vec<IpAddr>,
     /// Set on the pods of a canary: where callers that come without a sidecar are handed to. Ascending by port.
     pub handover: Option<Vec<HandoverPort>>,
 }

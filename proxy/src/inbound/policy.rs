@@ -1,6 +1,10 @@
 //! What the operator says about arriving traffic, compiled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use arc_swap::{ArcSwap, Guard};
 use fairlead_authz::{Caller, Decision, Effect, Policy};
@@ -13,6 +17,7 @@ use super::tokens::{Claimed, Tokens};
 use crate::{
     balance::set::EndpointSet,
     http::Fields,
+    identity::SpiffeId,
     jwt::Refusal,
     news,
     route::{self, Protocol},
@@ -37,6 +42,8 @@ pub struct Workload {
     admission: Admission,
     rehearsal: Option<Admission>,
     tokens: Tokens,
+    /// Our own identity, and from where it hands over whom rules let in there.
+    handovers: Option<(SpiffeId, HashSet<IpAddr>)>,
     port_protocols: HashMap<u16, Protocol>,
     limits: HashMap<u16, Vec<Limit>>,
     handover: Option<HashMap<u16, Arc<EndpointSet>>>,
@@ -111,6 +118,7 @@ impl Default for Workload {
             admission: Admission { mtls: Mtls::default(), port_mtls: HashMap::new(), policy },
             rehearsal: None,
             tokens: Tokens::default(),
+            handovers: None,
             port_protocols: HashMap::new(),
             limits: HashMap::new(),
             handover: None,
@@ -143,7 +151,18 @@ impl Workload {
 
     /// What becomes of a request, or of a connection that is not HTTP.
     pub(super) fn decide(&self, caller: &Caller, port: u16, asked: Option<&Asked<'_>>) -> Decision<'_> {
+        if asked.is_none() && self.is_handover(caller) {
+            return Decision { effect: Effect::Allow, rule: None };
+        }
         self.admission.policy.decide(caller, port, asked)
+    }
+
+    /// Whether bytes of this caller are those of a plain one whom the rules at a canary's pod have let in.
+    fn is_handover(&self, caller: &Caller) -> bool {
+        let handed = |(own, from): &(SpiffeId, HashSet<IpAddr>)| {
+            caller.identity.as_ref() == Some(own) && from.contains(&caller.address)
+        };
+        self.handovers.as_ref().is_some_and(handed)
     }
 
     /// Whether rules let in what is not HTTP.
@@ -223,6 +242,7 @@ pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result
         limits.entry(port(number)?).or_default().push(limit);
     }
     let tokens = Tokens::compile(previous.map(|workload| &workload.tokens), std::mem::take(&mut message.jwt_issuers))?;
+    let handovers = handovers(&message)?;
     let before = previous.and_then(|workload| workload.handover.as_ref());
     let handover = message.handover.map(|handover| {
         let ports = handover.ports.into_iter().map(|entry| {
@@ -233,7 +253,15 @@ pub fn compile(previous: Option<&Workload>, mut message: v1::Workload) -> Result
         ports.collect::<Result<_, String>>()
     });
     let handover = handover.transpose()?;
-    Ok(Workload { admission, rehearsal, tokens, port_protocols, limits, handover })
+    Ok(Workload { admission, rehearsal, tokens, handovers, port_protocols, limits, handover })
+}
+
+fn handovers(message: &v1::Workload) -> Result<Option<(SpiffeId, HashSet<IpAddr>)>, String> {
+    if message.handovers_from.is_empty() {
+        return Ok(None);
+    }
+    let own = message.identity.parse().map_err(|error| format!("our identity: {error}"))?;
+    Ok(Some((own, message.handovers_from.iter().map(|ip| route::ip(ip)).collect::<Result<_, _>>()?)))
 }
 
 /// Where plain callers of a canary's port are handed to.

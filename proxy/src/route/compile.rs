@@ -258,13 +258,14 @@ fn endpoint_of(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, Str
     Ok(Endpoint::new(address, identity, &message.zone, &message.group, load).at_level(message.level))
 }
 
-fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
+/// An address of 4 or 16 bytes in network order. The error is a sentence.
+pub fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         Ok(IpAddr::from(v4))
     } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {
         Ok(IpAddr::from(v6))
     } else {
-        Err(format!("an endpoint's address has {} bytes, not 4 or 16", bytes.len()))
+        Err(format!("an address has {} bytes, not 4 or 16", bytes.len()))
     }
 }
 

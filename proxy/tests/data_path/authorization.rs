@@ -316,6 +316,44 @@ async fn a_change_of_rules_ends_bytes_as_well() {
     assert!(silence.is_err(), "what is still allowed goes on: {silence:?}");
 }
 
+#[tokio::test]
+async fn whom_a_canary_lets_in_the_running_version_does_too_and_nobody_else() {
+    let app = App::start(|mut stream| async move {
+        stream.write_all(b"220 ready\r\n").await.unwrap();
+        let _ = stream.read(&mut [0]).await;
+    })
+    .await;
+    let plain = Some(v1::AuthorizationSource { unauthenticated: true, ..v1::AuthorizationSource::default() });
+    let rules = || vec![rule("plain", v1::AuthorizationAction::Allow, plain.clone(), None)];
+    let stable = |from: &[[u8; 4]]| v1::Workload {
+        identity: identity_of("server").to_string(),
+        handovers_from: from.iter().map(|ip| ip.to_vec()).collect(),
+        ..ruled(v1::MtlsMode::Strict, rules())
+    };
+    let authority = Authority::new();
+    let started =
+        |workload| Pod { application: app.address, workload, ..Pod::new(authority.identity("server")) }.start();
+    let speaks = async |stable: &Sidecar, name: &str| {
+        let port = v1::HandoverPort {
+            port: app.address.port().into(),
+            endpoints: vec![endpoint(stable.inbound, "server")],
+            outlier_detection: None,
+        };
+        let handover = Some(v1::Handover { ports: vec![port] });
+        let workload = v1::Workload { handover, ..ruled(v1::MtlsMode::Permissive, rules()) };
+        let canary = Pod { application: app.address, workload, ..Pod::new(authority.identity(name)) }.start();
+        let mut stream = connect(canary.inbound).await;
+        let mut first = [0; 3];
+        matches!(tokio::time::timeout(SOON, stream.read_exact(&mut first)).await, Ok(Ok(_)))
+    };
+    let handed = started(stable(&[[127, 0, 0, 1]]));
+    assert!(speaks(&handed, "server").await);
+    assert!(!speaks(&started(stable(&[])), "server").await, "no release is under way");
+    assert!(!speaks(&started(stable(&[[127, 0, 0, 2]])), "server").await, "from elsewhere");
+    let other = started(v1::Workload { identity: identity_of("other").to_string(), ..stable(&[[127, 0, 0, 1]]) });
+    assert!(!speaks(&other, "server").await, "under another identity");
+}
+
 #[test]
 fn rules_that_this_proxy_does_not_understand_are_refused_and_not_left_out() {
     let mut unknown = allow("r", None, &[]);

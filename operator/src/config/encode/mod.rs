@@ -95,6 +95,8 @@ fn workload(w: &Workload) -> v1::Workload {
         rate_limits: w.rate_limits.iter().map(rate_limit::rate_limit).collect(),
         authorization: Some(authorization::authorization(&w.admission)),
         trust_domain: w.trust_domain.clone(),
+        identity: w.identity.clone(),
+        handovers_from: w.handovers_from.iter().map(|ip| bytes(*ip)).collect(),
         jwt_issuers: w.issuers.iter().map(authorization::issuer).collect(),
         rehearsal: w.rehearsal.as_ref().map(|admission| v1::Rehearsal {
             mtls: mtls(admission.mtls),

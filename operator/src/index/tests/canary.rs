@@ -129,6 +129,16 @@ fn callers_without_a_sidecar_are_handed_to_the_stable_version() {
     assert_eq!(handover[0].port, 9080);
     assert_eq!(addresses(&handover[0].endpoints), ["10.0.1.0:9080", "10.0.1.1:9080"]);
     assert!(handover[0].endpoints.iter().all(|e| e.group.is_empty()), "they are no evidence");
+    assert!(clone.handovers_from.is_empty());
+    let Body::Workload(stable) = index.get(&ResourceName::Workload(name("web-1-s0"))).body else {
+        panic!("no workload");
+    };
+    assert!(stable.handovers_from.is_empty(), "no Canary speaks of it");
+    index.apply(canary("web", 10.0));
+    let Body::Workload(stable) = index.get(&ResourceName::Workload(name("web-1-s0"))).body else {
+        panic!("no workload");
+    };
+    assert_eq!(stable.handovers_from, ["10.0.3.0".parse::<std::net::IpAddr>().unwrap()]);
     let Body::Workload(stable) = index.get(&ResourceName::Workload(name("web-1-s0"))).body else {
         panic!("no workload");
     };

@@ -279,6 +279,34 @@ async fn a_pushed_bundle_is_used_from_then_on_and_an_older_one_is_not() {
 }
 
 #[tokio::test]
+async fn it_says_which_bundle_it_trusts_and_under_which_root_its_certificate_is() {
+    use ring::digest::{SHA256, digest};
+    let mut operator = FakeOperator::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&operator, state.path()).await;
+    expect_hello(&mut operator).await;
+    let own_root = digest(&SHA256, &operator.authority.root_der()).as_ref().to_vec();
+    let first = operator.trusted(|trust| trust.sequence == 1).await;
+    assert_eq!(first.leaf_roots, [own_root.clone()]);
+    let begins = proxy.store.identity.leaf().claims().not_before;
+    assert_eq!(first.leaf_not_before, begins.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64);
+
+    let new = Authority::new();
+    let both = TrustBundle::new(5, vec![new.root_der().into(), operator.authority.root_der().into()]).unwrap();
+    operator.say(operator_message::Kind::TrustBundle(both.to_proto())).await;
+    let second = operator.trusted(|trust| trust.sequence == 5).await;
+    assert_eq!(second.leaf_roots, [own_root], "a root that is trusted is not one that the leaf leads to");
+
+    // Asked for a new certificate, it comes back with one on a stream of its own.
+    let before = proxy.store.identity.leaf().chain()[0].clone();
+    operator.say(operator_message::Kind::Renew(v1::Renew { within_seconds: 0 })).await;
+    operator.next().await;
+    expect_hello(&mut operator).await;
+    operator.trusted(|trust| trust.sequence == 5).await;
+    assert_ne!(proxy.store.identity.leaf().chain()[0], before);
+}
+
+#[tokio::test]
 async fn a_destination_that_is_forgotten_is_unsubscribed() {
     let mut operator = FakeOperator::start().await;
     let state = tempfile::tempdir().unwrap();

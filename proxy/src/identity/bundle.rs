@@ -79,6 +79,11 @@ impl TrustBundle {
         self.sequence
     }
 
+    /// The roots, DER; what stands at the same place among [`Self::anchors`] is made of them.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
     /// What chains are verified against.
     pub fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors

@@ -119,7 +119,7 @@ impl<R: Reviewer> IdentityService<R> {
             .issue(&public_key, &identity, &[], &serial, OffsetDateTime::now_utc())
             .map_err(|error| Status::unavailable(error.to_string()))?;
         tracing::info!(%identity, namespace = claims.namespace, pod = claims.pod_name, ends = %leaf.not_after, "certificate issued");
-        Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().into()) })
+        Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().clone().into()) })
     }
 
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, Status> {
@@ -188,8 +188,7 @@ mod tests {
     use tonic::Code;
 
     use super::super::PodInfo;
-    use super::super::authority::Authority;
-    use super::super::authority::Material;
+    use super::super::authority::{Authority, Root};
     use super::super::token::tests::{good, pod};
     use super::*;
 
@@ -213,9 +212,9 @@ mod tests {
 
     fn ready() -> State {
         let now = OffsetDateTime::now_utc();
-        let root = Material::new_root(&Serial::random().unwrap(), now).unwrap();
-        let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
-        State::Ready(Arc::new(Authority::new(root, issuer)))
+        let root = Root::new(&Serial::random().unwrap(), now).unwrap();
+        let intermediate = root.new_intermediate(&Serial::random().unwrap(), now).unwrap();
+        State::Ready(Arc::new(Authority::new(&root, intermediate)))
     }
 
     fn service(

@@ -151,7 +151,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         config_maps,
         webhooks,
     };
-    let keeper = Keeper::new(client.clone(), &args.namespace, leadership.is_leader.clone(), Arc::new(everywhere));
+    let keeper = Keeper::new(
+        client.clone(),
+        &args.namespace,
+        args.trust_domain.clone(),
+        leadership.is_leader.clone(),
+        Arc::new(everywhere),
+    );
     let (authority, standing) = (keeper.state(), keeper.standing());
     tasks.spawn(keeper.run(stop.clone()));
     tasks.spawn(usable::follow(

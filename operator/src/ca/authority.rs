@@ -15,6 +15,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use super::csr::PublicKey;
+use super::foreign::Foreign;
 pub use super::material::{BACKDATE, Intermediate, MaterialError, Root, RootId, Serial, Validity, pem};
 use super::{SpiffeId, TrustBundle};
 
@@ -53,7 +54,11 @@ pub struct Leaf {
 impl Authority {
     /// Under one root, which alone is trusted. The caller checked validity and signature of both.
     pub fn new(root: &Root, intermediate: Intermediate) -> Self {
-        let bundle = TrustBundle { sequence: root.first_sequence(), roots: vec![root.certificate().to_vec()] };
+        let bundle = TrustBundle {
+            sequence: root.first_sequence(),
+            roots: vec![root.certificate().to_vec()],
+            foreign: Foreign::new(),
+        };
         Self { intermediate, root: root.id(), bundle, renewed_since: OffsetDateTime::UNIX_EPOCH }
     }
 

@@ -20,13 +20,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::TrustBundle;
 use super::authority::{Authority, Leaves};
+use super::foreign;
 use super::material::{Intermediate, MaterialError, Root, RootId, Serial};
 use super::renewal::{RENEWAL, Renewal, Upkeep, upkeep};
 pub use super::renewal::{ROTATE_ISSUER, ROTATE_LEAVES};
@@ -34,6 +34,7 @@ use super::rotation::{Fleet, Phase, Record, Sight, Step, decide};
 use super::secrets::{self, Offer, Secrets};
 pub use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
 use super::standing::{Complaint, Standing};
+use super::{TrustBundle, TrustDomain};
 
 /// On the Secret of the root: any new value rotates it.
 pub const ROTATE_ROOT: &str = "fairlead.dev/rotate-root";
@@ -80,6 +81,8 @@ impl State {
 pub(super) enum KeeperError {
     #[error("cannot {action} Secret {namespace}/{name}: {source}")]
     Api { action: &'static str, namespace: String, name: &'static str, source: Box<kube::Error> },
+    #[error("cannot list the ConfigMaps of other trust domains in {namespace}: {source}")]
+    Maps { namespace: String, source: Box<kube::Error> },
     #[error("Secret {namespace}/{name}: {problem}; {fix}")]
     Secret { namespace: String, name: &'static str, problem: MaterialError, fix: &'static str },
     #[error(
@@ -111,6 +114,8 @@ struct Look {
     next: Option<Secret>,
     issuer: Option<Secret>,
     user: Option<Secret>,
+    /// Where this replica leads.
+    trust_domains: Option<Vec<ConfigMap>>,
 }
 
 /// What came of one look.
@@ -124,6 +129,7 @@ enum Outcome {
 /// See the head of this file.
 pub struct Keeper {
     secrets: Secrets,
+    trust_domain: TrustDomain,
     is_leader: watch::Receiver<bool>,
     fleet: Arc<dyn Fleet>,
     state: watch::Sender<State>,
@@ -133,10 +139,17 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// `namespace` is the operator's own. Rotations go on while `is_leader`, gated on what `fleet` answers.
-    pub fn new(client: kube::Client, namespace: &str, is_leader: watch::Receiver<bool>, fleet: Arc<dyn Fleet>) -> Self {
+    /// `namespace` is the operator's own, `trust_domain` the mesh's. Rotations go on while `is_leader`, gated on what `fleet` answers.
+    pub fn new(
+        client: kube::Client,
+        namespace: &str,
+        trust_domain: TrustDomain,
+        is_leader: watch::Receiver<bool>,
+        fleet: Arc<dyn Fleet>,
+    ) -> Self {
         Self {
             secrets: Secrets::new(client, namespace),
+            trust_domain,
             is_leader,
             fleet,
             state: watch::Sender::new(State::Starting),
@@ -169,7 +182,7 @@ impl Keeper {
                         changed
                     });
                 }
-                Ok(Err(error @ KeeperError::Api { .. })) => {
+                Ok(Err(error @ (KeeperError::Api { .. } | KeeperError::Maps { .. }))) => {
                     tracing::warn!(%error, "certificate authority not refreshed; going on with what is known");
                 }
                 Ok(Err(error)) => self.publish(State::Broken(error.to_string())),
@@ -230,7 +243,7 @@ impl Keeper {
             let version = version(look.root.as_ref());
             match self.act(look, now).await {
                 Ok(Outcome::Settled(settled)) => return Ok(*settled),
-                Err(error @ KeeperError::Api { .. }) => return Err(error),
+                Err(error @ (KeeperError::Api { .. } | KeeperError::Maps { .. })) => return Err(error),
                 Err(error) if version == self::version(self.secrets.get(ROOT_SECRET).await?.as_ref()) => {
                     return Err(error);
                 }
@@ -242,11 +255,13 @@ impl Keeper {
     }
 
     async fn look(&self) -> Result<Look, KeeperError> {
+        let leads = *self.is_leader.borrow();
         Ok(Look {
             root: self.secrets.get(ROOT_SECRET).await?,
             next: self.secrets.get(NEXT_ROOT_SECRET).await?,
             issuer: self.secrets.get(ISSUER_SECRET).await?,
             user: self.secrets.get(USER_SECRET).await?,
+            trust_domains: if leads { Some(self.secrets.trust_domains().await?) } else { None },
         })
     }
 
@@ -303,6 +318,15 @@ impl Keeper {
                 // A record that somebody removed may have numbered more than the root's first second says.
                 return self.write_record(root_secret, &record.numbered(now.unix_timestamp())).await;
             }
+            let known = secrets::foreign(&root_secret);
+            let (foreign, unusable) =
+                foreign::read(look.trust_domains.as_deref().unwrap_or_default(), &self.trust_domain, &known);
+            complaints.extend(unusable.into_iter().map(Complaint::foreign));
+            if foreign != known && look.trust_domains.is_some() {
+                let mut secret = root_secret;
+                secrets::set_foreign(&mut secret, &foreign);
+                return self.write_record(secret, &record.numbered(now.unix_timestamp())).await;
+            }
             let may_sign =
                 |root: &Root| root.has_key() || offer.as_ref().is_some_and(|offer| offer.root.id() == root.id());
             let sight = Sight {
@@ -338,7 +362,7 @@ impl Keeper {
                 Step::Record(record) => return self.write_record(root_secret, &record).await,
                 Step::Adopt(record) => {
                     let mut secret = root_secret;
-                    secret.data = next.as_ref().map(secrets::root_data);
+                    secret.data.get_or_insert_default().extend(next.iter().flat_map(secrets::root_data));
                     return self.write_record(secret, &record).await;
                 }
                 Step::Sign { by_next } => {
@@ -363,6 +387,7 @@ impl Keeper {
         }
         intermediate.validity.check(now).map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
 
+        let foreign = secrets::foreign(&root_secret);
         self.remembered.insert(ROOT_SECRET, root_secret);
         if let Some(secret) = look.next {
             self.remembered.insert(NEXT_ROOT_SECRET, secret);
@@ -375,7 +400,7 @@ impl Keeper {
         roots.extend(numbered.map(|next| next.certificate().to_vec()));
         let standing = Standing::new(&record, &root, numbered, &intermediate, waiting, complaints, now);
         let since = OffsetDateTime::from_unix_timestamp(renewal.since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let bundle = TrustBundle { sequence: record.sequence, roots };
+        let bundle = TrustBundle { sequence: record.sequence, roots, foreign };
         let authority = Authority::new(above, intermediate).with(bundle, since);
         Ok(Outcome::Settled(Box::new((authority, standing))))
     }

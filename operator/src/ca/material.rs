@@ -31,8 +31,8 @@ pub enum MaterialError {
     /// `tls.crt` cannot be read.
     #[error("tls.crt is not one certificate in PEM")]
     Certificate,
-    /// `tls.crt` of an intermediate cannot be read.
-    #[error("tls.crt is not a certificate and at most {} more above it, in PEM", MAX_INTERMEDIATES - 1)]
+    /// More certificates in `tls.crt` of an intermediate than proxies take in a chain.
+    #[error("tls.crt holds more than a certificate and {} above it", MAX_INTERMEDIATES - 1)]
     Chain,
     /// `ca.crt` cannot be read.
     #[error("ca.crt is not one certificate in PEM")]
@@ -265,7 +265,7 @@ impl Intermediate {
     /// What [`Self::chain_pem`] and [`Self::key_pem`] wrote, or a user: the intermediate, then what lies between it and the root. The validity is
     /// not looked at here: one that expired is renewed.
     pub fn parse(chain: &[u8], key: &[u8]) -> Result<Self, MaterialError> {
-        Self::of(certificates(chain).ok_or(MaterialError::Chain)?, parse_key(key)?)
+        Self::of(certificates(chain).ok_or(MaterialError::Certificate)?, parse_key(key)?)
     }
 
     fn of(mut chain: Vec<CertificateDer<'static>>, key: KeyPair) -> Result<Self, MaterialError> {

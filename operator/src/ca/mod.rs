@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod bundles;
 pub mod csr;
+pub mod foreign;
 pub mod keeper;
 mod limit;
 pub mod material;
@@ -71,10 +72,12 @@ pub struct TrustBundle {
     pub sequence: u64,
     /// DER, at least one.
     pub roots: Vec<Vec<u8>>,
+    /// Of other trust domains; proxies alone believe them.
+    pub foreign: foreign::Foreign,
 }
 
 impl TrustBundle {
-    /// The roots one after the other, PEM.
+    /// Our own roots one after the other, PEM.
     pub fn pem(&self) -> String {
         self.roots.iter().map(|root| authority::pem("CERTIFICATE", root)).collect()
     }

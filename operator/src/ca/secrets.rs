@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, ObjectMeta, PostParams, Preconditions};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
 use serde::de::DeserializeOwned;
 
+use super::foreign::{self, Foreign, TRUST_DOMAIN_LABEL};
 use super::keeper::KeeperError;
 use super::material::{Intermediate, MaterialError, Root};
 
@@ -22,20 +23,37 @@ pub const USER_SECRET: &str = "fairlead-ca";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const ROOT_CERTIFICATE: &str = "ca.crt";
+/// More than proxies take; the rest is complained of.
+const MAX_MAPS: u32 = 256;
+const FOREIGN: &str = "trust-domains.json";
 
 /// Reads and writes them in one namespace.
 pub(super) struct Secrets {
     api: Api<Secret>,
+    maps: Api<ConfigMap>,
     pub(super) namespace: String,
 }
 
 impl Secrets {
     pub(super) fn new(client: kube::Client, namespace: &str) -> Self {
-        Self { api: Api::namespaced(client, namespace), namespace: namespace.to_owned() }
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            maps: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+        }
     }
 
     pub(super) async fn get(&self, name: &'static str) -> Result<Option<Secret>, KeeperError> {
         self.api.get_opt(name).await.map_err(|source| self.error("read", name, source))
+    }
+
+    /// The `ConfigMap`s that name a trust domain.
+    pub(super) async fn trust_domains(&self) -> Result<Vec<ConfigMap>, KeeperError> {
+        let labelled = ListParams::default().labels(TRUST_DOMAIN_LABEL).limit(MAX_MAPS);
+        let listed = self.maps.list(&labelled).await;
+        listed
+            .map(|list| list.items)
+            .map_err(|source| KeeperError::Maps { namespace: self.namespace.clone(), source: Box::new(source) })
     }
 
     /// That someone else was first is no error: the next look reads theirs.
@@ -154,8 +172,18 @@ pub(super) fn root(secret: &Secret) -> Result<Root, MaterialError> {
 }
 
 pub(super) fn intermediate(secret: &Secret) -> Result<Intermediate, MaterialError> {
-    let chain = field(secret, CERTIFICATE).ok_or(MaterialError::Chain)?;
+    let chain = field(secret, CERTIFICATE).ok_or(MaterialError::Certificate)?;
     Intermediate::parse(chain, field(secret, KEY).ok_or(MaterialError::Key)?)
+}
+
+/// The roots of other trust domains, which lie beside our own.
+pub(super) fn foreign(secret: &Secret) -> Foreign {
+    field(secret, FOREIGN).map(foreign::from_json).unwrap_or_default()
+}
+
+/// Puts them there.
+pub(super) fn set_foreign(secret: &mut Secret, roots: &Foreign) {
+    secret.data.get_or_insert_default().insert(FOREIGN.to_owned(), ByteString(foreign::to_json(roots)));
 }
 
 /// What the user gives the mesh to work with.

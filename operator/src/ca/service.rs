@@ -168,7 +168,9 @@ impl<R: Reviewer> Identity for IdentityService<R> {
 
 impl From<TrustBundle> for v1::TrustBundle {
     fn from(bundle: TrustBundle) -> Self {
-        Self { sequence: bundle.sequence, roots: bundle.roots }
+        let foreign = bundle.foreign.into_iter();
+        let foreign = foreign.map(|(trust_domain, roots)| v1::ForeignBundle { trust_domain, roots }).collect();
+        Self { sequence: bundle.sequence, roots: bundle.roots, foreign }
     }
 }
 

@@ -60,6 +60,10 @@ impl Complaint {
         }
     }
 
+    pub(super) fn foreign(sentence: String) -> Self {
+        Self { reason: "Unusable", secret: ROOT_SECRET, sentence }
+    }
+
     fn running_out(certificate: &Certificate, can_renew: bool) -> Self {
         let Certificate { name, secret, validity, .. } = certificate;
         let help = if can_renew {

@@ -267,7 +267,7 @@ async fn a_pushed_bundle_is_used_from_then_on_and_an_older_one_is_not() {
     changes.wait_for(|change| change.bundles == 2).await.unwrap();
     assert_eq!(proxy.store.identity.bundle().anchors(), both.anchors());
 
-    let empty = v1::TrustBundle { sequence: 6, roots: Vec::new() };
+    let empty = v1::TrustBundle { sequence: 6, ..Default::default() };
     operator.say(operator_message::Kind::TrustBundle(empty)).await;
     let older = new.bundle(4).to_proto();
     operator.say(operator_message::Kind::TrustBundle(older)).await;

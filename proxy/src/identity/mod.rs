@@ -22,6 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use fairlead_identity::verifier::Trusted;
 pub use fairlead_identity::{SpiffeId, TrustDomain};
 use fairlead_proxy_api::v1;
 use parking_lot::Mutex;
@@ -75,7 +76,7 @@ pub struct Change {
 struct Current {
     leaf: Arc<Leaf>,
     bundle: Arc<TrustBundle>,
-    anchors: Arc<[rustls::pki_types::TrustAnchor<'static>]>,
+    trusted: Trusted,
     server: Arc<ServerConfig>,
     // Locked once per new upstream connection, next to a handshake that costs a thousand times more.
     clients: Mutex<HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
@@ -83,9 +84,9 @@ struct Current {
 
 impl Current {
     fn new(trust_domain: &TrustDomain, leaf: Arc<Leaf>, bundle: Arc<TrustBundle>) -> Result<Self, rustls::Error> {
-        let anchors: Arc<[_]> = bundle.anchors().into();
-        let server = tls::server(leaf.certified().clone(), anchors.clone(), trust_domain.clone())?;
-        Ok(Self { leaf, bundle, anchors, server: Arc::new(server), clients: Mutex::default() })
+        let trusted = bundle.trusted(trust_domain);
+        let server = tls::server(leaf.certified().clone(), trusted.clone())?;
+        Ok(Self { leaf, bundle, trusted, server: Arc::new(server), clients: Mutex::default() })
     }
 }
 
@@ -131,8 +132,7 @@ impl Identity {
         }
         let config = Arc::new(tls::client(
             Some(current.leaf.certified().clone()),
-            current.anchors.clone(),
-            self.trust_domain.clone(),
+            current.trusted.clone(),
             expected.clone(),
             alpn.name(),
         )?);

@@ -30,9 +30,13 @@ impl Fleet for Said {
     }
 }
 
+fn trust_domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
 /// A replica that does not lead.
 fn keeper(api: &FakeApi) -> Keeper {
-    Keeper::new(api.client(), "fairlead-system", watch::channel(false).1, Arc::new(Said::default()))
+    Keeper::new(api.client(), "fairlead-system", trust_domain(), watch::channel(false).1, Arc::new(Said::default()))
 }
 
 async fn settle(api: &FakeApi, now: OffsetDateTime) -> Result<(Authority, Standing), KeeperError> {

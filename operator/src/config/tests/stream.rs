@@ -1,5 +1,6 @@
 //! Conversations over loopback: who may have one, and what ends it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ async fn world(identity: Option<&str>) -> World {
     index.set_ready();
     let registry = Arc::new(Registry::default());
     let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
-    let bundle = TrustBundle { sequence: 1, roots: vec![vec![1, 2, 3]] };
+    let bundle = TrustBundle { sequence: 1, roots: vec![vec![1, 2, 3]], foreign: BTreeMap::new() };
     let (bundles, receiver) = watch::channel(Arc::new(bundle));
     let shutdown = CancellationToken::new();
     let (leaves, required) = watch::channel(Leaves { root: RootId::of(b"root"), since: OffsetDateTime::UNIX_EPOCH });
@@ -158,7 +159,7 @@ async fn a_proxy_hears_of_its_workload_and_of_each_change() {
     world.index.flush();
     assert_eq!(mode(proxy.resource().await), v1::MtlsMode::Strict);
     assert_eq!(world.registry.streams(), 1);
-    let next = TrustBundle { sequence: 2, roots: vec![vec![4]] };
+    let next = TrustBundle { sequence: 2, roots: vec![vec![4]], foreign: BTreeMap::new() };
     world.bundles.send_replace(Arc::new(next));
     assert_eq!(proxy.bundle().await, 2);
 }

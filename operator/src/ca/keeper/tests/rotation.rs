@@ -121,7 +121,13 @@ impl World {
 }
 
 fn leader(api: &FakeApi, said: &Arc<Said>) -> Keeper {
-    Keeper::new(api.client(), "fairlead-system", watch::channel(true).1, Arc::clone(said) as Arc<dyn Fleet>)
+    Keeper::new(
+        api.client(),
+        "fairlead-system",
+        trust_domain(),
+        watch::channel(true).1,
+        Arc::clone(said) as Arc<dyn Fleet>,
+    )
 }
 
 #[tokio::test]
@@ -319,4 +325,30 @@ async fn a_record_that_somebody_removed_is_told_from_the_secrets() {
     let after = world.root();
     assert_ne!(before, after);
     world.assert_settled(after).await;
+}
+
+#[tokio::test]
+async fn roots_of_another_mesh_are_numbered_with_ours_and_survive_a_rotation() {
+    let mut world = World::new().await;
+    let before = world.proxies[0].bundle.sequence;
+    let other = parts().0;
+    let map = "/api/v1/namespaces/fairlead-system/configmaps/other";
+    let labels = json!({"fairlead.dev/trust-domain": "other.example"});
+    world.api.put(map, json!({"metadata": {"labels": labels}, "data": {"ca.crt": other.certificate_pem()}}));
+    world.turn().await.unwrap();
+    let bundle = world.proxies[0].bundle.clone();
+    assert!(bundle.sequence > before);
+    assert_eq!(bundle.foreign["other.example"], [other.certificate().to_vec()]);
+    assert_eq!(bundle.roots.len(), 1, "they are never among our own");
+
+    annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, "1");
+    world.reach(Phase::Dropping).await;
+    world.reach(Phase::Settled).await;
+    assert_eq!(world.proxies[0].bundle.foreign, bundle.foreign);
+    let (follower, _) = keeper(&world.api).settle(world.now).await.unwrap();
+    assert_eq!(*follower.trust_bundle(), world.proxies[0].bundle, "a replica that does not lead publishes the same");
+
+    world.api.remove(map);
+    world.turn().await.unwrap();
+    assert!(world.proxies[0].bundle.foreign.is_empty());
 }

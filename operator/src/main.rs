@@ -27,7 +27,6 @@ use fairlead_operator::status;
 use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, Readiness};
 use fairlead_operator::webhook::{self, registration};
 use fairlead_proxy_api::v1::config_server::ConfigServer;
-use fairlead_proxy_api::v1::identity_server::IdentityServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,9 +45,6 @@ const GRPC_LIMITS: Limits = Limits { connections: 16_384, per_address: 32 };
 const WEBHOOK_LIMITS: Limits = Limits { connections: 1_024, per_address: 512 };
 /// The kubelet and a collector.
 const METRICS_LIMITS: Limits = Limits { connections: 128, per_address: 32 };
-
-/// A certificate request and a token, in bytes; each has a limit of its own below this.
-const MAX_CERTIFY: usize = 64 * 1024;
 
 /// Between being no longer ready and closing the listeners: so long it takes until nobody is sent here any more.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -247,7 +243,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let configuration =
                 ConfigService::new(Arc::clone(&index), Arc::clone(&said), config_metrics, published, stop.clone());
             let replica = ReplicaService::new(Arc::clone(&said), identity.clone());
-            let routes = Routes::new(IdentityServer::new(identities).max_decoding_message_size(MAX_CERTIFY))
+            let routes = Routes::new(identities.into_server())
                 .add_service(ConfigServer::new(configuration))
                 .add_service(replica.into_server());
             let protocol = Protocol::Tls(tls::follow(Arc::clone(&serving), roots.clone(), args.trust_domain)?);

@@ -5,7 +5,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use fairlead_operator::ca::authority::{Authority, Root, Serial};
 use fairlead_operator::ca::keeper::State;
@@ -18,6 +17,7 @@ use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 use rcgen::{CertificateParams, KeyPair};
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Pods that ask, one after the other; each may ask ten times at once.
 const PODS: u32 = 2_000;

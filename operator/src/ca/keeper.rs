@@ -294,7 +294,7 @@ impl Keeper {
         let lost = rotating && next.is_none();
         let signing = match &intermediate {
             None => None,
-            Some(intermediate) => match self.root_above(intermediate, &root, next.as_ref()) {
+            Some(intermediate) => match self.root_above(intermediate, &root, next.as_ref(), record.as_ref()) {
                 Ok(root) => Some(root),
                 Err(_) if lost => None,
                 Err(error) => return Err(error),
@@ -372,6 +372,10 @@ impl Keeper {
                 }
             }
         }
+        if intermediate.is_some() && signing.is_none() {
+            // Given up by an abort, which the leader carries out.
+            return Err(KeeperError::NextMissing { namespace: self.secrets.namespace.clone() });
+        }
         let above = next.as_ref().filter(|_| record.phase == Phase::Signing).unwrap_or(&root);
         let Some((intermediate, signing)) = intermediate.zip(signing) else {
             return self.sign(None, above, offer.as_ref(), &Renewal::default(), now).await;
@@ -405,12 +409,20 @@ impl Keeper {
         Ok(Outcome::Settled(Box::new((authority, standing))))
     }
 
-    /// The root under which the intermediate's leaves verify.
-    fn root_above(&self, intermediate: &Intermediate, root: &Root, next: Option<&Root>) -> Result<RootId, KeeperError> {
-        match (intermediate.check_under(root), next) {
-            (Ok(()), _) => Ok(root.id()),
-            (Err(_), Some(next)) if intermediate.check_under(next).is_ok() => Ok(next.id()),
-            (Err(problem), _) => Err(self.secret_error(ISSUER_SECRET, problem)),
+    /// The root under which the intermediate's leaves verify: of two the one that is to sign now, since a root that was issued again with its key verifies
+    /// the same leaves as the former.
+    fn root_above(
+        &self,
+        intermediate: &Intermediate,
+        root: &Root,
+        next: Option<&Root>,
+        record: Option<&Record>,
+    ) -> Result<RootId, KeeperError> {
+        let by_next = record.is_some_and(|record| record.phase == Phase::Signing);
+        let verdict = intermediate.check_under(root);
+        match next.filter(|_| by_next || verdict.is_err()) {
+            Some(next) if intermediate.check_under(next).is_ok() => Ok(next.id()),
+            _ => verdict.map(|()| root.id()).map_err(|problem| self.secret_error(ISSUER_SECRET, problem)),
         }
     }
 

@@ -287,9 +287,9 @@ async fn it_says_which_bundle_it_trusts_and_under_which_root_its_certificate_is(
     expect_hello(&mut operator).await;
     let own_root = digest(&SHA256, &operator.authority.root_der()).as_ref().to_vec();
     let first = operator.trusted(|trust| trust.sequence == 1).await;
-    assert_eq!(first.leaf_roots, [own_root.clone()]);
+    assert_eq!(first.leaf_roots.as_slice(), std::slice::from_ref(&own_root));
     let begins = proxy.store.identity.leaf().claims().not_before;
-    assert_eq!(first.leaf_not_before, begins.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64);
+    assert_eq!(first.leaf_not_before, begins.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().cast_signed());
 
     let new = Authority::new();
     let both = TrustBundle::new(5, vec![new.root_der().into(), operator.authority.root_der().into()]).unwrap();

@@ -137,3 +137,37 @@ async fn an_intermediate_that_goes_away_before_it_signs_holds_the_rotation() {
     world.reach(Phase::Settled).await;
     world.assert_settled(before).await;
 }
+
+/// The root once more, with its key and name, as some tools renew it: what the one verifies, the other verifies as well.
+fn issued_again(root: &Root) -> Root {
+    let key = rcgen::KeyPair::from_pem(&root.key_pem().unwrap()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(root.certificate(), &key).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let (_, parsed) = x509_parser::parse_x509_certificate(root.certificate()).unwrap();
+    let name = parsed.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "fairlead.dev");
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(1));
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    (params.not_before, params.not_after) = (now() - BACKDATE, now() + Span::days(4000));
+    let again = params.signed_by(&key, &issuer).unwrap();
+    let pem = super::super::super::material::pem("CERTIFICATE", again.der());
+    Root::parse(pem.as_bytes(), None).unwrap()
+}
+
+#[tokio::test]
+async fn a_root_that_was_issued_again_with_its_key_takes_the_place_of_the_former() {
+    let mut world = World::new().await;
+    let (root, intermediate) = theirs(10, now());
+    put(&world.api, USER_SECRET, &of_user(&intermediate, &root));
+    world.reach(Phase::Dropping).await;
+    world.reach(Phase::Settled).await;
+    let again = issued_again(&root);
+    assert_ne!(again.id(), root.id());
+    intermediate.check_under(&again).unwrap();
+    put(&world.api, USER_SECRET, &of_user(&intermediate, &again));
+    world.reach(Phase::Dropping).await;
+    world.reach(Phase::Settled).await;
+    world.assert_settled(again.id()).await;
+}

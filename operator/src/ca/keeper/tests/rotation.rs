@@ -352,3 +352,78 @@ async fn roots_of_another_mesh_are_numbered_with_ours_and_survive_a_rotation() {
     world.turn().await.unwrap();
     assert!(world.proxies[0].bundle.foreign.is_empty());
 }
+
+/// Something that happens to a mesh.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Turn,
+    Away(usize),
+    Back(usize),
+    Rotate,
+    Abort,
+    Kill,
+    /// Right after the next write.
+    Die,
+}
+
+fn happenings() -> impl proptest::strategy::Strategy<Value = Vec<Happening>> {
+    use proptest::prelude::*;
+    let one = prop_oneof![
+        8 => Just(Happening::Turn),
+        1 => (0..3_usize).prop_map(Happening::Away),
+        2 => (0..3_usize).prop_map(Happening::Back),
+        1 => Just(Happening::Rotate),
+        1 => Just(Happening::Abort),
+        1 => Just(Happening::Kill),
+        1 => Just(Happening::Die),
+    ];
+    proptest::collection::vec(one, 0..60)
+}
+
+async fn live_through(happenings: Vec<Happening>) {
+    let mut world = World::new().await;
+    for (number, happening) in happenings.into_iter().enumerate() {
+        match happening {
+            Happening::Turn => world.turn_or_revive().await,
+            Happening::Away(proxy) => world.proxies[proxy].away = true,
+            Happening::Back(proxy) => world.proxies[proxy].away = false,
+            Happening::Rotate => annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, &number.to_string()),
+            Happening::Abort => annotate(&world.api, ROOT_SECRET, ABORT_ROTATION, &number.to_string()),
+            Happening::Kill => world.restart(),
+            Happening::Die => world.api.die_after(world.api.writes() + 1),
+        }
+    }
+    for proxy in &mut world.proxies {
+        proxy.away = false;
+    }
+    for _ in 0..60 {
+        world.turn_or_revive().await;
+    }
+    let root = world.root();
+    world.assert_settled(root).await;
+}
+
+impl World {
+    /// A process that died is followed by another.
+    async fn turn_or_revive(&mut self) {
+        match self.turn().await {
+            Ok(_) => {}
+            Err(KeeperError::Api { .. } | KeeperError::Maps { .. }) => {
+                self.api.revive();
+                self.restart();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
+    /// The world asserts it at each turn: every proxy trusts what every other shows, and no two bundles have one number.
+    #[test]
+    fn whatever_happens_proxies_can_call_each_other_and_it_comes_to_an_end(all in happenings()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(live_through(all));
+    }
+}

@@ -36,6 +36,7 @@ pub async fn run(keep: bool) -> Result<()> {
     let mut result = on_cluster("").await;
     for (what, test) in [
         ("a damaged certificate authority", "authority"),
+        ("rotation of roots and certificates", "rotation"),
         ("a node that is drained", "drain"),
         ("two replicas of the operator", "replicas"),
         ("taking the mesh away", "removal"),

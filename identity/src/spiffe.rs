@@ -38,7 +38,7 @@ pub enum SpiffeError {
 }
 
 /// The trust domain of a mesh, such as `cluster.local`.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {

@@ -2,6 +2,7 @@
 //!
 //! Host names play no part: the server name that a client passes is ignored, the expected [`SpiffeId`] is what counts.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
@@ -28,7 +29,7 @@ pub enum PeerError {
     /// Not the leaf of a workload.
     #[error(transparent)]
     Leaf(#[from] LeafError),
-    /// Of another mesh.
+    /// Of another mesh, whose roots are not among those that are trusted.
     #[error("peer {0} is not of this trust domain")]
     TrustDomain(SpiffeId),
     /// Another workload than the one that was dialled.
@@ -87,34 +88,67 @@ fn chain_error(error: webpki::Error) -> Error {
     })
 }
 
+/// Whom to believe: the roots of our own trust domain, and those of others. Each set proves identities of its own domain and of no other, so that another
+/// mesh can never speak for one of ours, nor for a third.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    trust_domain: TrustDomain,
+    anchors: Arc<[TrustAnchor<'static>]>,
+    foreign: BTreeMap<TrustDomain, Arc<[TrustAnchor<'static>]>>,
+}
+
+impl Trusted {
+    /// Our own domain alone.
+    pub fn new(trust_domain: TrustDomain, anchors: Arc<[TrustAnchor<'static>]>) -> Self {
+        Self { trust_domain, anchors, foreign: BTreeMap::new() }
+    }
+
+    /// Another domain as well. Roots that are said to be another's are never taken for our own domain.
+    pub fn and(mut self, trust_domain: TrustDomain, anchors: Arc<[TrustAnchor<'static>]>) -> Self {
+        if trust_domain != self.trust_domain {
+            self.foreign.insert(trust_domain, anchors);
+        }
+        self
+    }
+
+    fn of(&self, trust_domain: &str) -> Option<&[TrustAnchor<'static>]> {
+        if trust_domain == self.trust_domain.as_str() {
+            return Some(&self.anchors);
+        }
+        self.foreign.iter().find(|(domain, _)| domain.as_str() == trust_domain).map(|(_, anchors)| anchors.as_ref())
+    }
+}
+
+/// The name that a leaf states decides which roots it must lead to; it is believed only afterwards.
 fn verify_peer(
-    anchors: &[TrustAnchor<'_>],
-    trust_domain: &TrustDomain,
+    trusted: &Trusted,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     now: UnixTime,
     usage: KeyUsage,
 ) -> Result<SpiffeId, Error> {
-    verify_chain(anchors, leaf, intermediates, now, usage)?;
-    let claims = leaf::claims(leaf).map_err(PeerError::from)?;
-    if claims.identity.trust_domain() != trust_domain.as_str() {
-        return Err(PeerError::TrustDomain(claims.identity).into());
+    let claims = leaf::claims(leaf);
+    let stated = claims.as_ref().ok().and_then(|claims| trusted.of(claims.identity.trust_domain()));
+    // Whoever states none that we know is told first what is wrong with its chain, as everybody is.
+    verify_chain(stated.unwrap_or(&trusted.anchors), leaf, intermediates, now, usage)?;
+    let identity = claims.map_err(PeerError::from)?.identity;
+    if stated.is_none() {
+        return Err(PeerError::TrustDomain(identity).into());
     }
-    Ok(claims.identity)
+    Ok(identity)
 }
 
 /// Accepts the one server that proves `expected`.
 #[derive(Debug)]
 pub struct ServerVerifier {
-    anchors: Arc<[TrustAnchor<'static>]>,
-    trust_domain: TrustDomain,
+    trusted: Trusted,
     expected: SpiffeId,
 }
 
 impl ServerVerifier {
-    /// `expected` must be of `trust_domain`, otherwise nobody is accepted.
-    pub fn new(anchors: Arc<[TrustAnchor<'static>]>, trust_domain: TrustDomain, expected: SpiffeId) -> Self {
-        Self { anchors, trust_domain, expected }
+    /// `expected` must be of a domain that is trusted, otherwise nobody is accepted.
+    pub fn new(trusted: Trusted, expected: SpiffeId) -> Self {
+        Self { trusted, expected }
     }
 }
 
@@ -127,8 +161,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let actual =
-            verify_peer(&self.anchors, &self.trust_domain, end_entity, intermediates, now, KeyUsage::server_auth())?;
+        let actual = verify_peer(&self.trusted, end_entity, intermediates, now, KeyUsage::server_auth())?;
         if actual == self.expected {
             Ok(ServerCertVerified::assertion())
         } else {
@@ -159,18 +192,17 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Accepts every workload of the trust domain; who of them may do what, policy decides.
+/// Accepts every workload of the trust domains; who of them may do what, policy decides.
 #[derive(Debug)]
 pub struct ClientVerifier {
-    anchors: Arc<[TrustAnchor<'static>]>,
-    trust_domain: TrustDomain,
+    trusted: Trusted,
     anonymous: bool,
 }
 
 impl ClientVerifier {
     /// A client without a certificate is refused: peers that speak a mesh protocol always have one.
-    pub fn new(anchors: Arc<[TrustAnchor<'static>]>, trust_domain: TrustDomain) -> Self {
-        Self { anchors, trust_domain, anonymous: false }
+    pub fn new(trusted: Trusted) -> Self {
+        Self { trusted, anonymous: false }
     }
 
     /// Lets clients through that show no certificate at all: they may have come for one.
@@ -195,7 +227,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        verify_peer(&self.anchors, &self.trust_domain, end_entity, intermediates, now, KeyUsage::client_auth())?;
+        verify_peer(&self.trusted, end_entity, intermediates, now, KeyUsage::client_auth())?;
         Ok(ClientCertVerified::assertion())
     }
 

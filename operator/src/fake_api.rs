@@ -21,6 +21,8 @@ struct State {
     version: u64,
     writes: usize,
     down: bool,
+    /// After so many writes nothing is answered any more.
+    dies_after: Option<usize>,
     refused: Option<(String, u16)>,
     before_write: Option<Hook>,
 }
@@ -57,6 +59,16 @@ impl FakeApi {
         self.0.lock().down = down;
     }
 
+    /// After so many writes in all everything is answered 503: to the process that wrote, it is as if it had died there.
+    pub(crate) fn die_after(&self, writes: usize) {
+        self.0.lock().dies_after = Some(writes);
+    }
+
+    /// Answers again.
+    pub(crate) fn revive(&self) {
+        self.0.lock().dies_after = None;
+    }
+
     /// PATCH of this object is answered so, until it is another one's turn.
     pub(crate) fn refuse(&self, refused: Option<(&str, u16)>) {
         self.0.lock().refused = refused.map(|(path, code)| (path.to_owned(), code));
@@ -83,7 +95,11 @@ impl FakeApi {
                 hook(self);
             }
         }
-        if self.0.lock().down {
+        let dead = {
+            let state = self.0.lock();
+            state.down || state.dies_after.is_some_and(|after| state.writes >= after)
+        };
+        if dead {
             return failure(503, "ServiceUnavailable");
         }
         // Only listings have a page size.

@@ -8,8 +8,9 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use clap::Parser;
 use fairlead_operator::ca::keeper::{self, Keeper};
+use fairlead_operator::ca::report;
 use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
-use fairlead_operator::ca::serving::ServingCertificate;
+use fairlead_operator::ca::serving::{ServingCertificate, Shown};
 use fairlead_operator::ca::usable;
 use fairlead_operator::ca::{SpiffeId, TrustDomain, bundles};
 use fairlead_operator::canary::controller::Releases;
@@ -27,10 +28,10 @@ use fairlead_operator::status;
 use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, Readiness};
 use fairlead_operator::webhook::{self, registration};
 use fairlead_proxy_api::v1::config_server::ConfigServer;
-use fairlead_proxy_api::v1::identity_server::IdentityServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -45,9 +46,6 @@ const GRPC_LIMITS: Limits = Limits { connections: 16_384, per_address: 32 };
 const WEBHOOK_LIMITS: Limits = Limits { connections: 1_024, per_address: 512 };
 /// The kubelet and a collector.
 const METRICS_LIMITS: Limits = Limits { connections: 128, per_address: 32 };
-
-/// A certificate request and a token, in bytes; each has a limit of its own below this.
-const MAX_CERTIFY: usize = 64 * 1024;
 
 /// Between being no longer ready and closing the listeners: so long it takes until nobody is sent here any more.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -138,9 +136,29 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let namespaces = Namespaces::watch(client.clone(), stop.clone());
     tasks.spawn(hold_when_listed(Arc::clone(&index), namespaces.clone(), readiness.condition("cluster listed")));
 
-    // Who may sign, and the operator's own certificate.
-    let keeper = Keeper::new(client.clone(), &args.namespace);
-    let authority = keeper.state();
+    // The election; what only a leader does waits for it.
+    let (election, leadership) = Election::new(client.clone(), &args.namespace, &args.pod_name, args.pod_ip);
+    let mut election = tasks.spawn(election.run(stop.clone()));
+
+    // Who may sign, and the operator's own certificate. A rotation waits for what proxies and replicas said, and for what was written.
+    let said = Arc::new(config::Registry::default());
+    let (bundles_written, config_maps) = watch::channel(0);
+    let (bundles_trusted, webhooks) = watch::channel(0);
+    let everywhere = config::Everywhere {
+        index: Arc::clone(&index),
+        registry: Arc::clone(&said),
+        own: args.pod_name.clone(),
+        config_maps,
+        webhooks,
+    };
+    let keeper = Keeper::new(
+        client.clone(),
+        &args.namespace,
+        args.trust_domain.clone(),
+        leadership.is_leader.clone(),
+        Arc::new(everywhere),
+    );
+    let (authority, standing) = (keeper.state(), keeper.standing());
     tasks.spawn(keeper.run(stop.clone()));
     tasks.spawn(usable::follow(
         authority.clone(),
@@ -156,6 +174,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         readiness.condition("serving certificate"),
         stop.clone(),
     ));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(announce(serving.shown(), Arc::clone(&said))));
+    let identity_metrics = report::Metrics::register(&mut registry);
+    tasks.spawn(identity_metrics.follow(standing.clone(), serving.shown(), stop.clone()));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(tell_when_leading(
+        leadership.is_leader.clone(),
+        report::tell(client.clone(), args.namespace.clone(), args.pod_name.clone(), authority.clone(), standing),
+    )));
 
     // Webhooks.
     let settings = inject::Settings {
@@ -185,10 +210,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
     );
     tasks.spawn(http::run(connections, webhooks, stop.clone(), PATIENCE));
 
-    // The election; what only a leader does waits for it.
-    let (election, leadership) = Election::new(client.clone(), &args.namespace, &args.pod_name, args.pod_ip);
-    let mut election = tasks.spawn(election.run(stop.clone()));
-
     // Health and metrics. What is registered later is not shown.
     let grpc_metrics = ListenerMetrics::register(&mut registry, "grpc");
     let config_metrics = config::Metrics::new(&mut registry);
@@ -204,18 +225,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let with_roots = {
         let (stop, tasks) = (stop.clone(), tasks.clone());
         async move {
-            let Some(roots) = keeper::trust_bundles(authority.clone(), stop.clone()).await else {
+            let Some(published) = keeper::published(authority.clone(), stop.clone()).await else {
                 return anyhow::Ok(());
             };
+            let roots = published.bundles.clone();
             tasks.spawn(registration::run(
                 client.clone(),
                 roots.clone(),
                 leadership.is_leader.clone(),
+                bundles_trusted,
                 registered,
                 stop.clone(),
             ));
 
-            let said = Arc::new(config::Registry::default());
             let identities = IdentityService::new(
                 args.trust_domain.as_str(),
                 authority,
@@ -223,9 +245,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 Arc::clone(&index) as _,
             );
             let configuration =
-                ConfigService::new(Arc::clone(&index), Arc::clone(&said), config_metrics, roots.clone(), stop.clone());
+                ConfigService::new(Arc::clone(&index), Arc::clone(&said), config_metrics, published, stop.clone());
             let replica = ReplicaService::new(Arc::clone(&said), identity.clone());
-            let routes = Routes::new(IdentityServer::new(identities).max_decoding_message_size(MAX_CERTIFY))
+            let routes = Routes::new(identities.into_server())
                 .add_service(ConfigServer::new(configuration))
                 .add_service(replica.into_server());
             let protocol = Protocol::Tls(tls::follow(Arc::clone(&serving), roots.clone(), args.trust_domain)?);
@@ -254,7 +276,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             tasks.spawn(releases.run(leadership.is_leader.clone(), stop.clone().cancelled_owned()));
             let mut is_leader = leadership.is_leader;
             if is_leader.wait_for(|leading| *leading).await.is_ok() {
-                tasks.spawn(bundles::run(client, namespaces, roots, stop));
+                tasks.spawn(bundles::run(client, namespaces, roots, bundles_written, stop));
             }
             Ok(())
         }
@@ -294,6 +316,25 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     // A kernel without IPv6.
     let address = SocketAddr::from(([0, 0, 0, 0], port));
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on port {port}"))
+}
+
+/// Tells the others what this replica trusts and shows.
+async fn announce(mut shown: watch::Receiver<Option<Shown>>, said: Arc<config::Registry>) {
+    loop {
+        let present = shown.borrow_and_update().clone();
+        if let Some(Shown { trust, .. }) = present {
+            said.set_own_trust(trust);
+        }
+        if shown.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tell_when_leading(mut is_leader: watch::Receiver<bool>, tell: impl Future<Output = ()>) {
+    if is_leader.wait_for(|leads| *leads).await.is_ok() {
+        tell.await;
+    }
 }
 
 async fn hold_when_listed(index: Arc<Index>, namespaces: Namespaces, condition: Condition) {

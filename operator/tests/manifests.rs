@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fairlead_operator::ca::keeper::{ISSUER_SECRET, ROOT_SECRET};
+use fairlead_operator::ca::keeper::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
 use fairlead_operator::inject::{INIT_CONTAINER, INJECT_LABEL, PROXY_CONTAINER};
 use fairlead_operator::webhook::registration::CONFIGURATIONS;
 use k8s_openapi::api::admissionregistration::v1::{
@@ -137,9 +137,13 @@ fn secrets_are_reached_by_name_in_the_operators_namespace_alone() {
     let on = |rule: &Value, resource: &str| rule["resources"].as_array().unwrap().contains(&resource.into());
     assert!(!rules("ClusterRole").iter().any(|rule| on(rule, "secrets")));
     for rule in rules("Role").iter().filter(|rule| on(rule, "secrets")) {
-        if rule["verbs"] != serde_json::json!(["create"]) {
-            assert_eq!(rule["resourceNames"], serde_json::json!([ROOT_SECRET, ISSUER_SECRET]));
-        }
+        let names = match rule["verbs"].as_array().unwrap().as_slice() {
+            [verb] if verb == "create" => continue,
+            [verb] if verb == "get" => serde_json::json!([USER_SECRET]),
+            [verb] if verb == "delete" => serde_json::json!([NEXT_ROOT_SECRET]),
+            _ => serde_json::json!([ROOT_SECRET, NEXT_ROOT_SECRET, ISSUER_SECRET]),
+        };
+        assert_eq!(rule["resourceNames"], names);
     }
     for rule in rules("ClusterRole").iter().chain(&rules("Role")) {
         for field in ["apiGroups", "resources", "verbs"] {

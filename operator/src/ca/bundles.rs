@@ -30,11 +30,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Keeps the `ConfigMap`s until stopped. For the leader alone.
+/// Keeps the `ConfigMap`s until stopped, and says in `everywhere` which bundle lies in all of them. For the leader alone.
 pub async fn run(
     client: kube::Client,
     namespaces: Namespaces,
     mut bundles: watch::Receiver<Arc<TrustBundle>>,
+    everywhere: watch::Sender<u64>,
     stop: CancellationToken,
 ) {
     let (pods, pods_writer) = reflector::store();
@@ -46,29 +47,38 @@ pub async fn run(
     let map_events = reflector(maps_writer, watcher(Api::<ConfigMap>::all(client.clone()), named).default_backoff());
     let (mut pod_events, mut map_events) = (std::pin::pin!(pod_events), std::pin::pin!(map_events));
     let mut namespace_changes = namespaces.changes();
+    // What the watches have not listed yet may lack the bundle.
+    let mut listed = (false, false);
     loop {
-        let bundle = bundles.borrow_and_update().pem();
+        let present_bundle = Arc::clone(&bundles.borrow_and_update());
+        let bundle = present_bundle.pem();
         let mut failed = false;
-        for namespace in
-            outdated(&namespaces.live(), &namespaces_of(&pods), |namespace| present(&maps, namespace), &bundle)
-        {
-            failed |= !write(&client, &namespace, &bundle).await;
+        let lacking =
+            outdated(&namespaces.live(), &namespaces_of(&pods), |namespace| present(&maps, namespace), &bundle);
+        for namespace in &lacking {
+            failed |= !write(&client, namespace, &bundle).await;
+        }
+        // Told by the watch, not by the answer to the write: so whoever undid it is seen.
+        if listed == (true, true) && lacking.is_empty() {
+            everywhere.send_replace(present_bundle.sequence);
         }
         tokio::select! {
             () = stop.cancelled() => return,
             changed = bundles.changed() => if changed.is_err() { return },
             changed = namespace_changes.changed() => if changed.is_err() { return },
-            event = pod_events.next() => log(event.and_then(Result::err)),
-            event = map_events.next() => log(event.and_then(Result::err)),
+            event = pod_events.next() => listed.0 |= is_listed(event.as_ref()),
+            event = map_events.next() => listed.1 |= is_listed(event.as_ref()),
             () = tokio::time::sleep(RETRY), if failed => (),
         }
     }
 }
 
-fn log(error: Option<watcher::Error>) {
-    if let Some(error) = error {
+/// Whether a watch has everything by this event.
+fn is_listed<K>(event: Option<&watcher::Result<watcher::Event<K>>>) -> bool {
+    if let Some(Err(error)) = event {
         tracing::warn!(%error, "trust bundles not watched; trying again");
     }
+    matches!(event, Some(Ok(watcher::Event::InitDone)))
 }
 
 fn namespaces_of(pods: &Store<PartialObjectMeta<Pod>>) -> BTreeSet<String> {

@@ -1,49 +1,58 @@
-//! Keeps root and intermediate in two Secrets, and whoever needs them up to date.
+//! Keeps root and intermediate in Secrets, rotates them, and keeps whoever needs them up to date.
 //!
 //! # Expected flow
 //!
-//! [`Keeper::run`] settles every [`INTERVAL`]: it reads both Secrets, creates what a new mesh lacks, renews the intermediate in time, checks all of
-//! it, and publishes the outcome as [`State`].
+//! [`Keeper::run`] settles every [`INTERVAL`]: it reads the Secrets, creates what a new mesh lacks, renews the intermediate in time, takes the next
+//! step of a rotation ([`super::rotation`]) while this replica leads, checks all of it, and publishes the outcome as [`State`].
 //!
 //! # Guarantees
 //!
 //! Any number of replicas may run it: a Secret is created, or replaced at the version that was read, and whoever comes second takes what the
-//! first one wrote. A root is made only where neither Secret exists; afterwards a lost Secret is restored from memory or asked for, never replaced
-//! by a root that nobody trusts.
+//! first one wrote. A root is made only where neither Secret exists, or beside the present one; a lost Secret is restored from memory or asked for,
+//! never replaced by a root that nobody trusts.
 //!
 //! # Errors
 //!
-//! An API server that is away changes nothing. A Secret that is corrupt makes the state [`State::Broken`]: nothing is signed until it is mended.
+//! An API server that is away changes nothing. A Secret that is corrupt makes the state [`State::Broken`]: nothing is signed until it is mended. What a
+//! user offers and cannot be used is complained of and otherwise ignored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::TrustBundle;
-use super::authority::{Authority, Material, MaterialError, Serial};
+use super::authority::{Authority, Leaves};
+use super::foreign;
+use super::material::{Intermediate, MaterialError, Root, RootId, Serial};
+use super::renewal::{RENEWAL, Renewal, Upkeep, upkeep};
+pub use super::renewal::{ROTATE_ISSUER, ROTATE_LEAVES};
+use super::rotation::{Fleet, Phase, Record, Sight, Step, decide};
+use super::secrets::{self, Offer, Secrets};
+pub use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
+use super::standing::{Complaint, Standing};
+use super::{TrustBundle, TrustDomain};
 
-/// Holds the root.
-pub const ROOT_SECRET: &str = "fairlead-root";
-/// Holds the online intermediate.
-pub const ISSUER_SECRET: &str = "fairlead-issuer";
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
+/// On the Secret of the root: any new value rotates it.
+pub const ROTATE_ROOT: &str = "fairlead.dev/rotate-root";
+/// On the Secret of the root: any new value aborts the rotation that is under way.
+pub const ABORT_ROTATION: &str = "fairlead.dev/abort-rotation";
+/// On the Secret of the root: our record of the rotation.
+pub const ROTATION: &str = "fairlead.dev/rotation";
 
 /// Between two looks at the Secrets: so long a mended Secret, or one that another replica renewed, goes unnoticed.
 pub const INTERVAL: Duration = Duration::from_secs(10);
+/// The same during a rotation, where each look may be a step.
+const ROTATING_INTERVAL: Duration = Duration::from_secs(2);
 /// The same while there is nothing to sign with yet: everything waits for it.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// For all calls of one look.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A replica loses each race at most once per Secret; more means that something fights us.
-const MAX_ROUNDS: usize = 4;
+/// A replica loses each race at most once per Secret, and makes at most four writes in a row; more means that something fights us.
+const MAX_ROUNDS: usize = 8;
 
 /// What the operator can sign with.
 #[derive(Clone, Debug)]
@@ -72,35 +81,80 @@ impl State {
 pub(super) enum KeeperError {
     #[error("cannot {action} Secret {namespace}/{name}: {source}")]
     Api { action: &'static str, namespace: String, name: &'static str, source: Box<kube::Error> },
+    #[error("cannot list the ConfigMaps of other trust domains in {namespace}: {source}")]
+    Maps { namespace: String, source: Box<kube::Error> },
     #[error("Secret {namespace}/{name}: {problem}; {fix}")]
     Secret { namespace: String, name: &'static str, problem: MaterialError, fix: &'static str },
+    #[error(
+        "Secret {namespace}/{name}: annotation {annotation} is damaged; remove it: what it says is then told from the Secrets"
+    )]
+    Record { namespace: String, name: &'static str, annotation: &'static str },
     #[error(
         "Secret {namespace}/{ROOT_SECRET} is missing while {ISSUER_SECRET} exists; restore it from a backup, or delete {ISSUER_SECRET} too: then a new mesh identity is made, and every pod must be restarted"
     )]
     RootMissing { namespace: String },
+    #[error(
+        "Secret {namespace}/{NEXT_ROOT_SECRET} is missing in the middle of a rotation; restore it from a backup, or abort the rotation (annotation {ABORT_ROTATION} on {ROOT_SECRET})"
+    )]
+    NextMissing { namespace: String },
     #[error("cannot make a certificate authority: {0}")]
     Make(#[from] MaterialError),
-    #[error("Secrets {ROOT_SECRET} and {ISSUER_SECRET} in {namespace} keep changing: is something else writing them?")]
+    #[error("the Secrets of the certificate authority in {namespace} keep changing: is something else writing them?")]
     Contended { namespace: String },
 }
 
 const RESTORE_ROOT: &str = "restore it from a backup, or delete it and fairlead-issuer: then a new mesh identity is made, and every pod must be restarted";
+const RESTORE_NEXT: &str =
+    "restore it from a backup, or abort the rotation (annotation fairlead.dev/abort-rotation on fairlead-root)";
 const DELETE_ISSUER: &str = "restore it from a backup, or delete it: the operator then makes a new one from the root";
+
+/// Everything at one moment.
+struct Look {
+    root: Option<Secret>,
+    next: Option<Secret>,
+    issuer: Option<Secret>,
+    user: Option<Secret>,
+    /// Where this replica leads.
+    trust_domains: Option<Vec<ConfigMap>>,
+}
+
+/// What came of one look.
+enum Outcome {
+    /// A write: look again.
+    Wrote,
+    /// This is how it is, and nothing is to be done.
+    Settled(Box<(Authority, Standing)>),
+}
 
 /// See the head of this file.
 pub struct Keeper {
-    secrets: Api<Secret>,
-    namespace: String,
+    secrets: Secrets,
+    trust_domain: TrustDomain,
+    is_leader: watch::Receiver<bool>,
+    fleet: Arc<dyn Fleet>,
     state: watch::Sender<State>,
+    standing: watch::Sender<Option<Standing>>,
+    /// The roots as they were last read, should they be lost.
+    remembered: BTreeMap<&'static str, Secret>,
 }
 
 impl Keeper {
-    /// `namespace` is the operator's own.
-    pub fn new(client: kube::Client, namespace: &str) -> Self {
+    /// `namespace` is the operator's own, `trust_domain` the mesh's. Rotations go on while `is_leader`, gated on what `fleet` answers.
+    pub fn new(
+        client: kube::Client,
+        namespace: &str,
+        trust_domain: TrustDomain,
+        is_leader: watch::Receiver<bool>,
+        fleet: Arc<dyn Fleet>,
+    ) -> Self {
         Self {
-            secrets: Api::namespaced(client, namespace),
-            namespace: namespace.to_owned(),
+            secrets: Secrets::new(client, namespace),
+            trust_domain,
+            is_leader,
+            fleet,
             state: watch::Sender::new(State::Starting),
+            standing: watch::Sender::new(None),
+            remembered: BTreeMap::new(),
         }
     }
 
@@ -109,25 +163,40 @@ impl Keeper {
         self.state.subscribe()
     }
 
+    /// Follows what people are told: `None` before the first look.
+    pub fn standing(&self) -> watch::Receiver<Option<Standing>> {
+        self.standing.subscribe()
+    }
+
     /// Settles until stopped.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut known = None;
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut loaded = false;
         loop {
-            match tokio::time::timeout(TIMEOUT, self.settle(known.as_deref(), OffsetDateTime::now_utc())).await {
-                Ok(Ok(authority)) => {
-                    let authority = Arc::new(authority);
-                    self.publish(State::Ready(Arc::clone(&authority)));
-                    known = Some(authority);
+            match tokio::time::timeout(TIMEOUT, self.settle(OffsetDateTime::now_utc())).await {
+                Ok(Ok((authority, standing))) => {
+                    loaded = true;
+                    self.publish(State::Ready(Arc::new(authority)));
+                    self.standing.send_if_modified(|known| {
+                        let changed = known.as_ref() != Some(&standing);
+                        *known = Some(standing);
+                        changed
+                    });
                 }
-                Ok(Err(error @ KeeperError::Api { .. })) => {
+                Ok(Err(error @ (KeeperError::Api { .. } | KeeperError::Maps { .. }))) => {
                     tracing::warn!(%error, "certificate authority not refreshed; going on with what is known");
                 }
                 Ok(Err(error)) => self.publish(State::Broken(error.to_string())),
                 Err(_) => tracing::warn!("certificate authority not refreshed in time; going on with what is known"),
             }
+            let rotating = self.standing.borrow().as_ref().is_some_and(|standing| standing.phase != Phase::Settled);
+            let pause = match (loaded, rotating) {
+                (false, _) => FIRST_RETRY,
+                (true, true) => ROTATING_INTERVAL,
+                (true, false) => INTERVAL,
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(if known.is_some() { INTERVAL } else { FIRST_RETRY }) => (),
+                () = tokio::time::sleep(pause) => (),
             }
         }
     }
@@ -136,8 +205,9 @@ impl Keeper {
         self.state.send_if_modified(|state| {
             let same = match (&*state, &next) {
                 (State::Ready(old), State::Ready(new)) => {
-                    old.root().certificate_pem() == new.root().certificate_pem()
-                        && old.issuer().certificate_pem() == new.issuer().certificate_pem()
+                    old.trust_bundle() == new.trust_bundle()
+                        && old.leaves() == new.leaves()
+                        && old.intermediate().chain() == new.intermediate().chain()
                 }
                 (State::Broken(old), State::Broken(new)) => old == new,
                 _ => false,
@@ -147,7 +217,14 @@ impl Keeper {
             }
             match &next {
                 State::Ready(authority) => {
-                    tracing::info!(issuer_ends = %authority.issuer().not_after(), "certificate authority loaded");
+                    let bundle = authority.trust_bundle();
+                    tracing::info!(
+                        issuer_ends = %authority.intermediate().validity.not_after,
+                        root = %authority.leaves().root,
+                        roots = bundle.roots.len(),
+                        sequence = bundle.sequence,
+                        "certificate authority loaded"
+                    );
                 }
                 State::Broken(sentence) => {
                     tracing::error!(error = sentence, "certificate authority unusable; no certificate is issued");
@@ -159,311 +236,358 @@ impl Keeper {
         });
     }
 
-    /// Brings both Secrets to where they should be, and reads them.
-    pub(super) async fn settle(
-        &self,
-        known: Option<&Authority>,
-        now: OffsetDateTime,
-    ) -> Result<Authority, KeeperError> {
+    /// Brings the Secrets to where they should be, and reads them.
+    pub(super) async fn settle(&mut self, now: OffsetDateTime) -> Result<(Authority, Standing), KeeperError> {
         for _ in 0..MAX_ROUNDS {
-            let root = self.get(ROOT_SECRET).await?;
-            let issuer = self.get(ISSUER_SECRET).await?;
-            match (root, issuer) {
-                (Some(root), Some(secret)) => {
-                    let root = self.read_root(&root, now)?;
-                    let issuer = self.read_issuer(&root, &secret)?;
-                    if issuer.needs_renewal(now) && root.not_after() > issuer.not_after() {
-                        let renewed = root.new_issuer(&Serial::random()?, now)?;
-                        self.replace(secret, &renewed).await?;
-                        continue;
-                    }
-                    issuer.check_validity(now).map_err(|problem| self.issuer_error(problem))?;
-                    return Ok(Authority::new(root, issuer));
+            let look = self.look().await?;
+            let version = version(look.root.as_ref());
+            match self.act(look, now).await {
+                Ok(Outcome::Settled(settled)) => return Ok(*settled),
+                Err(error @ (KeeperError::Api { .. } | KeeperError::Maps { .. })) => return Err(error),
+                Err(error) if version == self::version(self.secrets.get(ROOT_SECRET).await?.as_ref()) => {
+                    return Err(error);
                 }
-                (Some(root), None) => {
-                    let root = self.read_root(&root, now)?;
-                    let issuer = root.new_issuer(&Serial::random()?, now)?;
-                    self.create(ISSUER_SECRET, &issuer).await?;
-                }
-                (None, issuer) => match known {
-                    Some(known) => self.create(ROOT_SECRET, known.root()).await?,
-                    None if issuer.is_some() => {
-                        return Err(KeeperError::RootMissing { namespace: self.namespace.clone() });
-                    }
-                    None => self.create(ROOT_SECRET, &Material::new_root(&Serial::random()?, now)?).await?,
-                },
+                // A write; or an error of Secrets that were read one after the other, between which another replica took a step.
+                Ok(Outcome::Wrote) | Err(_) => {}
             }
         }
-        Err(KeeperError::Contended { namespace: self.namespace.clone() })
+        Err(KeeperError::Contended { namespace: self.secrets.namespace.clone() })
     }
 
-    fn read_root(&self, secret: &Secret, now: OffsetDateTime) -> Result<Material, KeeperError> {
-        let error = |problem| KeeperError::Secret {
-            namespace: self.namespace.clone(),
-            name: ROOT_SECRET,
-            problem,
-            fix: RESTORE_ROOT,
+    async fn look(&self) -> Result<Look, KeeperError> {
+        let leads = *self.is_leader.borrow();
+        Ok(Look {
+            root: self.secrets.get(ROOT_SECRET).await?,
+            next: self.secrets.get(NEXT_ROOT_SECRET).await?,
+            issuer: self.secrets.get(ISSUER_SECRET).await?,
+            user: self.secrets.get(USER_SECRET).await?,
+            trust_domains: if leads { Some(self.secrets.trust_domains().await?) } else { None },
+        })
+    }
+
+    async fn act(&mut self, look: Look, now: OffsetDateTime) -> Result<Outcome, KeeperError> {
+        let mut complaints = Vec::new();
+        let offer = look.user.as_ref().and_then(|secret| match secrets::offer(secret, now) {
+            Ok(offer) => Some(offer),
+            Err(problem) => {
+                complaints.push(Complaint::unusable(&self.secrets.namespace, USER_SECRET, &problem));
+                None
+            }
+        });
+        let Some(root_secret) = look.root else {
+            self.restore_root(look.issuer.is_some(), offer, now).await?;
+            return Ok(Outcome::Wrote);
         };
-        let root = material(secret).map_err(error)?;
-        root.check_validity(now).map_err(error)?;
-        Ok(root)
-    }
-
-    fn read_issuer(&self, root: &Material, secret: &Secret) -> Result<Material, KeeperError> {
-        let issuer = material(secret).map_err(|problem| self.issuer_error(problem))?;
-        root.check_signed(&issuer).map_err(|problem| self.issuer_error(problem))?;
-        Ok(issuer)
-    }
-
-    fn issuer_error(&self, problem: MaterialError) -> KeeperError {
-        KeeperError::Secret { namespace: self.namespace.clone(), name: ISSUER_SECRET, problem, fix: DELETE_ISSUER }
-    }
-
-    async fn get(&self, name: &'static str) -> Result<Option<Secret>, KeeperError> {
-        self.secrets.get_opt(name).await.map_err(|source| self.api_error("read", name, source))
-    }
-
-    /// That someone else was first is no error: the next round reads theirs.
-    async fn create(&self, name: &'static str, material: &Material) -> Result<(), KeeperError> {
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                labels: Some(BTreeMap::from([("app.kubernetes.io/part-of".to_owned(), "fairlead".to_owned())])),
-                ..ObjectMeta::default()
+        let root = secrets::root(&root_secret).map_err(|problem| self.secret_error(ROOT_SECRET, problem))?;
+        let record: Option<Record> =
+            secrets::kept(&root_secret, ROTATION).map_err(|_| self.record_error(ROOT_SECRET, ROTATION))?;
+        let found = look.issuer.as_ref().map(secrets::intermediate).transpose();
+        let intermediate = found.map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
+        let next = look.next.as_ref().map(secrets::root).transpose();
+        let next = match (next, &record) {
+            (Ok(next), _) => next,
+            // Before it signs anything it can be made anew.
+            (Err(_), Some(Record { phase: Phase::Settled | Phase::Publishing, .. }) | None) => None,
+            (Err(problem), _) => return Err(self.secret_error(NEXT_ROOT_SECRET, problem)),
+        };
+        let rotating = record.as_ref().is_some_and(|record| matches!(record.phase, Phase::Signing | Phase::Aborting));
+        let lost = rotating && next.is_none();
+        let signing = match &intermediate {
+            None => None,
+            Some(intermediate) => match self.root_above(intermediate, &root, next.as_ref(), record.as_ref()) {
+                Ok(root) => Some(root),
+                Err(_) if lost => None,
+                Err(error) => return Err(error),
             },
-            type_: Some("kubernetes.io/tls".to_owned()),
-            data: Some(data(material)),
-            ..Secret::default()
         };
-        match self.secrets.create(&PostParams::default(), &secret).await {
-            Ok(_) => {
-                tracing::info!(secret = name, "certificate authority written");
-                Ok(())
+        let recorded = record.is_some();
+        let record = record.unwrap_or_else(|| deduced(&root, next.as_ref(), signing, now));
+        let abort = secrets::annotation(&root_secret, ABORT_ROTATION);
+        if lost {
+            if self.restore_next(&record).await? {
+                return Ok(Outcome::Wrote);
             }
-            Err(error) if is_conflict(&error) => Ok(()),
-            Err(source) => Err(self.api_error("create", name, source)),
+            // Without it nobody can say what the leaves under it are worth; an abort gives them up.
+            if record.phase == Phase::Signing && (abort.is_empty() || abort == record.abort) {
+                return Err(KeeperError::NextMissing { namespace: self.secrets.namespace.clone() });
+            }
+        }
+        let mut waiting = None;
+        if *self.is_leader.borrow() {
+            if !recorded {
+                // A record that somebody removed may have numbered more than the root's first second says.
+                return self.write_record(root_secret, &record.numbered(now.unix_timestamp())).await;
+            }
+            let known = secrets::foreign(&root_secret);
+            let (foreign, unusable) =
+                foreign::read(look.trust_domains.as_deref().unwrap_or_default(), &self.trust_domain, &known);
+            complaints.extend(unusable.into_iter().map(Complaint::foreign));
+            if foreign != known && look.trust_domains.is_some() {
+                let mut secret = root_secret;
+                secrets::set_foreign(&mut secret, &foreign);
+                return self.write_record(secret, &record.numbered(now.unix_timestamp())).await;
+            }
+            let may_sign =
+                |root: &Root| root.has_key() || offer.as_ref().is_some_and(|offer| offer.root.id() == root.id());
+            let sight = Sight {
+                record: &record,
+                root: root.id(),
+                due: root.has_key() && root.validity.is_half_over(now),
+                root_signs: may_sign(&root),
+                next: next.as_ref().map(Root::id),
+                next_signs: next.as_ref().is_some_and(may_sign),
+                offered: offer.as_ref().map(|offer| offer.root.id()),
+                signing,
+                rotate: secrets::annotation(&root_secret, ROTATE_ROOT),
+                abort,
+                now: now.unix_timestamp(),
+            };
+            match decide(&sight, self.fleet.everyone().as_ref()) {
+                Step::Rest => {}
+                Step::Wait(for_whom) => waiting = Some(for_whom),
+                Step::Make => {
+                    let made = match offer {
+                        Some(offer) => offer.root,
+                        None => Root::new(&Serial::random()?, now)?,
+                    };
+                    return self.make_next(look.next, &made).await;
+                }
+                Step::Discard => {
+                    if let Some(left) = &look.next {
+                        self.secrets.delete(NEXT_ROOT_SECRET, left).await?;
+                        self.remembered.remove(NEXT_ROOT_SECRET);
+                    }
+                    return Ok(Outcome::Wrote);
+                }
+                Step::Record(record) => return self.write_record(root_secret, &record).await,
+                Step::Adopt(record) => {
+                    let mut secret = root_secret;
+                    secret.data.get_or_insert_default().extend(next.iter().flat_map(secrets::root_data));
+                    return self.write_record(secret, &record).await;
+                }
+                Step::Sign { by_next } => {
+                    let above = next.as_ref().filter(|_| by_next).unwrap_or(&root);
+                    let renewal = self.renewal(look.issuer.as_ref())?;
+                    return self.sign(look.issuer, above, offer.as_ref(), &renewal, now).await;
+                }
+            }
+        }
+        if intermediate.is_some() && signing.is_none() {
+            // Given up by an abort, which the leader carries out.
+            return Err(KeeperError::NextMissing { namespace: self.secrets.namespace.clone() });
+        }
+        let above = next.as_ref().filter(|_| record.phase == Phase::Signing).unwrap_or(&root);
+        let Some((intermediate, signing)) = intermediate.zip(signing) else {
+            return self.sign(None, above, offer.as_ref(), &Renewal::default(), now).await;
+        };
+        let above = next.as_ref().filter(|next| next.id() == signing).unwrap_or(&root);
+        above.validity.check(now).map_err(|problem| self.secret_error(ROOT_SECRET, problem))?;
+        let renewal = self.renewal(look.issuer.as_ref())?;
+        if let Some(renewed) = upkeep(look.issuer.as_ref(), &intermediate, above, offer.as_ref(), &renewal, now) {
+            return match renewed {
+                Upkeep::Sign(renewal) => self.sign(look.issuer, above, offer.as_ref(), &renewal, now).await,
+                Upkeep::Note(renewal) => self.note(look.issuer, &renewal).await,
+            };
+        }
+        intermediate.validity.check(now).map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
+
+        let foreign = secrets::foreign(&root_secret);
+        self.remembered.insert(ROOT_SECRET, root_secret);
+        if let Some(secret) = look.next {
+            self.remembered.insert(NEXT_ROOT_SECRET, secret);
+        }
+        let mut roots = vec![root.certificate().to_vec()];
+        // One that was not numbered yet is not published.
+        let numbered = next
+            .as_ref()
+            .filter(|next| record.phase.trusts_both() && record.next.as_deref() == Some(&next.id().to_string()));
+        roots.extend(numbered.map(|next| next.certificate().to_vec()));
+        let standing = Standing::new(&record, &root, numbered, &intermediate, waiting, complaints, now);
+        let since = OffsetDateTime::from_unix_timestamp(renewal.since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let bundle = TrustBundle { sequence: record.sequence, roots, foreign };
+        let authority = Authority::new(above, intermediate).with(bundle, since);
+        Ok(Outcome::Settled(Box::new((authority, standing))))
+    }
+
+    /// The root under which the intermediate's leaves verify: of two the one that is to sign now, since a root that was issued again with its key verifies
+    /// the same leaves as the former.
+    fn root_above(
+        &self,
+        intermediate: &Intermediate,
+        root: &Root,
+        next: Option<&Root>,
+        record: Option<&Record>,
+    ) -> Result<RootId, KeeperError> {
+        let by_next = record.is_some_and(|record| record.phase == Phase::Signing);
+        let verdict = intermediate.check_under(root);
+        match next.filter(|_| by_next || verdict.is_err()) {
+            Some(next) if intermediate.check_under(next).is_ok() => Ok(next.id()),
+            _ => verdict.map(|()| root.id()).map_err(|problem| self.secret_error(ISSUER_SECRET, problem)),
         }
     }
 
-    /// `secret` carries the version that was read, so that a renewal of another replica is not undone.
-    async fn replace(&self, mut secret: Secret, material: &Material) -> Result<(), KeeperError> {
-        secret.data = Some(data(material));
-        match self.secrets.replace(ISSUER_SECRET, &PostParams::default(), &secret).await {
-            Ok(_) => {
-                tracing::info!(secret = ISSUER_SECRET, "intermediate renewed");
-                Ok(())
-            }
-            Err(error) if is_conflict(&error) => Ok(()),
-            Err(source) => Err(self.api_error("renew", ISSUER_SECRET, source)),
-        }
+    fn renewal(&self, secret: Option<&Secret>) -> Result<Renewal, KeeperError> {
+        let Some(secret) = secret else { return Ok(Renewal::default()) };
+        let kept = secrets::kept(secret, RENEWAL).map_err(|_| self.record_error(ISSUER_SECRET, RENEWAL))?;
+        Ok(kept.unwrap_or_default())
     }
 
-    fn api_error(&self, action: &'static str, name: &'static str, source: kube::Error) -> KeeperError {
-        KeeperError::Api { action, namespace: self.namespace.clone(), name, source: Box::new(source) }
+    async fn restore_root(
+        &mut self,
+        has_issuer: bool,
+        offer: Option<Offer>,
+        now: OffsetDateTime,
+    ) -> Result<(), KeeperError> {
+        let secret = match self.remembered.get(ROOT_SECRET) {
+            Some(known) => secrets::again(known.clone()),
+            None if has_issuer => {
+                return Err(KeeperError::RootMissing { namespace: self.secrets.namespace.clone() });
+            }
+            None => {
+                let root = match offer {
+                    Some(offer) => offer.root,
+                    None => Root::new(&Serial::random()?, now)?,
+                };
+                secrets::new(ROOT_SECRET, secrets::root_data(&root))
+            }
+        };
+        self.secrets.create(ROOT_SECRET, secret).await
+    }
+
+    /// From memory; says whether that was possible.
+    async fn restore_next(&self, record: &Record) -> Result<bool, KeeperError> {
+        let known = self.remembered.get(NEXT_ROOT_SECRET).filter(|known| {
+            secrets::root(known).is_ok_and(|root| record.next.as_deref() == Some(&root.id().to_string()))
+        });
+        let Some(known) = known else { return Ok(false) };
+        self.secrets.create(NEXT_ROOT_SECRET, secrets::again(known.clone())).await?;
+        Ok(true)
+    }
+
+    async fn make_next(&self, present: Option<Secret>, root: &Root) -> Result<Outcome, KeeperError> {
+        let data = secrets::root_data(root);
+        match present {
+            Some(mut secret) => {
+                secret.data = Some(data);
+                self.secrets.replace(NEXT_ROOT_SECRET, &secret, "the root that comes was made anew").await?;
+            }
+            None => self.secrets.create(NEXT_ROOT_SECRET, secrets::new(NEXT_ROOT_SECRET, data)).await?,
+        }
+        Ok(Outcome::Wrote)
+    }
+
+    async fn write_record(&self, mut secret: Secret, record: &Record) -> Result<Outcome, KeeperError> {
+        secrets::keep(&mut secret, ROTATION, record);
+        tracing::info!(phase = record.phase.name(), sequence = record.sequence, "rotation of the root");
+        self.secrets.replace(ROOT_SECRET, &secret, "rotation recorded").await?;
+        Ok(Outcome::Wrote)
+    }
+
+    /// Puts an intermediate below `above` in place: the user's, or a new one.
+    async fn sign(
+        &self,
+        present: Option<Secret>,
+        above: &Root,
+        offer: Option<&Offer>,
+        renewal: &Renewal,
+        now: OffsetDateTime,
+    ) -> Result<Outcome, KeeperError> {
+        let offered = offer.filter(|offer| offer.root.id() == above.id()).and_then(|offer| offer.intermediate.as_ref());
+        let data = if let Some(intermediate) = offered {
+            secrets::intermediate_data(intermediate, above)
+        } else {
+            let signer = offer.map(|offer| &offer.root).filter(|root| root.id() == above.id() && root.has_key());
+            let made = signer.unwrap_or(above).new_intermediate(&Serial::random()?, now);
+            let made = made.map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
+            secrets::intermediate_data(&made, above)
+        };
+        match present {
+            Some(mut secret) => {
+                secret.data = Some(data);
+                secrets::keep(&mut secret, RENEWAL, renewal);
+                self.secrets.replace(ISSUER_SECRET, &secret, "intermediate renewed").await?;
+            }
+            None => self.secrets.create(ISSUER_SECRET, secrets::new(ISSUER_SECRET, data)).await?,
+        }
+        Ok(Outcome::Wrote)
+    }
+
+    async fn note(&self, present: Option<Secret>, renewal: &Renewal) -> Result<Outcome, KeeperError> {
+        if let Some(mut secret) = present {
+            secrets::keep(&mut secret, RENEWAL, renewal);
+            self.secrets.replace(ISSUER_SECRET, &secret, "every leaf is to be renewed").await?;
+        }
+        Ok(Outcome::Wrote)
+    }
+
+    fn secret_error(&self, name: &'static str, problem: MaterialError) -> KeeperError {
+        let fix = match name {
+            ROOT_SECRET => RESTORE_ROOT,
+            NEXT_ROOT_SECRET => RESTORE_NEXT,
+            _ => DELETE_ISSUER,
+        };
+        KeeperError::Secret { namespace: self.secrets.namespace.clone(), name, problem, fix }
+    }
+
+    fn record_error(&self, name: &'static str, annotation: &'static str) -> KeeperError {
+        KeeperError::Record { namespace: self.secrets.namespace.clone(), name, annotation }
     }
 }
 
-/// The bundle of the present authority, once there is one; a state that breaks later leaves what is trusted as it is.
-pub async fn trust_bundles(
-    mut state: watch::Receiver<State>,
-    stop: CancellationToken,
-) -> Option<watch::Receiver<Arc<TrustBundle>>> {
+fn version(secret: Option<&Secret>) -> Option<String> {
+    secret.and_then(|secret| secret.metadata.resource_version.clone())
+}
+
+/// A record for Secrets that have none: of a version without rotations, or because somebody removed it.
+fn deduced(root: &Root, next: Option<&Root>, signing: Option<RootId>, now: OffsetDateTime) -> Record {
+    let settled = Record { sequence: root.first_sequence(), ..Record::default() };
+    match next {
+        Some(next) if next.id() != root.id() && signing == Some(next.id()) => {
+            Record { phase: Phase::Signing, since: now.unix_timestamp(), next: Some(next.id().to_string()), ..settled }
+        }
+        _ => settled,
+    }
+}
+
+/// What follows from the state for those who serve: whom to trust, and what leaves should be. A state that breaks later leaves both as they are.
+pub async fn published(mut state: watch::Receiver<State>, stop: CancellationToken) -> Option<Published> {
     let first = loop {
         if let State::Ready(authority) = &*state.borrow_and_update() {
-            break authority.trust_bundle();
+            break Arc::clone(authority);
         }
         tokio::select! {
             () = stop.cancelled() => return None,
             changed = state.changed() => changed.ok()?,
         }
     };
-    let (sender, receiver) = watch::channel(Arc::new(first));
+    let (bundle, bundles) = watch::channel(Arc::new(first.trust_bundle().clone()));
+    let (required, leaves) = watch::channel(first.leaves());
     tokio::spawn(async move {
         while state.changed().await.is_ok() {
             if let State::Ready(authority) = &*state.borrow_and_update() {
-                let next = authority.trust_bundle();
-                sender.send_if_modified(|bundle| {
-                    let changed = **bundle != next;
+                bundle.send_if_modified(|bundle| {
+                    let changed = **bundle != *authority.trust_bundle();
                     if changed {
-                        *bundle = Arc::new(next);
+                        *bundle = Arc::new(authority.trust_bundle().clone());
                     }
                     changed
                 });
+                let next = authority.leaves();
+                required.send_if_modified(|leaves| std::mem::replace(leaves, next) != next);
             }
         }
     });
-    Some(receiver)
+    Some(Published { bundles, leaves })
 }
 
-fn data(material: &Material) -> BTreeMap<String, ByteString> {
-    BTreeMap::from([
-        (CERTIFICATE.to_owned(), ByteString(material.certificate_pem().into_bytes())),
-        (KEY.to_owned(), ByteString(material.key_pem().into_bytes())),
-    ])
-}
-
-fn material(secret: &Secret) -> Result<Material, MaterialError> {
-    let read = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
-    Material::parse(read(CERTIFICATE).ok_or(MaterialError::Certificate)?, read(KEY).ok_or(MaterialError::Key)?)
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
+/// See [`published`].
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Whom to trust.
+    pub bundles: watch::Receiver<Arc<TrustBundle>>,
+    /// What leaves should be.
+    pub leaves: watch::Receiver<Leaves>,
 }
 
 #[cfg(test)]
-mod tests {
-    use time::Duration as Span;
-
-    use super::super::authority::tests::{authority, now};
-    use super::*;
-    use crate::fake_api::FakeApi;
-
-    const SECRETS: &str = "/api/v1/namespaces/fairlead-system/secrets";
-
-    fn path(name: &str) -> String {
-        format!("{SECRETS}/{name}")
-    }
-
-    fn keeper(api: &FakeApi) -> Keeper {
-        Keeper::new(api.client(), "fairlead-system")
-    }
-
-    fn roots(authority: &Authority) -> Vec<Vec<u8>> {
-        authority.trust_bundle().roots
-    }
-
-    fn put(api: &FakeApi, name: &str, material: &Material) {
-        let secret = Secret {
-            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-            data: Some(data(material)),
-            ..Secret::default()
-        };
-        api.put(&path(name), serde_json::to_value(secret).unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_new_mesh_gets_a_root_and_an_intermediate_that_a_restart_finds_again() {
-        let api = FakeApi::default();
-        let first = keeper(&api).settle(None, now()).await.unwrap();
-        let second = keeper(&api).settle(None, now() + Span::hours(1)).await.unwrap();
-        assert_eq!(roots(&first), roots(&second));
-        assert_eq!(first.issuer().certificate_pem(), second.issuer().certificate_pem());
-        assert_eq!(
-            first.trust_bundle().sequence,
-            u64::try_from((now() - super::super::authority::BACKDATE).unix_timestamp()).unwrap()
-        );
-    }
-
-    #[tokio::test]
-    async fn of_two_replicas_that_start_together_the_second_takes_the_firsts() {
-        let api = FakeApi::default();
-        let (one, two) = (keeper(&api), keeper(&api));
-        let (one, two) = tokio::join!(one.settle(None, now()), two.settle(None, now()));
-        assert_eq!(roots(&one.unwrap()), roots(&two.unwrap()));
-
-        // The other one writes between our look and our write.
-        let (api, theirs) = (FakeApi::default(), authority());
-        let (secret, at) = (
-            serde_json::to_value(Secret { data: Some(data(theirs.root())), ..Secret::default() }).unwrap(),
-            path(ROOT_SECRET),
-        );
-        api.before_next_write(move |api| api.put(&at, secret));
-        assert_eq!(roots(&keeper(&api).settle(None, now()).await.unwrap()), roots(&theirs));
-    }
-
-    #[tokio::test]
-    async fn the_intermediate_is_renewed_in_time_and_also_when_it_is_too_late() {
-        for days in [61, 200] {
-            let api = FakeApi::default();
-            let first = keeper(&api).settle(None, now()).await.unwrap();
-            let later = now() + Span::days(days);
-            let second = keeper(&api).settle(Some(&first), later).await.unwrap();
-            assert_eq!(roots(&first), roots(&second));
-            assert_eq!(second.issuer().not_after(), later + super::super::authority::ISSUER_LIFETIME);
-        }
-        let api = FakeApi::default();
-        let first = keeper(&api).settle(None, now()).await.unwrap();
-        let second = keeper(&api).settle(None, now() + Span::days(59)).await.unwrap();
-        assert_eq!(first.issuer().certificate_pem(), second.issuer().certificate_pem());
-    }
-
-    #[tokio::test]
-    async fn a_lost_secret_is_restored_from_memory_but_no_second_root_is_made() {
-        let api = FakeApi::default();
-        let known = keeper(&api).settle(None, now()).await.unwrap();
-        api.remove(&path(ROOT_SECRET));
-        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
-        assert!(error.contains("fairlead-system/fairlead-root is missing"), "{error}");
-        let again = keeper(&api).settle(Some(&known), now()).await.unwrap();
-        assert_eq!(roots(&known), roots(&again));
-        api.remove(&path(ROOT_SECRET));
-        api.remove(&path(ISSUER_SECRET));
-        assert_eq!(roots(&keeper(&api).settle(Some(&known), now()).await.unwrap()), roots(&known));
-    }
-
-    #[tokio::test]
-    async fn a_corrupt_secret_is_named_with_its_fix_and_left_as_it_is() {
-        let (one, two) = (authority(), authority());
-        let mismatch = |one: &Authority, two: &Authority| {
-            let mut secret = data(one.issuer());
-            secret.insert(KEY.to_owned(), ByteString(two.issuer().key_pem().into_bytes()));
-            serde_json::to_value(Secret { data: Some(secret), ..Secret::default() }).unwrap()
-        };
-        let api = FakeApi::default();
-        put(&api, ROOT_SECRET, one.root());
-        api.put(&path(ISSUER_SECRET), mismatch(&one, &two));
-        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("Secret fairlead-system/fairlead-issuer: tls.key does not belong to tls.crt; restore"),
-            "{error}"
-        );
-
-        put(&api, ISSUER_SECRET, two.issuer());
-        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
-        assert!(error.contains("not signed by the root"), "{error}");
-
-        put(&api, ISSUER_SECRET, one.issuer());
-        api.put(
-            &path(ROOT_SECRET),
-            serde_json::json!({"data": {"tls.crt": "Z2FyYmFnZQ==", "tls.key": "Z2FyYmFnZQ=="}}),
-        );
-        let error = keeper(&api).settle(None, now()).await.unwrap_err().to_string();
-        assert!(error.contains("fairlead-root: tls.crt is not one certificate"), "{error}");
-
-        put(&api, ROOT_SECRET, one.root());
-        let error = keeper(&api).settle(None, now() + Span::days(4000)).await.unwrap_err().to_string();
-        assert!(error.contains("fairlead-root: tls.crt expired at"), "{error}");
-        assert_eq!(api.writes(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_state_breaks_with_the_secret_and_heals_with_it_but_outlives_the_api_server() {
-        let api = FakeApi::default();
-        let keeper = keeper(&api);
-        let mut state = keeper.state();
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(keeper.run(stop.clone()));
-        state.changed().await.unwrap();
-        let bundles = trust_bundles(state.clone(), stop.clone()).await.unwrap();
-        assert!(state.borrow_and_update().authority().is_ok());
-
-        api.set_down(true);
-        tokio::time::sleep(INTERVAL * 3).await;
-        assert!(!state.has_changed().unwrap());
-        api.set_down(false);
-
-        let good = api.get(&path(ISSUER_SECRET)).unwrap();
-        api.put(&path(ISSUER_SECRET), serde_json::json!({"data": {}}));
-        state.changed().await.unwrap();
-        let error = state.borrow_and_update().authority().unwrap_err();
-        assert!(error.contains("fairlead-issuer"), "{error}");
-
-        api.put(&path(ISSUER_SECRET), good);
-        state.changed().await.unwrap();
-        assert!(state.borrow_and_update().authority().is_ok());
-        assert!(!bundles.has_changed().unwrap(), "the same root is trusted all along");
-        stop.cancel();
-        running.await.unwrap();
-    }
-}
+mod tests;

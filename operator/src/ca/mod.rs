@@ -1,15 +1,23 @@
 //! Identities: who may have a certificate, and the authority that signs it.
 //!
 //! [`keeper`] keeps root and intermediate in Secrets, [`service`] answers proxies (`Identity.Certify`), [`serving`] holds the operator's own
-//! certificate, [`bundles`] brings the roots to where sidecars are, [`usable`] tells whether any of it works. What decides is pure: [`authority`] signs, [`csr`] and `token` judge requests.
+//! certificate, [`bundles`] brings the roots to where sidecars are, [`usable`] tells whether any of it works, [`report`] tells people more. What decides is pure: [`material`] is what
+//! an authority is made of, [`authority`] signs, [`rotation`] says what comes next, [`csr`] and `token` judge requests.
 
 pub mod authority;
 pub mod bundles;
 pub mod csr;
+pub mod foreign;
 pub mod keeper;
 mod limit;
+pub mod material;
+mod renewal;
+pub mod report;
+pub mod rotation;
+mod secrets;
 pub mod service;
 pub mod serving;
+pub mod standing;
 mod token;
 pub mod usable;
 
@@ -59,14 +67,17 @@ impl Pods for Index {
 /// The roots that this mesh trusts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustBundle {
-    /// Grows with each change (the `notBefore` of the youngest root, unix seconds), so that a proxy can tell an older one.
+    /// Grows with each change, also across restarts and installations (it is kept with the root, and unix seconds are its floor), so that a proxy can
+    /// tell an older one.
     pub sequence: u64,
     /// DER, at least one.
     pub roots: Vec<Vec<u8>>,
+    /// Of other trust domains; proxies alone believe them.
+    pub foreign: foreign::Foreign,
 }
 
 impl TrustBundle {
-    /// The roots one after the other, PEM.
+    /// Our own roots one after the other, PEM.
     pub fn pem(&self) -> String {
         self.roots.iter().map(|root| authority::pem("CERTIFICATE", root)).collect()
     }

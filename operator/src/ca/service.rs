@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_proxy_api::TOKEN_AUDIENCE;
-use fairlead_proxy_api::v1::identity_server::Identity;
+use fairlead_proxy_api::v1::identity_server::{Identity, IdentityServer};
 use fairlead_proxy_api::v1::{self, CertifyRequest, CertifyResponse};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::{Api, PostParams};
@@ -20,6 +20,8 @@ use super::limit::RateLimit;
 use super::token::{Claims, Refusal, admit, claims};
 use super::{PeerAddress, Pods, SpiffeId, TrustBundle, csr};
 
+/// A certificate request and a token, in bytes; each has a limit of its own below this. What is larger is not read.
+const MAX_MESSAGE: usize = 64 * 1024;
 /// A projected token has about 1,200 bytes.
 const MAX_TOKEN: usize = 16 * 1024;
 /// For one token review.
@@ -93,6 +95,11 @@ impl<R: Reviewer> IdentityService<R> {
         }
     }
 
+    /// As a service of a gRPC server, which reads nothing larger than a request can be.
+    pub fn into_server(self) -> IdentityServer<Self> {
+        IdentityServer::new(self).max_decoding_message_size(MAX_MESSAGE)
+    }
+
     async fn certify(&self, source: IpAddr, request: CertifyRequest) -> Result<CertifyResponse, Status> {
         if !self.by_address.allow(source) {
             return Err(Status::resource_exhausted("too many certificate requests from this address; try again later"));
@@ -119,7 +126,7 @@ impl<R: Reviewer> IdentityService<R> {
             .issue(&public_key, &identity, &[], &serial, OffsetDateTime::now_utc())
             .map_err(|error| Status::unavailable(error.to_string()))?;
         tracing::info!(%identity, namespace = claims.namespace, pod = claims.pod_name, ends = %leaf.not_after, "certificate issued");
-        Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().into()) })
+        Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().clone().into()) })
     }
 
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, Status> {
@@ -168,7 +175,9 @@ impl<R: Reviewer> Identity for IdentityService<R> {
 
 impl From<TrustBundle> for v1::TrustBundle {
     fn from(bundle: TrustBundle) -> Self {
-        Self { sequence: bundle.sequence, roots: bundle.roots }
+        let foreign = bundle.foreign.into_iter();
+        let foreign = foreign.map(|(trust_domain, roots)| v1::ForeignBundle { trust_domain, roots }).collect();
+        Self { sequence: bundle.sequence, roots: bundle.roots, foreign }
     }
 }
 
@@ -188,8 +197,7 @@ mod tests {
     use tonic::Code;
 
     use super::super::PodInfo;
-    use super::super::authority::Authority;
-    use super::super::authority::Material;
+    use super::super::authority::{Authority, Root};
     use super::super::token::tests::{good, pod};
     use super::*;
 
@@ -213,9 +221,9 @@ mod tests {
 
     fn ready() -> State {
         let now = OffsetDateTime::now_utc();
-        let root = Material::new_root(&Serial::random().unwrap(), now).unwrap();
-        let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
-        State::Ready(Arc::new(Authority::new(root, issuer)))
+        let root = Root::new(&Serial::random().unwrap(), now).unwrap();
+        let intermediate = root.new_intermediate(&Serial::random().unwrap(), now).unwrap();
+        State::Ready(Arc::new(Authority::new(&root, intermediate)))
     }
 
     fn service(
@@ -240,9 +248,82 @@ mod tests {
     }
 
     async fn call(service: &IdentityService<Fixed>, request: CertifyRequest) -> Result<CertifyResponse, Status> {
+        call_from(service, "10.1.0.7:40000", request).await
+    }
+
+    async fn call_from<R: Reviewer>(
+        service: &IdentityService<R>,
+        address: &str,
+        request: CertifyRequest,
+    ) -> Result<CertifyResponse, Status> {
         let mut request = Request::new(request);
-        request.extensions_mut().insert(PeerAddress("10.1.0.7:40000".parse().unwrap()));
+        request.extensions_mut().insert(PeerAddress(address.parse().unwrap()));
         Identity::certify(service, request).await.map(Response::into_inner)
+    }
+
+    #[tokio::test]
+    async fn a_message_over_the_limit_is_not_read() {
+        let (service, _) = service(ready(), Ok(good()), Some(pod()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        // What `serve` does: the address of the pod.
+        let located = tower::ServiceBuilder::new().map_request(|mut request: http::Request<_>| {
+            request.extensions_mut().insert(PeerAddress("10.1.0.7:40000".parse().unwrap()));
+            request
+        });
+        let server = tonic::transport::Server::builder().layer(located).add_service(service.into_server());
+        let serving = tokio::spawn(server.serve_with_incoming(incoming));
+        let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let mut client = fairlead_proxy_api::v1::identity_client::IdentityClient::new(channel);
+        client.certify(request()).await.unwrap();
+        let token = "a".repeat(MAX_TOKEN + 1);
+        let refused = client.certify(CertifyRequest { token, ..request() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "read, and too long for a token");
+        let token = "a".repeat(MAX_MESSAGE);
+        let refused = client.certify(CertifyRequest { token, ..request() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange);
+        client.certify(request()).await.unwrap();
+        serving.abort();
+    }
+
+    /// Counts, and answers after a second.
+    struct Slow(std::sync::atomic::AtomicU32);
+
+    impl Reviewer for Slow {
+        async fn review(&self, _: &str) -> Result<TokenReviewStatus, String> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(good())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_floods_costs_few_reviews_and_keeps_nobody_waiting() {
+        let pods = Arc::new(Known(Mutex::new(Some(pod()))));
+        let slow = Slow(std::sync::atomic::AtomicU32::new(0));
+        let service = IdentityService::new("cluster.local", watch::channel(ready()).1, slow, pods as Arc<dyn Pods>);
+        let service = Arc::new(service);
+        let flood: Vec<_> = (0..500)
+            .map(|_| {
+                let service = Arc::clone(&service);
+                tokio::spawn(async move { call_from(&*service, "10.1.0.66:1", request()).await.unwrap_err().code() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let begun = Instant::now();
+        call_from(&*service, "10.1.0.7:40000", request()).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "a pod waits behind the flood: {:?}", begun.elapsed());
+        let mut codes = Vec::new();
+        for one in flood {
+            codes.push(one.await.unwrap());
+        }
+        let turned_away = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
+        // The others were reviewed, and are not at the pod's address.
+        let reviews = service.reviewer.0.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(reviews, ADDRESS_BURST + 1);
+        assert!(turned_away >= 500 - ADDRESS_BURST as usize, "{turned_away}");
+        assert!(codes.iter().all(|code| matches!(code, Code::ResourceExhausted | Code::PermissionDenied)));
     }
 
     #[tokio::test]

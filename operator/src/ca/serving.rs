@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::SpiffeId;
 use super::authority::{Authority, LEAF_LIFETIME, MaterialError, Serial, public_key_of};
 use super::keeper::State;
+use super::rotation::Trust;
 use crate::telemetry::Condition;
 
 /// How long after a failure to try again.
@@ -28,12 +29,27 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct ServingCertificate {
     current: ArcSwapOption<CertifiedKey>,
+    shown: watch::Sender<Option<Shown>>,
+}
+
+/// What others may know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Whom this replica trusts and what it shows: a rotation waits for all replicas.
+    pub trust: Trust,
+    /// When it ends.
+    pub not_after: OffsetDateTime,
 }
 
 impl ServingCertificate {
     /// Whether there is one yet.
     pub fn is_present(&self) -> bool {
         self.current.load().is_some()
+    }
+
+    /// Follows the certificate; `None`: there is none yet.
+    pub fn shown(&self) -> watch::Receiver<Option<Shown>> {
+        self.shown.subscribe()
     }
 
     /// Replaces the certificate when the authority changes and at half of its life, until stopped. `condition` holds once there is one.
@@ -83,6 +99,12 @@ impl ServingCertificate {
             any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialized_der()).into()).map_err(|_| MaterialError::Key)?;
         let chain = leaf.chain.into_iter().map(CertificateDer::from).collect();
         self.current.store(Some(Arc::new(CertifiedKey::new(chain, signing_key))));
+        let trust = Trust {
+            sequence: authority.trust_bundle().sequence,
+            leaf_roots: vec![authority.leaves().root],
+            leaf_not_before: leaf.not_before.unix_timestamp(),
+        };
+        self.shown.send_replace(Some(Shown { trust, not_after: leaf.not_after }));
         tracing::info!(ends = %leaf.not_after, "the operator's own certificate was issued");
         Ok(())
     }
@@ -136,9 +158,9 @@ pub(crate) mod tests {
 
         let now = OffsetDateTime::now_utc();
         let fresh = || {
-            let root = super::super::authority::Material::new_root(&Serial::random().unwrap(), now).unwrap();
-            let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
-            State::Ready(Arc::new(Authority::new(root, issuer)))
+            let root = super::super::authority::Root::new(&Serial::random().unwrap(), now).unwrap();
+            let intermediate = root.new_intermediate(&Serial::random().unwrap(), now).unwrap();
+            State::Ready(Arc::new(Authority::new(&root, intermediate)))
         };
         sender.send(fresh()).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -160,7 +182,7 @@ pub(crate) mod tests {
     #[test]
     fn an_expired_authority_leaves_the_old_certificate() {
         let serving = ServingCertificate::default();
-        let late = authority().issuer().not_after();
+        let late = authority().intermediate().validity.not_after;
         assert!(serving.renew(&authority(), &identity(), &[], late).is_err());
         assert!(!serving.is_present());
     }

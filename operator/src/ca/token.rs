@@ -146,6 +146,13 @@ pub(super) mod tests {
             })
             .contains("invalidated")
         );
+        // What the API server says of a token that is not valid yet, and of one whose service account is gone.
+        for error in ["service account token is not valid yet", "serviceaccounts \"reviews\" not found"] {
+            let refused = with(&|status| {
+                *status = TokenReviewStatus { error: Some(error.to_owned()), ..TokenReviewStatus::default() };
+            });
+            assert!(refused.contains(error), "{refused}");
+        }
         for audiences in [None, Some(vec![]), Some(vec!["https://kubernetes.default.svc".to_owned()])] {
             assert!(with(&|status| status.audiences.clone_from(&audiences)).contains("audience"));
         }

@@ -13,6 +13,7 @@ mod registry;
 mod replica;
 mod session;
 mod stream;
+mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -21,3 +22,4 @@ pub use metrics::Metrics;
 pub use registry::{Programmed, Registry, StreamId};
 pub use replica::{Connect, ReplicaService, run as share};
 pub use stream::ConfigService;
+pub use trust::Everywhere;

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 use super::groups::Groups;
 use super::plain_callers::PlainCallers;
+use super::trust::{trust_from_wire, trust_to_wire};
+use crate::ca::rotation::Trust;
 use crate::canary::counts::Counts;
 use crate::model::{ObjectName, ResourceName, Source, SourceKind, SourceRef};
 
@@ -60,6 +62,8 @@ struct Inner {
     replicas: HashMap<String, Replica>,
     groups: Groups,
     plain_callers: PlainCallers,
+    /// Of this replica itself.
+    own_trust: Option<Trust>,
 }
 
 /// A proxy with a stream to this replica.
@@ -67,6 +71,7 @@ struct Inner {
 struct Proxy {
     pod: ObjectName,
     instance: String,
+    trust: Option<Trust>,
     resources: HashMap<ResourceName, Applied>,
     /// The same by source, worked out when it is asked for.
     by_source: Option<HashMap<Source, SourceState>>,
@@ -83,6 +88,7 @@ struct Applied {
 #[derive(Debug)]
 struct Replica {
     at: Instant,
+    trust: Option<Trust>,
     proxies: Vec<RemoteProxy>,
 }
 
@@ -90,6 +96,7 @@ struct Replica {
 struct RemoteProxy {
     pod: ObjectName,
     instance: String,
+    trust: Option<Trust>,
     by_source: HashMap<Source, SourceState>,
 }
 
@@ -115,7 +122,7 @@ impl Registry {
         let mut inner = self.inner.lock();
         inner.next += 1;
         let id = StreamId(inner.next);
-        let proxy = Proxy { pod, instance, resources: HashMap::new(), by_source: None };
+        let proxy = Proxy { pod, instance, trust: None, resources: HashMap::new(), by_source: None };
         inner.streams.insert(id, proxy);
         id
     }
@@ -157,6 +164,36 @@ impl Registry {
         self.update(stream, |proxy| {
             proxy.resources.remove(name);
         });
+    }
+
+    /// The proxy said whom it trusts and what it shows.
+    pub(crate) fn trusts(&self, stream: StreamId, trust: Trust) {
+        self.update(stream, |proxy| proxy.trust = Some(trust));
+    }
+
+    /// This replica itself came to trust this, and to show that.
+    pub fn set_own_trust(&self, trust: Trust) {
+        self.inner.lock().own_trust = Some(trust);
+        self.changed.send_replace(());
+    }
+
+    /// Of this replica itself.
+    pub fn own_trust(&self) -> Option<Trust> {
+        self.inner.lock().own_trust.clone()
+    }
+
+    /// What proxies said last, and the other replicas by their pods' names. The leader's answer speaks for all.
+    pub fn trust(&self) -> (HashMap<ObjectName, Trust>, HashMap<String, Trust>) {
+        let inner = self.inner.lock();
+        let now = Instant::now();
+        let mut shared: Vec<_> = inner.replicas.iter().filter(|(_, r)| now - r.at < SHARE_EXPIRY).collect();
+        shared.sort_unstable_by_key(|(_, r)| r.at);
+        let replicas = shared.iter().filter_map(|(name, r)| Some(((*name).clone(), r.trust.clone()?))).collect();
+        // What was said to this replica, and last, is what stands at the end.
+        let elsewhere = shared.iter().flat_map(|(_, r)| &r.proxies).map(|proxy| (&proxy.pod, &proxy.trust));
+        let here = inner.streams.values().map(|proxy| (&proxy.pod, &proxy.trust));
+        let said = elsewhere.chain(here).filter_map(|(pod, trust)| Some((pod.clone(), trust.clone()?)));
+        (said.collect(), replicas)
     }
 
     fn update(&self, stream: StreamId, change: impl FnOnce(&mut Proxy)) {
@@ -266,6 +303,7 @@ impl Registry {
                 applied: by_source.iter().map(applied_to_wire).collect(),
                 groups: groups.remove(proxy.instance.as_str()).unwrap_or_default(),
                 plain_callers: inner.plain_callers.of(&proxy.pod, Instant::now()),
+                trust: proxy.trust.as_ref().map(trust_to_wire),
             });
         }
         // Proxies that are gone apply nothing, but what they counted counts.
@@ -278,7 +316,7 @@ impl Registry {
     }
 
     /// What another replica shared; replaces what it shared before.
-    pub(crate) fn take_share(&self, replica: String, states: Vec<v1::ProxyState>) {
+    pub(crate) fn take_share(&self, replica: String, trust: Option<v1::Trust>, states: Vec<v1::ProxyState>) {
         let now = Instant::now();
         let mut proxies = Vec::new();
         let inner = &mut *self.inner.lock();
@@ -294,12 +332,13 @@ impl Registry {
                     news |= inner.plain_callers.note(&pod, &caller.ip, at);
                 }
             }
-            if state.applied.is_empty() {
+            if state.applied.is_empty() && state.trust.is_none() {
                 continue;
             }
             proxies.push(RemoteProxy {
                 pod: ObjectName::new(state.pod_namespace, state.pod_name),
                 instance: state.instance,
+                trust: state.trust.as_ref().map(trust_from_wire),
                 by_source: state.applied.into_iter().filter_map(applied_from_wire).collect(),
             });
         }
@@ -308,9 +347,10 @@ impl Registry {
             tracing::warn!(replica, "more than {MAX_REPLICAS} replicas share what proxies said: this one is left out");
             return;
         }
+        let trust = trust.map(|trust| trust_from_wire(&trust));
         let before = inner.replicas.get(&replica);
-        let changed = news || before.is_none_or(|before| before.proxies != proxies);
-        inner.replicas.insert(replica, Replica { at: now, proxies });
+        let changed = news || before.is_none_or(|before| before.proxies != proxies || before.trust != trust);
+        inner.replicas.insert(replica, Replica { at: now, trust, proxies });
         if changed {
             self.changed.send_replace(());
         }
@@ -450,7 +490,7 @@ mod tests {
         other.acknowledged(b, &at(80), &[source(1)]);
         let counts = v1::GroupCounts { group: "g".into(), requests: 7, failures: 1, latency: vec![7] };
         other.count(b, [&counts]);
-        leader.take_share("replica-2".into(), other.share());
+        leader.take_share("replica-2".into(), None, other.share());
         assert_eq!(summary(&leader, 1), (1, 2));
         assert_eq!(leader.counts("g").unwrap().requests, 7);
 
@@ -474,7 +514,7 @@ mod tests {
         let counts = v1::GroupCounts { group: "g".into(), requests: 3, ..v1::GroupCounts::default() };
         other.count(b, [&counts]);
         other.end(b);
-        leader.take_share("replica-2".into(), other.share());
+        leader.take_share("replica-2".into(), None, other.share());
         assert_eq!(leader.counts("g").unwrap().requests, 3);
         assert_eq!(summary(&leader, 1), (0, 0));
     }
@@ -484,13 +524,13 @@ mod tests {
         let (leader, other) = (Registry::default(), Registry::default());
         let b = proxy(&other, "b");
         other.sent(b, &at(80), &[source(1)]);
-        leader.take_share("replica-2".into(), other.share());
+        leader.take_share("replica-2".into(), None, other.share());
         let mut changed = leader.changed();
         changed.mark_unchanged();
-        leader.take_share("replica-2".into(), other.share());
+        leader.take_share("replica-2".into(), None, other.share());
         assert!(!changed.has_changed().unwrap());
         other.acknowledged(b, &at(80), &[source(1)]);
-        leader.take_share("replica-2".into(), other.share());
+        leader.take_share("replica-2".into(), None, other.share());
         assert!(changed.has_changed().unwrap());
     }
 }

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::registry::Registry;
+use super::trust::trust_to_wire;
 use crate::ca::{PeerIdentity, SpiffeId};
 use crate::leader::Leadership;
 
@@ -57,7 +58,7 @@ impl Replica for ReplicaService {
             None => return Err(Status::unauthenticated("over mutual TLS only")),
         }
         let share = request.into_inner();
-        self.registry.take_share(share.replica, share.proxies);
+        self.registry.take_share(share.replica, share.trust, share.proxies);
         Ok(Response::new(v1::ShareResponse {}))
     }
 }
@@ -120,7 +121,8 @@ async fn share(
         Some((_, channel)) => channel,
         None => connect(leader.to_owned()).await.map_err(|error| error.to_string())?,
     };
-    let request = v1::ShareRequest { replica: replica.to_owned(), proxies: registry.share() };
+    let trust = registry.own_trust().as_ref().map(trust_to_wire);
+    let request = v1::ShareRequest { replica: replica.to_owned(), proxies: registry.share(), trust };
     let mut client = ReplicaClient::new(channel.clone()).max_encoding_message_size(MAX_SHARE);
     let outcome = client.share(request).await;
     outcome.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;

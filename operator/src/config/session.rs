@@ -17,6 +17,9 @@ use tokio::time::Instant;
 use super::encode::{name_from_wire, resource_to_wire};
 use super::metrics::Metrics;
 use super::registry::{Registry, StreamId};
+use super::trust::{is_outdated, trust_from_wire};
+use crate::ca::authority::Leaves;
+use crate::ca::rotation::Trust;
 use crate::index::{Index, Update};
 use crate::model::{Body, Caller, Destination, ObjectName, ResourceName, SourceRef};
 
@@ -27,6 +30,8 @@ const MAX_SUBSCRIPTIONS: usize = 2_000;
 const MAX_GROUPS: usize = 4_096;
 /// Reports that came before the resource that allows them, after a reconnect.
 const MAX_EARLY: usize = 64;
+/// How many proxies of a replica are asked to renew in a second: a fraction of what it can issue, and a token review each.
+const RENEWALS_PER_SECOND: usize = 100;
 /// A reason is shown in a status; characters.
 const MAX_REASON: usize = 256;
 
@@ -49,6 +54,9 @@ pub(super) struct Session {
     groups: HashSet<String>,
     early: HashMap<String, v1::GroupCounts>,
     over_limit: bool,
+    trust: Option<Trust>,
+    /// What leaves were to be when it was asked to renew its own.
+    asked: Option<Leaves>,
 }
 
 struct Subscription {
@@ -91,6 +99,8 @@ impl Session {
             groups: HashSet::new(),
             early: HashMap::new(),
             over_limit: false,
+            trust: None,
+            asked: None,
         }
     }
 
@@ -123,6 +133,11 @@ impl Session {
                 self.registry.plain_callers(self.stream, &report.plain_callers);
                 self.report(report.groups);
             }
+            Some(Kind::Trust(trust)) => {
+                let trust = trust_from_wire(&trust);
+                self.registry.trusts(self.stream, trust.clone());
+                self.trust = Some(trust);
+            }
             // Of a newer proxy.
             None => {}
         }
@@ -154,6 +169,17 @@ impl Session {
             Subscription { receiver, watching: AbortHandle::new_pair().0, queued: true, has, sent: None };
         self.subscriptions.insert(name.clone(), subscription);
         self.queue.push_back(name);
+    }
+
+    /// What to ask of a proxy whose certificate is not as `leaves` says: once on a stream for each change, since with its next certificate it comes
+    /// on another stream.
+    pub(super) fn renewal(&mut self, leaves: &Leaves) -> Option<v1::Renew> {
+        let outdated = self.trust.as_ref().is_some_and(|trust| is_outdated(trust, leaves));
+        if !outdated || self.asked.replace(*leaves) == Some(*leaves) {
+            return None;
+        }
+        let seconds = 1 + self.registry.streams() / RENEWALS_PER_SECOND;
+        Some(v1::Renew { within_seconds: u32::try_from(seconds).unwrap_or(u32::MAX) })
     }
 
     /// Ready when resources that the proxy wants have changed; they are then in the queue.

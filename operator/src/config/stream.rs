@@ -20,7 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::metrics::Metrics;
 use super::registry::Registry;
 use super::session::Session;
-use crate::ca::{PeerIdentity, TrustBundle};
+use crate::ca::PeerIdentity;
+use crate::ca::keeper::Published;
 use crate::index::{Index, Update};
 use crate::model::{Body, ObjectName, ResourceName};
 
@@ -45,7 +46,7 @@ pub struct ConfigService {
     index: Arc<Index>,
     registry: Arc<Registry>,
     metrics: Metrics,
-    bundles: watch::Receiver<Arc<TrustBundle>>,
+    published: Published,
     /// One stream for each pod: what a pod can cost is bounded, and a proxy that comes back does not wait for its dead connection.
     streams: Arc<Mutex<HashMap<ObjectName, CancellationToken>>>,
     shutdown: CancellationToken,
@@ -57,10 +58,10 @@ impl ConfigService {
         index: Arc<Index>,
         registry: Arc<Registry>,
         metrics: Metrics,
-        bundles: watch::Receiver<Arc<TrustBundle>>,
+        published: Published,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { index, registry, metrics, bundles, streams: Arc::default(), shutdown }
+        Self { index, registry, metrics, published, streams: Arc::default(), shutdown }
     }
 
     /// Lets a proxy in: its pod exists, is the one it says, and runs under the identity that was proved.
@@ -193,12 +194,16 @@ impl ConfigService {
         inbox: &mut Streaming<v1::ProxyMessage>,
         outbox: &Outbox,
     ) -> Result<(), Status> {
-        let mut bundles = self.bundles.clone();
+        let Published { mut bundles, mut leaves } = self.published.clone();
         bundles.mark_changed();
-        let mut bundles_live = true;
+        let mut published_live = true;
         let mut messages = 0;
         let mut pace = Instant::now() + PACE;
         loop {
+            let wanted = *leaves.borrow_and_update();
+            if let Some(renew) = session.renewal(&wanted) {
+                send(outbox, v1::operator_message::Kind::Renew(renew)).await?;
+            }
             let may_read = messages < MESSAGES;
             tokio::select! {
                 () = replaced.cancelled() => {
@@ -218,13 +223,14 @@ impl ConfigService {
                 },
                 () = tokio::time::sleep_until(pace), if !may_read => messages = 0,
                 () = poll_fn(|context| session.poll_changes(context)) => {}
-                changed = bundles.changed(), if bundles_live => match changed {
+                changed = bundles.changed(), if published_live => match changed {
                     Ok(()) => {
                         let bundle = v1::TrustBundle::from(bundles.borrow_and_update().as_ref().clone());
                         send(outbox, v1::operator_message::Kind::TrustBundle(bundle)).await?;
                     }
-                    Err(_) => bundles_live = false,
+                    Err(_) => published_live = false,
                 },
+                changed = leaves.changed(), if published_live => published_live = changed.is_ok(),
                 changed = own.changed() => {
                     let gone = changed.is_err() || check(&own.borrow_and_update(), uid, "").is_err();
                     if gone {

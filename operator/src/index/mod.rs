@@ -45,6 +45,9 @@ use crate::model::{FetchedKeys, ObjectName, Resource, ResourceName};
 use compile::Shared;
 use state::State;
 
+/// What the Deployment of `install.yaml` puts on the operator's pods.
+const OPERATOR_LABEL: (&str, &str) = ("app.kubernetes.io/name", "fairlead-operator");
+
 /// What the index has to know of the mesh as a whole.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -171,6 +174,22 @@ impl Index {
             ips: pod.ips.clone(),
             terminating: pod.terminating,
         })
+    }
+
+    /// Every pod with a sidecar that has an address and has not begun to end: those that need a certificate, ready or not.
+    pub fn meshed(&self) -> Vec<ObjectName> {
+        let state = self.state.lock();
+        let meshed = state.pods.iter().filter(|(_, pod)| pod.meshed && !pod.ips.is_empty() && !pod.terminating);
+        meshed.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The names of the operator's own pods, of those that have an address and have not begun to end.
+    pub fn operators(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let own = |name: &ObjectName| name.namespace == state.settings.operator_namespace;
+        let live = state.pods.iter().filter(|(name, pod)| own(name) && !pod.ips.is_empty() && !pod.terminating);
+        let operators = live.filter(|(_, pod)| pod.labels.get(OPERATOR_LABEL.0).is_some_and(|v| v == OPERATOR_LABEL.1));
+        operators.map(|(name, _)| name.name.clone()).collect()
     }
 
     /// What is to be said of every `TrafficPolicy` and `PeerAuth`.

@@ -22,7 +22,7 @@ use tower::Service as _;
 use super::listen::{Limits, Protocol, accept};
 use super::replica::Replicas;
 use super::{http, tls};
-use crate::ca::authority::{Authority, Material, Serial};
+use crate::ca::authority::{Authority, Root, Serial};
 use crate::ca::serving::tests::serving;
 use crate::ca::{PeerAddress, PeerIdentity, SpiffeId, TrustDomain};
 use crate::telemetry::ListenerMetrics;
@@ -31,9 +31,9 @@ const DNS_NAME: &str = "fairlead-operator.fairlead-system.svc";
 
 fn authority() -> Authority {
     let now = OffsetDateTime::now_utc();
-    let root = Material::new_root(&Serial::random().unwrap(), now).unwrap();
-    let issuer = root.new_issuer(&Serial::random().unwrap(), now).unwrap();
-    Authority::new(root, issuer)
+    let root = Root::new(&Serial::random().unwrap(), now).unwrap();
+    let intermediate = root.new_intermediate(&Serial::random().unwrap(), now).unwrap();
+    Authority::new(&root, intermediate)
 }
 
 fn trust_domain() -> TrustDomain {
@@ -74,12 +74,12 @@ async fn serve(config: ServerConfig, limits: Limits) -> Server {
 const MANY: Limits = Limits { connections: 100, per_address: 100 };
 
 fn grpc(authority: &Authority) -> ServerConfig {
-    tls::grpc(serving(authority, &operator(), &[DNS_NAME]), &authority.trust_bundle(), &trust_domain()).unwrap()
+    tls::grpc(serving(authority, &operator(), &[DNS_NAME]), authority.trust_bundle(), &trust_domain()).unwrap()
 }
 
 /// A client that trusts `authority` and shows a certificate that `of` issued.
 fn client(authority: &Authority, of: &Authority, identity: &SpiffeId) -> ClientConfig {
-    tls::replica(serving(of, identity, &[]), &authority.trust_bundle(), &operator()).unwrap()
+    tls::replica(serving(of, identity, &[]), authority.trust_bundle(), &operator()).unwrap()
 }
 
 async fn ask(address: SocketAddr, config: ClientConfig) -> Result<String, String> {
@@ -125,7 +125,7 @@ async fn a_foreign_certificate_is_refused_in_the_handshake_and_counted() {
 async fn a_replica_talks_to_the_operator_alone() {
     let ours = authority();
     let impostor = SpiffeId::new("cluster.local", "bookinfo", "reviews").unwrap();
-    let config = tls::grpc(serving(&ours, &impostor, &[DNS_NAME]), &ours.trust_bundle(), &trust_domain()).unwrap();
+    let config = tls::grpc(serving(&ours, &impostor, &[DNS_NAME]), ours.trust_bundle(), &trust_domain()).unwrap();
     let server = serve(config, MANY).await;
     ask(server.address, client(&ours, &ours, &operator())).await.unwrap_err();
     // Another mesh's operator bears the same name.
@@ -137,7 +137,7 @@ async fn a_replica_talks_to_the_operator_alone() {
 async fn a_channel_to_the_leader_carries_the_operators_identity() {
     let ours = authority();
     let server = serve(grpc(&ours), MANY).await;
-    let (_sender, bundles) = tokio::sync::watch::channel(Arc::new(ours.trust_bundle()));
+    let (_sender, bundles) = tokio::sync::watch::channel(Arc::new(ours.trust_bundle().clone()));
     let replicas = Replicas {
         serving: serving(&ours, &operator(), &[DNS_NAME]),
         bundles,

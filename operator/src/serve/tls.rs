@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use fairlead_identity::verifier::{self, ClientVerifier, ServerVerifier};
+use fairlead_identity::verifier::{self, ClientVerifier, ServerVerifier, Trusted};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::server::NoServerSessionStorage;
@@ -30,7 +30,8 @@ pub fn grpc(
     bundle: &TrustBundle,
     trust_domain: &TrustDomain,
 ) -> Result<ServerConfig, Error> {
-    let verifier = ClientVerifier::new(anchors(bundle)?, trust_domain.clone()).or_anonymous();
+    // Proxies and replicas are of our own domain: other meshes have nothing to ask of this operator.
+    let verifier = ClientVerifier::new(Trusted::new(trust_domain.clone(), anchors(bundle)?)).or_anonymous();
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier));
@@ -65,7 +66,7 @@ pub fn replica(
 ) -> Result<ClientConfig, Error> {
     let trust_domain =
         TrustDomain::parse(operator.trust_domain()).map_err(|error| Error::General(error.to_string()))?;
-    let verifier = ServerVerifier::new(anchors(bundle)?, trust_domain, operator.clone());
+    let verifier = ServerVerifier::new(Trusted::new(trust_domain, anchors(bundle)?), operator.clone());
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

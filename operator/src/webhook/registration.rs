@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::TrustBundle;
+use crate::ca::material::pem;
 use crate::inject::namespaces::WATCH_SECONDS;
 use crate::telemetry::Condition;
 
@@ -30,11 +31,13 @@ const SELECTOR: &str = "app.kubernetes.io/part-of=fairlead";
 const RETRY: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps `condition` true to the cluster, and the cluster true to `bundles` while this replica leads, until stopped.
+/// Keeps `condition` true to the cluster, and the cluster true to `bundles` while this replica leads, until stopped. Says in `trusted` which bundle
+/// webhooks trust.
 pub async fn run(
     client: kube::Client,
     mut bundles: watch::Receiver<Arc<TrustBundle>>,
     mut is_leader: watch::Receiver<bool>,
+    trusted: watch::Sender<u64>,
     condition: Condition,
     stop: CancellationToken,
 ) {
@@ -43,17 +46,24 @@ pub async fn run(
     let stream = watcher(api.clone(), Config::default().labels(SELECTOR).timeout(WATCH_SECONDS)).default_backoff();
     let mut stream = std::pin::pin!(reflector(writer, stream));
     loop {
-        let pem = bundles.borrow_and_update().pem();
+        let bundle = Arc::clone(&bundles.borrow_and_update());
+        let roots = bundle.pem();
         let leads = *is_leader.borrow_and_update();
         let mut failed = false;
         if leads {
             for configuration in CONFIGURATIONS.iter().filter_map(|name| store.get(&ObjectRef::new(name))) {
-                if let Some(patch) = repair(&configuration, &pem) {
+                if let Some(patch) = repair(&configuration, &roots) {
                     failed |= !write(&api, &configuration.name_any(), &patch).await;
                 }
             }
         }
-        condition.set(state(&store, &pem));
+        if state(&store, |configuration| repair(configuration, &roots).is_none()).is_ok() {
+            trusted.send_replace(bundle.sequence);
+        }
+        // Before and after a rotation's step the first root is the one that we serve under: whoever trusts it can call us, also while no replica
+        // leads that could write the others.
+        let first = bundle.roots.first().map(|root| pem("CERTIFICATE", root)).unwrap_or_default();
+        condition.set(state(&store, |configuration| trusts(configuration, &first)));
         tokio::select! {
             () = stop.cancelled() => return,
             changed = bundles.changed() => if changed.is_err() { return },
@@ -86,7 +96,17 @@ async fn write(api: &Api<MutatingWebhookConfiguration>, name: &str, patch: &Patc
     }
 }
 
-fn state(store: &Store<MutatingWebhookConfiguration>, pem: &str) -> Result<(), String> {
+/// Whether every webhook of a configuration trusts this root, whatever else it trusts.
+fn trusts(configuration: &MutatingWebhookConfiguration, root: &str) -> bool {
+    let bundles = configuration.webhooks.iter().flatten().map(|webhook| webhook.client_config.ca_bundle.as_ref());
+    let holds = |bundle: &k8s_openapi::ByteString| String::from_utf8_lossy(&bundle.0).contains(root);
+    !root.is_empty() && bundles.into_iter().all(|bundle| bundle.is_some_and(holds))
+}
+
+fn state(
+    store: &Store<MutatingWebhookConfiguration>,
+    is_right: impl Fn(&MutatingWebhookConfiguration) -> bool,
+) -> Result<(), String> {
     for name in CONFIGURATIONS {
         match store.get(&ObjectRef::new(name)) {
             None => {
@@ -94,7 +114,7 @@ fn state(store: &Store<MutatingWebhookConfiguration>, pem: &str) -> Result<(), S
                     "MutatingWebhookConfiguration {name} does not exist: apply manifests/install.yaml"
                 ));
             }
-            Some(configuration) if repair(&configuration, pem).is_some() => {
+            Some(configuration) if !is_right(&configuration) => {
                 return Err(format!("MutatingWebhookConfiguration {name} does not trust this mesh's root yet"));
             }
             Some(_) => (),
@@ -155,6 +175,15 @@ mod tests {
             assert_eq!(repair(&repaired, "root"), None);
             assert_eq!(repaired, configuration(&vec![Some("root"); bundles.len()]));
         }
+    }
+
+    #[test]
+    fn another_root_beside_ours_takes_no_readiness_away() {
+        assert!(trusts(&configuration(&[Some("old root"), Some("root")]), "root"));
+        for bundles in [&[None, Some("root")][..], &[Some("old")], &[Some("")]] {
+            assert!(!trusts(&configuration(bundles), "root"), "{bundles:?}");
+        }
+        assert!(!trusts(&configuration(&[Some("root")]), ""));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use fairlead_proxy_api::v1::{self, operator_message, proxy_message, resource_name};
@@ -125,7 +125,14 @@ impl<'a> Session<'a> {
         session.outbox.push_back(message(proxy_message::Kind::Hello(hello)));
         session.outbox.push_back(subscribe(workload_name(), workload));
         session.follow(&mut Unsaved::default());
+        session.trust();
         session
+    }
+
+    /// Says whom this proxy trusts and what it shows.
+    fn trust(&mut self) {
+        let trust = self.store.identity.trust(SystemTime::now());
+        self.outbox.push_back(message(proxy_message::Kind::Trust(trust)));
     }
 
     /// Subscribes to what is wanted now and unsubscribes from what is not any more.
@@ -157,6 +164,9 @@ impl<'a> Session<'a> {
         match message.kind {
             Some(operator_message::Kind::Resource(resource)) => self.resource(resource, unsaved),
             Some(operator_message::Kind::TrustBundle(bundle)) => self.bundle(bundle),
+            Some(operator_message::Kind::Renew(renew)) => {
+                self.store.identity.renew_within(Duration::from_secs(renew.within_seconds.into()));
+            }
             // Of a newer operator.
             None => {}
         }
@@ -205,14 +215,18 @@ impl<'a> Session<'a> {
         self.outbox.push_back(message(answer));
     }
 
-    fn bundle(&self, bundle: v1::TrustBundle) {
+    fn bundle(&mut self, bundle: v1::TrustBundle) {
         let sequence = bundle.sequence;
         let installed = TrustBundle::from_proto(bundle).map_err(|error| error.to_string()).and_then(|bundle| {
             let installed = self.store.identity.install_bundle(bundle);
             installed.map_err(|error| error.to_string())
         });
         match installed {
-            Ok(true) => tracing::info!(sequence, "trust bundle replaced"),
+            Ok(true) => {
+                tracing::info!(sequence, "trust bundle replaced");
+                self.trust();
+            }
+            // It came with a certificate before: the operator heard of it at the begin of the stream.
             Ok(false) => {}
             Err(reason) => tracing::error!(
                 sequence,

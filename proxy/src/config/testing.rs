@@ -18,7 +18,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::server::WebPkiClientVerifier;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
@@ -46,6 +50,7 @@ struct Shared {
     // Of the newest stream.
     say: Mutex<Option<Say>>,
     said: mpsc::UnboundedSender<proxy_message::Kind>,
+    trust: watch::Sender<v1::Trust>,
 }
 
 #[derive(Clone)]
@@ -97,7 +102,15 @@ impl Config for Handlers {
                     }
                     _ => {}
                 }
-                let _ = shared.said.send(kind);
+                match kind {
+                    // Apart from the rest: it comes at the begin of each stream.
+                    proxy_message::Kind::Trust(trust) => {
+                        shared.trust.send_replace(trust);
+                    }
+                    kind => {
+                        let _ = shared.said.send(kind);
+                    }
+                }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(heard))))
@@ -126,7 +139,8 @@ impl FakeOperator {
         std::fs::write(files.path().join("ca.crt"), authority.root_pem()).unwrap();
         std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let (said, heard) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { authority: authority.clone(), script, say: Mutex::default(), said });
+        let trust = watch::Sender::default();
+        let shared = Arc::new(Shared { authority: authority.clone(), script, say: Mutex::default(), said, trust });
         let mut operator = Self { authority, address, shared, said: heard, server: None, files };
         operator.resume_as(identity).await;
         operator
@@ -158,6 +172,12 @@ impl FakeOperator {
     /// What the proxy said next.
     pub(crate) async fn next(&mut self) -> proxy_message::Kind {
         tokio::time::timeout(Duration::from_secs(10), self.said.recv()).await.expect("the proxy says nothing").unwrap()
+    }
+
+    /// Waits until the proxy says this of its bundle and certificate.
+    pub(crate) async fn trusted(&self, told: impl FnMut(&v1::Trust) -> bool) -> v1::Trust {
+        let mut trust = self.shared.trust.subscribe();
+        tokio::time::timeout(Duration::from_secs(10), trust.wait_for(told)).await.unwrap().unwrap().clone()
     }
 
     /// Whether the proxy says nothing for a while.

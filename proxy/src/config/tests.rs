@@ -288,7 +288,7 @@ async fn a_pushed_bundle_is_used_from_then_on_and_an_older_one_is_not() {
     changes.wait_for(|change| change.bundles == 2).await.unwrap();
     assert_eq!(proxy.store.identity.bundle().anchors(), both.anchors());
 
-    let empty = v1::TrustBundle { sequence: 6, roots: Vec::new() };
+    let empty = v1::TrustBundle { sequence: 6, ..Default::default() };
     operator.say(operator_message::Kind::TrustBundle(empty)).await;
     let older = new.bundle(4).to_proto();
     operator.say(operator_message::Kind::TrustBundle(older)).await;
@@ -297,6 +297,34 @@ async fn a_pushed_bundle_is_used_from_then_on_and_an_older_one_is_not() {
     operator.say(workload("w1", v1::MtlsMode::Strict)).await;
     assert_eq!(operator.next().await, acknowledged(workload_name(), "w1"));
     assert_eq!(proxy.store.identity.bundle().sequence(), 5);
+}
+
+#[tokio::test]
+async fn it_says_which_bundle_it_trusts_and_under_which_root_its_certificate_is() {
+    use ring::digest::{SHA256, digest};
+    let mut operator = FakeOperator::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&operator, state.path()).await;
+    expect_hello(&mut operator).await;
+    let own_root = digest(&SHA256, &operator.authority.root_der()).as_ref().to_vec();
+    let first = operator.trusted(|trust| trust.sequence == 1).await;
+    assert_eq!(first.leaf_roots.as_slice(), std::slice::from_ref(&own_root));
+    let begins = proxy.store.identity.leaf().claims().not_before;
+    assert_eq!(first.leaf_not_before, begins.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().cast_signed());
+
+    let new = Authority::new();
+    let both = TrustBundle::new(5, vec![new.root_der().into(), operator.authority.root_der().into()]).unwrap();
+    operator.say(operator_message::Kind::TrustBundle(both.to_proto())).await;
+    let second = operator.trusted(|trust| trust.sequence == 5).await;
+    assert_eq!(second.leaf_roots, [own_root], "a root that is trusted is not one that the leaf leads to");
+
+    // Asked for a new certificate, it comes back with one on a stream of its own.
+    let before = proxy.store.identity.leaf().chain()[0].clone();
+    operator.say(operator_message::Kind::Renew(v1::Renew { within_seconds: 0 })).await;
+    operator.next().await;
+    expect_hello(&mut operator).await;
+    operator.trusted(|trust| trust.sequence == 5).await;
+    assert_ne!(proxy.store.identity.leaf().chain()[0], before);
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use fairlead_identity::{
     leaf::{Claims, LeafError, claims},
     verifier,
 };
+use ring::digest;
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor, UnixTime},
     sign::CertifiedKey,
 };
 
@@ -109,15 +110,21 @@ impl Leaf {
 
     /// Whether peers that trust `bundle` would accept this certificate now.
     pub fn verifies_under(&self, bundle: &TrustBundle, now: SystemTime) -> bool {
+        self.leads_to(bundle.anchors(), now)
+    }
+
+    /// SHA-256 of each root of `bundle` to which the chain leads.
+    pub fn roots_in(&self, bundle: &TrustBundle, now: SystemTime) -> Vec<Vec<u8>> {
+        let each = bundle.roots().iter().zip(bundle.anchors());
+        each.filter(|(_, anchor)| self.leads_to(std::slice::from_ref(*anchor), now))
+            .map(|(root, _)| digest::digest(&digest::SHA256, root).as_ref().to_vec())
+            .collect()
+    }
+
+    fn leads_to(&self, anchors: &[TrustAnchor<'_>], now: SystemTime) -> bool {
         self.chain().split_first().is_some_and(|(first, intermediates)| {
-            verifier::verify_chain(
-                bundle.anchors(),
-                first,
-                intermediates,
-                unix_time(now),
-                webpki::KeyUsage::client_auth(),
-            )
-            .is_ok()
+            let usage = webpki::KeyUsage::client_auth();
+            verifier::verify_chain(anchors, first, intermediates, unix_time(now), usage).is_ok()
         })
     }
 }

@@ -15,10 +15,16 @@ pub mod renew;
 pub(crate) mod testing;
 mod tls;
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
+use fairlead_identity::verifier::Trusted;
 pub use fairlead_identity::{SpiffeId, TrustDomain};
+use fairlead_proxy_api::v1;
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer};
 use tokio::sync::{Notify, watch};
@@ -55,6 +61,7 @@ pub struct Identity {
     change: Mutex<()>,
     changed: watch::Sender<Change>,
     doubted: Notify,
+    asked: watch::Sender<Duration>,
 }
 
 /// What changed last, counted, so that who keeps a connection or a file can follow.
@@ -69,7 +76,7 @@ pub struct Change {
 struct Current {
     leaf: Arc<Leaf>,
     bundle: Arc<TrustBundle>,
-    anchors: Arc<[rustls::pki_types::TrustAnchor<'static>]>,
+    trusted: Trusted,
     server: Arc<ServerConfig>,
     // Locked once per new upstream connection, next to a handshake that costs a thousand times more.
     clients: Mutex<HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
@@ -77,9 +84,9 @@ struct Current {
 
 impl Current {
     fn new(trust_domain: &TrustDomain, leaf: Arc<Leaf>, bundle: Arc<TrustBundle>) -> Result<Self, rustls::Error> {
-        let anchors: Arc<[_]> = bundle.anchors().into();
-        let server = tls::server(leaf.certified().clone(), anchors.clone(), trust_domain.clone())?;
-        Ok(Self { leaf, bundle, anchors, server: Arc::new(server), clients: Mutex::default() })
+        let trusted = bundle.trusted(trust_domain);
+        let server = tls::server(leaf.certified().clone(), trusted.clone())?;
+        Ok(Self { leaf, bundle, trusted, server: Arc::new(server), clients: Mutex::default() })
     }
 }
 
@@ -95,6 +102,7 @@ impl Identity {
             change: Mutex::new(()),
             changed: watch::Sender::new(Change { leaves: 1, bundles: 1 }),
             doubted: Notify::new(),
+            asked: watch::Sender::new(Duration::ZERO),
         })
     }
 
@@ -124,8 +132,7 @@ impl Identity {
         }
         let config = Arc::new(tls::client(
             Some(current.leaf.certified().clone()),
-            current.anchors.clone(),
-            self.trust_domain.clone(),
+            current.trusted.clone(),
             expected.clone(),
             alpn.name(),
         )?);
@@ -178,6 +185,22 @@ impl Identity {
     /// Says that the operator seems not to accept our certificate: it is renewed soon, whatever its age.
     pub fn doubt(&self) {
         self.doubted.notify_one();
+    }
+
+    /// Has the certificate renewed at a random moment within this time, unless it is due before: the operator wishes it.
+    pub fn renew_within(&self, time: Duration) {
+        self.asked.send_replace(time);
+    }
+
+    /// What the operator has to know before it takes the next step of a rotation.
+    pub fn trust(&self, now: SystemTime) -> v1::Trust {
+        let current = self.current.load();
+        let not_before = current.leaf.claims().not_before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        v1::Trust {
+            sequence: current.bundle.sequence(),
+            leaf_roots: current.leaf.roots_in(&current.bundle, now),
+            leaf_not_before: not_before.as_secs().try_into().unwrap_or(i64::MAX),
+        }
     }
 
     /// Trusts `bundle` from now on, if it is newer than the one in use; says whether it was.

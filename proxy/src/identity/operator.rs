@@ -9,6 +9,8 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
+use fairlead_identity::verifier::Trusted;
+
 use super::{Identity, SpiffeId, TrustBundle, TrustDomain, bundle::BundleError, tls};
 
 /// The mounted files are a few KiB; whatever is larger is not what it should be.
@@ -71,7 +73,8 @@ impl Operator {
     /// Without a client certificate: to ask for one. `pushed` is the bundle that the operator pushed last, if it did.
     pub async fn connect_anonymous(&self, pushed: Option<&TrustBundle>) -> Result<Channel, OperatorError> {
         let anchors = self.anchors(pushed).await?;
-        self.connect(tls::client(None, anchors, self.trust_domain.clone(), self.identity.clone(), b"h2")?).await
+        let trusted = Trusted::new(self.trust_domain.clone(), anchors);
+        self.connect(tls::client(None, trusted, self.identity.clone(), b"h2")?).await
     }
 
     /// With this proxy's own certificate.
@@ -79,8 +82,7 @@ impl Operator {
         let anchors = self.anchors(Some(&identity.bundle())).await?;
         self.connect(tls::client(
             Some(identity.leaf().certified().clone()),
-            anchors,
-            self.trust_domain.clone(),
+            Trusted::new(self.trust_domain.clone(), anchors),
             self.identity.clone(),
             b"h2",
         )?)

@@ -1,4 +1,4 @@
-//! Renewal: a new key and certificate at half the life of the old, and as soon as peers would no longer accept it.
+//! Renewal: a new key and certificate at half the life of the old, as soon as peers would no longer accept it, and when the operator asks for it.
 
 use std::{
     sync::Arc,
@@ -42,7 +42,7 @@ pub async fn keep(
     random: impl Fn() -> f64,
 ) {
     loop {
-        due(identity, renew_at(identity.leaf().claims(), random()), &wall).await;
+        due(identity, renew_at(identity.leaf().claims(), random()), &wall, &random).await;
         let issued = obtain(&issue, &random, || Some(identity.bundle())).await;
         let not_after = issued.leaf.claims().not_after;
         match identity.install(issued) {
@@ -58,9 +58,11 @@ pub async fn keep(
     }
 }
 
-/// Returns when it is time to renew: at `at`, when a new bundle no longer covers the leaf, or when somebody doubts it.
-async fn due(identity: &Identity, at: SystemTime, wall: &impl Fn() -> SystemTime) {
+/// Returns when it is time to renew: at `at`, at the moment that was drawn when the operator asked, when a new bundle no longer covers the leaf, or
+/// when somebody doubts it.
+async fn due(identity: &Identity, mut at: SystemTime, wall: &impl Fn() -> SystemTime, random: &impl Fn() -> f64) {
     let mut changes = identity.changes();
+    let mut asked = identity.asked.subscribe();
     loop {
         let Ok(left) = at.duration_since(wall()) else {
             return;
@@ -73,6 +75,12 @@ async fn due(identity: &Identity, at: SystemTime, wall: &impl Fn() -> SystemTime
             () = identity.doubted.notified() => {
                 tracing::info!("the operator seems not to accept this certificate: renewing");
                 return;
+            }
+            _ = asked.changed() => {
+                let within = *asked.borrow_and_update();
+                // Whoever is asked twice does not wait longer for it.
+                at = at.min(wall() + within.mul_f64(random().clamp(0.0, 1.0)));
+                tracing::info!(within = ?within, "the operator asks for a new certificate");
             }
             _ = changes.changed() => {
                 if !identity.leaf().verifies_under(&identity.bundle(), wall()) {
@@ -154,6 +162,31 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 4);
         assert!(identity.leaf().claims().not_after > first.claims().not_after);
         assert_eq!(identity.bundle().sequence(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renews_when_the_operator_asks_and_not_later_for_being_asked_twice() {
+        let authority = Authority::new();
+        let identity = Identity::new(domain(), authority.leaf(OWN), authority.bundle(1)).unwrap();
+        let wall = wall();
+        let start = wall();
+        let issue = async |_: Option<Arc<TrustBundle>>| {
+            Ok(Issued { leaf: authority.leaf_valid(OWN, (wall(), wall() + DAY)), bundle: authority.bundle(1) })
+        };
+        let mut changes = identity.changes();
+        let ask = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            identity.renew_within(Duration::from_secs(100));
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            identity.renew_within(Duration::from_secs(100));
+            changes.wait_for(|change| change.leaves == 2).await.unwrap();
+        };
+        tokio::select! {
+            () = keep(&identity, issue, wall.clone(), || 0.5) => panic!("it keeps on for as long as it is polled"),
+            () = ask => {}
+        }
+        let after = wall().duration_since(start).unwrap();
+        assert!(after.abs_diff(Duration::from_secs(110)) < Duration::from_secs(1), "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A root and an online intermediate.
 pub(crate) struct Authority {
     root: CertifiedIssuer<'static, KeyPair>,
+    root_params: CertificateParams,
     intermediate: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -29,10 +30,11 @@ fn authority_params(name: &str) -> CertificateParams {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let root = CertifiedIssuer::self_signed(authority_params("root"), KeyPair::generate().unwrap()).unwrap();
+        let root_params = authority_params("root");
+        let root = CertifiedIssuer::self_signed(root_params.clone(), KeyPair::generate().unwrap()).unwrap();
         let intermediate =
             CertifiedIssuer::signed_by(authority_params("intermediate"), KeyPair::generate().unwrap(), &root).unwrap();
-        Self { root, intermediate }
+        Self { root, root_params, intermediate }
     }
 
     /// Another intermediate, with its own idea of parameters.
@@ -77,6 +79,15 @@ impl Authority {
         change(&mut params);
         let leaf = params.signed_by(key, &self.intermediate).unwrap();
         vec![leaf.der().clone(), self.intermediate.der().clone()]
+    }
+
+    /// A chain of the other authority, and its root once more, as ours signed it: whoever trusts only ours finds a way as well.
+    pub(crate) fn cross_signed(&self, other: &Self, key: &KeyPair, uri: &str) -> Vec<CertificateDer<'static>> {
+        let now = SystemTime::now();
+        let mut chain = other.sign(key, uri, (now - Duration::from_secs(120), now + DAY), |_| {});
+        let crossed = other.root_params.signed_by(other.root.key(), &self.root).unwrap();
+        chain.push(crossed.der().clone());
+        chain
     }
 
     /// A good leaf, valid from two minutes ago for a day.

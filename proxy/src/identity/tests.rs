@@ -82,8 +82,7 @@ fn a_server_with_another_identity_is_refused() {
 fn a_client_without_a_certificate_is_refused() {
     let authority = Authority::new();
     let ratings = identity(&authority, RATINGS);
-    let anonymous =
-        tls::client(None, authority.bundle(1).anchors().into(), domain(), id(RATINGS), Alpn::Http1.name()).unwrap();
+    let anonymous = tls::client(None, authority.bundle(1).trusted(&domain()), id(RATINGS), Alpn::Http1.name()).unwrap();
     let (side, error) = handshake(Arc::new(anonymous), ratings.server_config()).unwrap_err();
     assert_eq!(side, "server");
     assert_eq!(error, rustls::Error::NoCertificatesPresented);
@@ -100,8 +99,7 @@ fn another_mesh_is_refused_on_both_sides() {
     let foreign = theirs.leaf(REVIEWS);
     let config = tls::client(
         Some(foreign.certified().clone()),
-        ours.bundle(1).anchors().into(),
-        domain(),
+        ours.bundle(1).trusted(&domain()),
         id(RATINGS),
         Alpn::Http1.name(),
     )
@@ -110,6 +108,74 @@ fn another_mesh_is_refused_on_both_sides() {
     let (side, error) = handshake(Arc::new(config), ratings.server_config()).unwrap_err();
     assert_eq!(side, "server");
     assert_eq!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
+}
+
+#[test]
+fn two_meshes_trust_each_other_and_neither_speaks_for_the_other() {
+    const CALLER: &str = "spiffe://other.example/ns/shop/sa/cart";
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let other = TrustDomain::parse("other.example").unwrap();
+    let knowing = |own: &Authority, domain: &TrustDomain, foreign: &Authority| {
+        let foreign = v1::ForeignBundle { trust_domain: domain.to_string(), roots: vec![foreign.root_der()] };
+        TrustBundle::from_proto(v1::TrustBundle { foreign: vec![foreign], ..own.bundle(1).to_proto() }).unwrap()
+    };
+    let ratings = Identity::new(domain(), ours.leaf(RATINGS), knowing(&ours, &other, &theirs)).unwrap();
+    let cart = Identity::new(other.clone(), theirs.leaf(CALLER), knowing(&theirs, &domain(), &ours)).unwrap();
+    let config = cart.client_config(&id(RATINGS), Alpn::Http1).unwrap();
+    let (_, server) = handshake(config, ratings.server_config()).unwrap();
+    assert_eq!(peer(server.peer_certificates()).unwrap().identity, id(CALLER));
+    // What is kept over a restart is the same.
+    let again = TrustBundle::from_proto(ratings.bundle().to_proto()).unwrap();
+    assert_eq!(again.to_proto(), ratings.bundle().to_proto());
+
+    // Their root vouches for nobody of ours, ours for nobody of theirs, and neither for a third mesh.
+    for (authority, claimed) in [(&theirs, REVIEWS), (&ours, CALLER), (&theirs, "spiffe://third.example/ns/a/sa/b")] {
+        let leaf = authority.leaf(claimed);
+        let trusted = knowing(&ours, &other, &theirs).trusted(&domain());
+        let config = tls::client(Some(leaf.certified().clone()), trusted, id(RATINGS), Alpn::Http1.name());
+        let (side, error) = handshake(Arc::new(config.unwrap()), ratings.server_config()).unwrap_err();
+        assert_eq!(side, "server", "{claimed}");
+        assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{claimed}: {error}");
+    }
+    // Nor is a server believed that says to be of our mesh.
+    let impostor = Identity::new(domain(), theirs.leaf(RATINGS), theirs.bundle(1)).unwrap();
+    let reviews = Identity::new(domain(), ours.leaf(REVIEWS), knowing(&ours, &other, &theirs)).unwrap();
+    let config = reviews.client_config(&id(RATINGS), Alpn::Http1).unwrap();
+    assert_eq!(handshake(config, impostor.server_config()).unwrap_err().0, "client");
+    // Roots that are said to be another's are not taken for our own domain.
+    let confused = knowing(&ours, &domain(), &theirs);
+    let ratings = Identity::new(domain(), ours.leaf(RATINGS), confused).unwrap();
+    let forged = Identity::new(domain(), theirs.leaf(REVIEWS), ours.bundle(1)).unwrap();
+    let config = forged.client_config(&id(RATINGS), Alpn::Http1).unwrap();
+    assert_eq!(handshake(config, ratings.server_config()).unwrap_err().0, "server");
+}
+
+#[test]
+fn a_cross_signed_chain_leads_where_its_roots_are_trusted_and_nowhere_else() {
+    let (old, new, stranger) = (Authority::new(), Authority::new(), Authority::new());
+    let key = KeyPair::generate().unwrap();
+    let crossed = old.cross_signed(&new, &key, REVIEWS);
+    let verdict = |authority: &Authority| {
+        let (now, usage) = (rustls::pki_types::UnixTime::now(), webpki::KeyUsage::client_auth());
+        verifier::verify_chain(authority.bundle(1).anchors(), &crossed[0], &crossed[1..], now, usage)
+    };
+    verdict(&old).unwrap();
+    verdict(&new).unwrap();
+    let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    assert_eq!(verdict(&stranger), Err(unknown.clone()), "that somebody cross-signed it makes no stranger trust it");
+
+    // The proxy says both roots, so that a rotation between the two need not wait for another leaf.
+    let both = TrustBundle::new(2, vec![old.root_der().into(), new.root_der().into()]).unwrap();
+    let der = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let leaf = Leaf::new(&id(REVIEWS), der, crossed, &both, SystemTime::now()).unwrap();
+    assert_eq!(leaf.roots_in(&both, SystemTime::now()).len(), 2);
+    assert_eq!(leaf.roots_in(&new.bundle(1), SystemTime::now()).len(), 1);
+    // Over a connection: whoever trusts neither root refuses it.
+    let refusing = identity(&stranger, RATINGS).server_config();
+    let trusted = stranger.bundle(1).trusted(&domain());
+    let client = tls::client(Some(leaf.certified().clone()), trusted, id(RATINGS), Alpn::Http1.name()).unwrap();
+    let refused = handshake(Arc::new(client), refusing).map(drop);
+    assert_eq!(refused, Err(("server", unknown)));
 }
 
 /// What our server makes of a client with this chain.
@@ -128,14 +194,9 @@ fn judge_chain(authority: &Authority, key: &KeyPair, chain: Vec<CertificateDer<'
         &tls::PROVIDER,
     )
     .unwrap();
-    let client = tls::client(
-        Some(Arc::new(certified)),
-        authority.bundle(1).anchors().into(),
-        domain(),
-        id(RATINGS),
-        Alpn::Http1.name(),
-    )
-    .unwrap();
+    let client =
+        tls::client(Some(Arc::new(certified)), authority.bundle(1).trusted(&domain()), id(RATINGS), Alpn::Http1.name())
+            .unwrap();
     let server = identity(authority, RATINGS).server_config();
     handshake(Arc::new(client), server).map(drop).map_err(|(side, error)| {
         assert_eq!(side, "server");

@@ -6,14 +6,13 @@
 use std::sync::{Arc, LazyLock};
 
 use fairlead_identity::{
-    SpiffeId, TrustDomain,
-    verifier::{ClientVerifier, ServerVerifier},
+    SpiffeId,
+    verifier::{ClientVerifier, ServerVerifier, Trusted},
 };
 use rustls::{
     CipherSuite, ClientConfig, ServerConfig, SignatureScheme,
     client::{ResolvesClientCert, Resumption},
     crypto::CryptoProvider,
-    pki_types::TrustAnchor,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -75,15 +74,11 @@ impl ResolvesClientCert for Own {
     }
 }
 
-/// For the inbound side: every workload of the trust domain, the mesh's protocols.
-pub(super) fn server(
-    certified: Arc<CertifiedKey>,
-    anchors: Arc<[TrustAnchor<'static>]>,
-    trust_domain: TrustDomain,
-) -> Result<ServerConfig, rustls::Error> {
+/// For the inbound side: every workload of a trusted domain, the mesh's protocols.
+pub(super) fn server(certified: Arc<CertifiedKey>, trusted: Trusted) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(ClientVerifier::new(anchors, trust_domain)))
+        .with_client_cert_verifier(Arc::new(ClientVerifier::new(trusted)))
         .with_cert_resolver(Arc::new(Own(certified)));
     config.alpn_protocols = Alpn::ALL.map(|alpn| alpn.name().to_vec()).to_vec();
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -95,15 +90,14 @@ pub(super) fn server(
 /// For a server that must prove `expected`. Without `certified` the client stays anonymous: only to ask for a first certificate.
 pub(super) fn client(
     certified: Option<Arc<CertifiedKey>>,
-    anchors: Arc<[TrustAnchor<'static>]>,
-    trust_domain: TrustDomain,
+    trusted: Trusted,
     expected: SpiffeId,
     alpn: &[u8],
 ) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(anchors, trust_domain, expected)));
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(trusted, expected)));
     let mut config = match certified {
         Some(certified) => builder.with_client_cert_resolver(Arc::new(Own(certified))),
         None => builder.with_no_client_auth(),

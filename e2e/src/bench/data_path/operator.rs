@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fairlead_crds::PeerAuth;
-use fairlead_operator::ca::authority::{Authority, Material, Serial, pem, public_key_of};
+use fairlead_operator::ca::authority::{Authority, Root, Serial, pem, public_key_of};
 use fairlead_operator::ca::keeper::{self, State};
 use fairlead_operator::ca::service::{IdentityService, Reviewer};
 use fairlead_operator::ca::serving::ServingCertificate;
@@ -57,14 +57,15 @@ impl Operator {
     /// Serves in both pods.
     pub(super) async fn start(pair: &Pair) -> Result<Self> {
         let now = OffsetDateTime::now_utc();
-        let root = Material::new_root(&Serial::random()?, now)?;
-        let issuer = root.new_issuer(&Serial::random()?, now)?;
-        let authority = Arc::new(Authority::new(root, issuer));
+        let root = Root::new(&Serial::random()?, now)?;
+        let intermediate = root.new_intermediate(&Serial::random()?, now)?;
+        let authority = Arc::new(Authority::new(&root, intermediate));
         // Never closed: the services follow it as long as they live.
         let state = watch::Sender::new(State::Ready(Arc::clone(&authority))).subscribe();
 
         let stop = CancellationToken::new();
-        let roots = keeper::trust_bundles(state.clone(), stop.clone()).await.context("the authority is ready")?;
+        let published = keeper::published(state.clone(), stop.clone()).await.context("the authority is ready")?;
+        let roots = published.bundles.clone();
         let serving = Arc::new(ServingCertificate::default());
         let identity = SpiffeId::new(TRUST_DOMAIN, "fairlead-system", "fairlead-operator")?;
         let certified = Readiness::default().condition("serving certificate");
@@ -78,7 +79,7 @@ impl Operator {
         let mut metrics = Registry::default();
         let identities = IdentityService::new(TRUST_DOMAIN, state, Believes, Arc::clone(&index) as Arc<dyn Pods>);
         let configuration =
-            ConfigService::new(index, Arc::default(), config::Metrics::new(&mut metrics), roots.clone(), stop.clone());
+            ConfigService::new(index, Arc::default(), config::Metrics::new(&mut metrics), published, stop.clone());
         let routes = tonic::service::Routes::new(IdentityServer::new(identities))
             .add_service(ConfigServer::new(configuration))
             .into_axum_router();

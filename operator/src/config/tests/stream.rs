@@ -1,5 +1,6 @@
 //! Conversations over loopback: who may have one, and what ends it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,15 @@ use fairlead_proxy_api::v1::config_server::ConfigServer;
 use fairlead_proxy_api::v1::{self, operator_message, proxy_message};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Status, Streaming};
 
+use crate::ca::authority::{Leaves, RootId};
+use crate::ca::keeper::Published;
 use crate::ca::{PeerIdentity, TrustBundle};
 use crate::config::{ConfigService, Metrics, Registry};
 use crate::index::Index;
@@ -25,6 +29,7 @@ struct World {
     index: Arc<Index>,
     registry: Arc<Registry>,
     bundles: watch::Sender<Arc<TrustBundle>>,
+    leaves: watch::Sender<Leaves>,
     shutdown: CancellationToken,
     address: std::net::SocketAddr,
 }
@@ -42,10 +47,12 @@ async fn world(identity: Option<&str>) -> World {
     index.set_ready();
     let registry = Arc::new(Registry::default());
     let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
-    let bundle = TrustBundle { sequence: 1, roots: vec![vec![1, 2, 3]] };
+    let bundle = TrustBundle { sequence: 1, roots: vec![vec![1, 2, 3]], foreign: BTreeMap::new() };
     let (bundles, receiver) = watch::channel(Arc::new(bundle));
     let shutdown = CancellationToken::new();
-    let service = ConfigService::new(index.clone(), registry.clone(), metrics, receiver, shutdown.clone());
+    let (leaves, required) = watch::channel(Leaves { root: RootId::of(b"root"), since: OffsetDateTime::UNIX_EPOCH });
+    let published = Published { bundles: receiver, leaves: required };
+    let service = ConfigService::new(index.clone(), registry.clone(), metrics, published, shutdown.clone());
     let peer = identity.map(|id| PeerIdentity(id.parse().unwrap()));
     let service = ConfigServer::with_interceptor(service, move |mut request: Request<()>| {
         if let Some(peer) = &peer {
@@ -59,7 +66,7 @@ async fn world(identity: Option<&str>) -> World {
     tokio::spawn(
         Server::builder().add_service(service).serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop),
     );
-    World { index, registry, bundles, shutdown, address }
+    World { index, registry, bundles, leaves, shutdown, address }
 }
 
 /// A proxy's end of a stream.
@@ -107,14 +114,14 @@ impl Proxy {
     async fn bundle(&mut self) -> u64 {
         match self.hear().await.unwrap() {
             operator_message::Kind::TrustBundle(bundle) => bundle.sequence,
-            other @ operator_message::Kind::Resource(_) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
     async fn resource(&mut self) -> v1::Resource {
         match self.hear().await.unwrap() {
             operator_message::Kind::Resource(resource) => resource,
-            other @ operator_message::Kind::TrustBundle(_) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -152,9 +159,46 @@ async fn a_proxy_hears_of_its_workload_and_of_each_change() {
     world.index.flush();
     assert_eq!(mode(proxy.resource().await), v1::MtlsMode::Strict);
     assert_eq!(world.registry.streams(), 1);
-    let next = TrustBundle { sequence: 2, roots: vec![vec![4]] };
+    let next = TrustBundle { sequence: 2, roots: vec![vec![4]], foreign: BTreeMap::new() };
     world.bundles.send_replace(Arc::new(next));
     assert_eq!(proxy.bundle().await, 2);
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_once_to_renew_a_certificate_that_is_not_what_it_should_be() {
+    let world = world(Some(WEB)).await;
+    let mut proxy = world.open(hello("web-1-a")).await;
+    proxy.bundle().await;
+    let trust = |root: &[u8]| {
+        let leaf_roots = vec![RootId::of(root).as_bytes().to_vec()];
+        proxy_message::Kind::Trust(v1::Trust { sequence: 1, leaf_roots, leaf_not_before: 1_800_000_000 })
+    };
+    proxy.say(trust(b"root")).await;
+    proxy.subscribe_own().await;
+    proxy.resource().await;
+    let said = world.registry.trust().0;
+    assert_eq!(said[&name("web-1-a")].leaf_roots, [RootId::of(b"root")]);
+
+    let renew = |kind: operator_message::Kind| match kind {
+        operator_message::Kind::Renew(renew) => renew.within_seconds,
+        other => panic!("{other:?}"),
+    };
+    world.leaves.send_modify(|leaves| leaves.root = RootId::of(b"another"));
+    assert_eq!(renew(proxy.hear().await.unwrap()), 1);
+    // What it says before it has the new one does not have it asked again.
+    proxy.say(trust(b"root")).await;
+    proxy.subscribe_own().await;
+    proxy.resource().await;
+    world.leaves.send_modify(|leaves| leaves.since = OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap());
+    assert_eq!(renew(proxy.hear().await.unwrap()), 1);
+    proxy.say(trust(b"another")).await;
+    for since in [OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH + time::Duration::HOUR] {
+        proxy.subscribe_own().await;
+        proxy.resource().await;
+        world.leaves.send_modify(|leaves| leaves.since = since);
+    }
+    proxy.subscribe_own().await;
+    proxy.resource().await;
 }
 
 #[tokio::test]

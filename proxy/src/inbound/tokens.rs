@@ -58,9 +58,10 @@ impl Tokens {
             Some(Err(refusal)) => return Err(refusal),
             Some(Ok(token)) => {
                 let now = SystemTime::now();
-                let enforced = match self.enforced.messages.is_empty() {
-                    true => None,
-                    false => Some(self.enforced.issuers.verify(token, now)?),
+                let enforced = if self.enforced.messages.is_empty() {
+                    None
+                } else {
+                    Some(self.enforced.issuers.verify(token, now)?)
                 };
                 Claimed { enforced, rehearsed: self.rehearsed.issuers.verify(token, now).ok() }
             }

@@ -29,7 +29,7 @@ fn issuer(seed: u8, forward: bool) -> v1::JwtIssuer {
 
 /// One line of a request.
 fn token(seed: u8, group: &str, expires_in: i64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
     let claims = json!({"iss": ISSUER, "aud": "shop", "exp": now + expires_in, "groups": [group]});
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", part(json!({"alg": "EdDSA", "kid": "k"})), part(claims));

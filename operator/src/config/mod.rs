@@ -16,6 +16,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use encode::resource_to_wire;
 pub use metrics::Metrics;
 pub use registry::{Programmed, Registry, StreamId};
 pub use replica::{Connect, ReplicaService, run as share};

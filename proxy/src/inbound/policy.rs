@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
-use fairlead_authz::{Caller, Decision, Effect, Policy};
+use fairlead_authz::{Caller, Decision, Effect, Policy, Request};
 use fairlead_proxy_api::v1;
 use tokio::sync::Notify;
 
@@ -142,13 +142,13 @@ impl Workload {
     }
 
     /// What becomes of a request, or of a connection that is not HTTP.
-    pub(super) fn decide(&self, caller: &Caller, port: u16, asked: Option<&Asked<'_>>) -> Decision<'_> {
+    pub fn decide<R: Request>(&self, caller: &Caller, port: u16, asked: Option<&R>) -> Decision<'_> {
         self.admission.policy.decide(caller, port, asked)
     }
 
     /// Whether rules let in what is not HTTP.
     pub(super) fn allows_bytes(&self, caller: &Caller, port: u16) -> bool {
-        self.decide(caller, port, None).effect == Effect::Allow
+        self.decide(caller, port, None::<&Asked<'_>>).effect == Effect::Allow
     }
 
     /// What the token among `headers` claims, or why it is refused.

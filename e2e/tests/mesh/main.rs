@@ -6,6 +6,7 @@
 mod autoscaler;
 mod bad_input;
 mod canary;
+mod explain;
 mod forgery;
 mod identity;
 mod injection;

@@ -10,7 +10,7 @@ export FAIRLEAD_BEGAN := $(shell date +%s)
 E2E = cargo run --quiet --locked --package fairlead-e2e --
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz e2e manifests cluster load down bench bench-proxy images tools
+.PHONY: help cli demo test fuzz e2e manifests cluster load down bench bench-proxy images tools
 
 help:
 	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
@@ -20,6 +20,7 @@ help:
 	@echo 'make cluster              a Kubernetes of two nodes on this machine (.cluster/kubeconfig, .cluster/bin/kubectl)'
 	@echo 'make load IMAGE=app.tar   bring your own image onto its nodes'
 	@echo 'make images               build the images of this checkout and bring them onto its nodes'
+	@echo 'make cli                  build the fairlead command; prints where it is'
 	@echo 'make down                 end the cluster; PURGE=1 removes its data in .cluster as well'
 	@echo 'make manifests            print the definitions of crds/ into manifests/'
 	@echo 'make bench                measure and print speed and size; ONLY=A,C QUICK=1 for a part, see docs/performance.md'
@@ -39,6 +40,10 @@ fuzz: tools
 
 e2e: tools
 	@$(E2E) mesh $(TEST)
+
+cli: tools
+	@cargo build --quiet --locked --release --package fairlead-cli
+	@echo "$(CARGO_TARGET_DIR)/release/fairlead"
 
 manifests: tools
 	cargo run --quiet --locked --package fairlead-crds > manifests/crds.yaml.new && mv manifests/crds.yaml.new manifests/crds.yaml

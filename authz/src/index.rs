@@ -3,9 +3,10 @@
 //! An index only chooses candidates, which are then asked in full; where it cannot tell, it chooses all. So a mistake here that chooses too
 //! many costs time alone, and tests hold it against asking every rule.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use fairlead_identity::SpiffeId;
+use foldhash::HashMap;
 
 use crate::{
     pattern::TextPattern,

@@ -24,5 +24,5 @@ pub use header::ValuePattern;
 pub use ipnet::IpNet;
 pub use pattern::{HostPattern, IdentityPattern, TextPattern};
 pub use policy::{Decision, Policy};
-pub use request::{Caller, Request};
+pub use request::{Caller, Request, is_grpc_type};
 pub use rule::{Action, Claim, Effect, Grpc, Header, Operation, Rule, Source};

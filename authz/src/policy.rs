@@ -6,7 +6,7 @@ use crate::{
     header::Header,
     index::Index,
     path,
-    pattern::{HostPattern, TextPattern},
+    pattern::HostPattern,
     request::{Caller, Request},
     rule::{Action, Claim, Effect, Grpc, Operation, Rule, Source},
 };
@@ -58,6 +58,8 @@ struct Question<'a, R> {
     caller: &'a Caller,
     port: u16,
     request: Option<&'a R>,
+    /// Its path, if everybody reads it alike: that is found out once, and not for each rule.
+    clear: Option<&'a [u8]>,
 }
 
 impl Default for Policy {
@@ -110,8 +112,11 @@ impl Policy {
     }
 
     /// What becomes of a request, or of a connection that is not HTTP (`None`), to `port` of the pod.
+    ///
+    /// Allocates nothing but to read what few requests have and a rule asks about: a path that servers read in several ways, a host that is not
+    /// in lower case, several lines of one header.
     pub fn decide<R: Request>(&self, caller: &Caller, port: u16, request: Option<&R>) -> Decision<'_> {
-        let question = Question { trust_domain: &self.trust_domain, caller, port, request };
+        let question = self.question(caller, port, request);
         if let Some(rule) = self.denies.find(&question, Readers::Any) {
             return Decision { effect: Effect::Deny, rule: Some(rule) };
         }
@@ -124,7 +129,26 @@ impl Policy {
 
     /// The first Audit rule that holds.
     pub fn audits<R: Request>(&self, caller: &Caller, port: u16, request: Option<&R>) -> Option<&str> {
-        self.audits.find(&Question { trust_domain: &self.trust_domain, caller, port, request }, Readers::Any)
+        if self.audits.rules.is_empty() {
+            return None;
+        }
+        self.audits.find(&self.question(caller, port, request), Readers::Any)
+    }
+
+    fn question<'a, R: Request>(&'a self, caller: &'a Caller, port: u16, request: Option<&'a R>) -> Question<'a, R> {
+        let clear = request.and_then(|request| path::clear(request.path()));
+        Question { trust_domain: &self.trust_domain, caller, port, request, clear }
+    }
+}
+
+impl<R: Request> Question<'_, R> {
+    /// Whether `holds` is true of the path, as any reader takes it, or every one.
+    fn path_is(&self, request: &R, readers: Readers, mut holds: impl FnMut(&[u8]) -> bool) -> bool {
+        match (self.clear, readers) {
+            (Some(reading), _) => holds(reading),
+            (None, Readers::Any) => path::any_reading(request.path(), holds),
+            (None, Readers::Every) => path::every_reading(request.path(), holds),
+        }
     }
 }
 
@@ -144,7 +168,11 @@ impl Rules {
             let rule = self.rules.get(number as usize)?;
             rule.holds(question, readers).then_some(rule.name.as_str())
         };
-        self.index.buckets(question.caller).find_map(|bucket| match (question.request, readers) {
+        let mut buckets = self.index.buckets(question.caller);
+        if let Some(reading) = question.clear {
+            return buckets.find_map(|bucket| bucket.of_path(reading).find_map(holds));
+        }
+        buckets.find_map(|bucket| match (question.request, readers) {
             // Whatever a rule asks of HTTP, it holds.
             (None, Readers::Any) => bucket.all().find_map(holds),
             (None, Readers::Every) => bucket.of_any_path().find_map(holds),
@@ -214,13 +242,14 @@ impl Operation {
             !(methods.is_empty() && paths.is_empty() && hosts.is_empty() && headers.is_empty()) || grpc.is_some();
         let Some(request) = question.request else { return !asks || readers == Readers::Any };
         (methods.is_empty() || methods.iter().any(|method| is_method(method, request, readers)))
-            && (paths.is_empty() || paths.iter().any(|path| is_path(path, request, readers)))
+            && (paths.is_empty()
+                || paths.iter().any(|path| question.path_is(request, readers, |reading| path.matches(reading))))
             && (hosts.is_empty() || is_host(hosts, request, readers))
             && headers.iter().all(|header| match readers {
                 Readers::Any => header.may_hold(request),
                 Readers::Every => header.holds(request),
             })
-            && grpc.as_ref().is_none_or(|grpc| is_call(grpc, request, readers))
+            && grpc.as_ref().is_none_or(|grpc| is_call(grpc, question, request, readers))
     }
 }
 
@@ -229,14 +258,6 @@ fn is_method(method: &str, request: &impl Request, readers: Readers) -> bool {
         // Some servers take lower case for it.
         Readers::Any => method.eq_ignore_ascii_case(request.method()),
         Readers::Every => method == request.method(),
-    }
-}
-
-fn is_path(pattern: &TextPattern, request: &impl Request, readers: Readers) -> bool {
-    let matches = |reading: &[u8]| pattern.matches(reading);
-    match readers {
-        Readers::Any => path::any_reading(request.path(), matches),
-        Readers::Every => path::every_reading(request.path(), matches),
     }
 }
 
@@ -252,7 +273,7 @@ fn is_host(patterns: &[HostPattern], request: &impl Request, readers: Readers) -
 }
 
 /// The path of a call is `/package.Service/Method`, and its content type says that it is one, which not all servers look at.
-fn is_call(grpc: &Grpc, request: &impl Request, readers: Readers) -> bool {
+fn is_call<R: Request>(grpc: &Grpc, question: &Question<'_, R>, request: &R, readers: Readers) -> bool {
     let Grpc { service, method } = grpc;
     let names = |reading: &[u8]| {
         let mut elements = reading.strip_prefix(b"/").into_iter().flat_map(|call| call.splitn(2, |byte| *byte == b'/'));
@@ -261,8 +282,8 @@ fn is_call(grpc: &Grpc, request: &impl Request, readers: Readers) -> bool {
     };
     match readers {
         Readers::Any if service.is_empty() && method.is_empty() => request.is_grpc(),
-        Readers::Any => path::any_reading(request.path(), names),
-        Readers::Every => request.is_grpc() && path::every_reading(request.path(), names),
+        Readers::Any => question.path_is(request, readers, names),
+        Readers::Every => request.is_grpc() && question.path_is(request, readers, names),
     }
 }
 

@@ -34,3 +34,8 @@ pub trait Request {
     /// Whether a token that was verified says so.
     fn has_claim(&self, name: &str, value: &str) -> bool;
 }
+
+/// Whether a content type is gRPC's: `application/grpc+proto` is, `application/grpc-web` is not.
+pub fn is_grpc_type(value: &[u8]) -> bool {
+    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}

@@ -3,7 +3,7 @@
 //! 1. [`model`]: what a proxy must know, as plain data.
 //! 2. [`index`]: watches of the cluster become the model.
 //! 3. The edges: [`inject`] and [`webhook`] (sidecars into pods), [`ca`] (identities), [`jwks`] (keys of those who vouch for users), [`config`]
-//!    (the stream to proxies), [`canary`] (releases), [`status`] (what users read back).
+//!    (the stream to proxies), [`canary`] (releases), [`status`] (what users read back), [`explain`] (what policy would decide).
 //! 4. What carries them: [`serve`] (TLS and connections), [`leader`] (who may write), [`telemetry`] (logs, metrics, health).
 //!
 //! `main.rs` wires these together and decides nothing.
@@ -25,6 +25,8 @@ pub mod config;
 pub mod canary;
 
 pub mod status;
+
+pub mod explain;
 
 pub mod serve;
 

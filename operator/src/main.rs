@@ -1,6 +1,6 @@
 //! Fairlead's operator. This file only wires the parts together.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use fairlead_operator::ca::usable;
 use fairlead_operator::ca::{SpiffeId, TrustDomain, bundles};
 use fairlead_operator::canary::controller::Releases;
 use fairlead_operator::config::{self, ConfigService, ReplicaService};
+use fairlead_operator::explain;
 use fairlead_operator::index::{self, Index};
 use fairlead_operator::inject;
 use fairlead_operator::inject::events::Events;
@@ -39,6 +40,8 @@ use tonic::service::Routes;
 const WEBHOOK_PORT: u16 = 9443;
 const GRPC_PORT: u16 = 8443;
 const METRICS_PORT: u16 = 9090;
+/// On the loopback alone.
+const EXPLAIN_PORT: u16 = fairlead_operator_api::EXPLAIN_PORT;
 
 /// A proxy holds one connection, and briefly a second one when it renews. Pods have an address each.
 const GRPC_LIMITS: Limits = Limits { connections: 16_384, per_address: 32 };
@@ -46,6 +49,8 @@ const GRPC_LIMITS: Limits = Limits { connections: 16_384, per_address: 32 };
 const WEBHOOK_LIMITS: Limits = Limits { connections: 1_024, per_address: 512 };
 /// The kubelet and a collector.
 const METRICS_LIMITS: Limits = Limits { connections: 128, per_address: 32 };
+/// People, through the API server.
+const EXPLAIN_LIMITS: Limits = Limits { connections: 32, per_address: 32 };
 
 /// Between being no longer ready and closing the listeners: so long it takes until nobody is sent here any more.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -55,7 +60,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The control plane of Fairlead: puts sidecars into pods, certifies them, configures them, and releases new versions through them.
 ///
 /// It runs as the Deployment fairlead-operator that manifests/install.yaml makes; every option can be set there as an environment variable. It
-/// listens on 9443 (webhooks), 8443 (proxies) and 9090 (/metrics, /ready, /live).
+/// listens on 9443 (webhooks), 8443 (proxies), 9090 (/metrics, /ready, /live) and, for the fairlead command and inside its pod alone, on 9091.
 #[derive(Debug, Parser)]
 #[command(version)]
 #[allow(clippy::doc_markdown, reason = "these are help texts, for a terminal")]
@@ -209,6 +214,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
         stop.clone(),
     );
     tasks.spawn(http::run(connections, webhooks, stop.clone(), PATIENCE));
+
+    // What policy would decide, for people. Who may forward a port to this pod may ask, and nobody else reaches the loopback.
+    let loopback = TcpListener::bind((Ipv4Addr::LOCALHOST, EXPLAIN_PORT))
+        .await
+        .with_context(|| format!("cannot listen on port {EXPLAIN_PORT} of the loopback"))?;
+    let connections = accept(
+        loopback,
+        Protocol::Plain,
+        EXPLAIN_LIMITS,
+        ListenerMetrics::register(&mut registry, "explain"),
+        stop.clone(),
+    );
+    tasks.spawn(http::run(connections, explain::router(Arc::clone(&index)), stop.clone(), PATIENCE));
 
     // Health and metrics. What is registered later is not shown.
     let grpc_metrics = ListenerMetrics::register(&mut registry, "grpc");

@@ -5,6 +5,7 @@
 
 mod control_plane;
 mod data_path;
+mod decision;
 mod figure;
 mod growth;
 
@@ -27,6 +28,8 @@ pub enum Part {
     Scenario(Scenario),
     /// Whether a request costs more where more is configured.
     Growth,
+    /// What a decision about a caller costs, by how many rules there are.
+    Decision,
     /// What the control plane and a release cost; needs a cluster.
     ControlPlane,
 }
@@ -38,12 +41,16 @@ impl FromStr for Part {
         match text {
             "proxy" => Ok(Self::Proxy),
             "growth" => Ok(Self::Growth),
+            "decision" => Ok(Self::Decision),
             "control-plane" => Ok(Self::ControlPlane),
             letter => {
                 Scenario::ALL.into_iter().find(|scenario| scenario.letter() == letter).map(Self::Scenario).ok_or_else(
                     || {
                         let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
-                        format!("there are proxy, growth, control-plane, and of the data path {}", letters.join(", "))
+                        format!(
+                            "there are proxy, growth, decision, control-plane, and of the data path {}",
+                            letters.join(", ")
+                        )
                     },
                 )
             }
@@ -93,6 +100,11 @@ async fn measure(options: &Options) -> Result<()> {
     }
     if options.includes(Part::Growth) {
         let measured = growth::measure().await?;
+        tables.push(figure::table(&measured));
+        figures.extend(measured);
+    }
+    if options.includes(Part::Decision) {
+        let measured = decision::measure().await?;
         tables.push(figure::table(&measured));
         figures.extend(measured);
     }

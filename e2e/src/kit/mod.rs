@@ -4,6 +4,7 @@
 
 pub mod apps;
 pub mod capture;
+mod fairlead;
 mod kubectl;
 mod load;
 mod metrics;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 use crate::cluster::Places;
 
+pub use fairlead::Fairlead;
 pub use kubectl::{Kubectl, Output};
 pub use load::{Failure, Latency, Load, LoadReport, RunningLoad, Tally};
 pub use metrics::Metrics;

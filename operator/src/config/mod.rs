@@ -18,6 +18,8 @@ mod trust;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use encode::resource_to_wire;
 pub use metrics::Metrics;
 pub use registry::{Programmed, Registry, StreamId};
 pub use replica::{Connect, ReplicaService, run as share};

@@ -21,6 +21,7 @@ mod service;
 mod split;
 mod state;
 mod subscriptions;
+mod target;
 mod traffic_policy;
 pub mod watch;
 mod workload;
@@ -37,9 +38,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
 pub use kinds::Kind;
+pub use peer_auth::{Credit, Part, Scope};
 pub use pod::{HEALTH_PORT, PROXY_CONTAINER};
 pub use report::{Problem, Report};
 pub use subscriptions::{Full, Update};
+pub use target::{Alike, NoTarget, Target};
 
 use crate::model::{FetchedKeys, ObjectName, Resource, ResourceName};
 use compile::Shared;

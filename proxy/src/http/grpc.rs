@@ -1,5 +1,6 @@
 //! What the proxy knows of gRPC: how it fails.
 
+pub use fairlead_authz::is_grpc_type;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::Fields;
@@ -10,11 +11,6 @@ pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Whether a message with these headers is gRPC's.
 pub fn is_grpc(headers: &Fields) -> bool {
     headers.get(&header::CONTENT_TYPE).is_some_and(is_grpc_type)
-}
-
-/// Whether a content type is gRPC's: `application/grpc+proto` is, `application/grpc-web` is not.
-pub fn is_grpc_type(value: &[u8]) -> bool {
-    value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// The status that the head of a response carries.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use fairlead_authz::{Caller, Decision, Effect, Policy};
+use fairlead_authz::{Caller, Decision, Effect, Policy, Request};
 use fairlead_proxy_api::v1;
 use tokio::sync::Notify;
 
@@ -150,7 +150,7 @@ impl Workload {
     }
 
     /// What becomes of a request, or of a connection that is not HTTP.
-    pub(super) fn decide(&self, caller: &Caller, port: u16, asked: Option<&Asked<'_>>) -> Decision<'_> {
+    pub fn decide<R: Request>(&self, caller: &Caller, port: u16, asked: Option<&R>) -> Decision<'_> {
         if asked.is_none() && self.is_handover(caller) {
             return Decision { effect: Effect::Allow, rule: None };
         }
@@ -167,7 +167,7 @@ impl Workload {
 
     /// Whether rules let in what is not HTTP.
     pub(super) fn allows_bytes(&self, caller: &Caller, port: u16) -> bool {
-        self.decide(caller, port, None).effect == Effect::Allow
+        self.decide(caller, port, None::<&Asked<'_>>).effect == Effect::Allow
     }
 
     /// What the token among `headers` claims, or why it is refused.

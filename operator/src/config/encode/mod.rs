@@ -56,7 +56,7 @@ pub(super) fn name_to_wire(name: &ResourceName) -> v1::ResourceName {
 ///
 /// `caller` is who is told: routes for others are none of its business. `None` for the workload of a pod that is gone, which has no form
 /// on the wire.
-pub(super) fn resource_to_wire(name: &ResourceName, resource: &Resource, caller: &Caller) -> Option<v1::Resource> {
+pub(crate) fn resource_to_wire(name: &ResourceName, resource: &Resource, caller: &Caller) -> Option<v1::Resource> {
     let body = match &resource.body {
         Body::NoWorkload => return None,
         Body::Workload(w) => v1::resource::Body::Workload(workload(w)),

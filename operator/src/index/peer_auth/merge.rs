@@ -11,15 +11,18 @@ use crate::model::{Admission, Issuer, MtlsMode, ObjectName, Source, SourceKind, 
 
 /// Whom a `PeerAuth` is about: the narrower wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Scope {
+pub enum Scope {
+    /// Every pod.
     Mesh,
+    /// Those of its namespace.
     Namespace,
+    /// Those of its namespace that it selects.
     Workload,
 }
 
 /// Which `PeerAuth`s are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum View {
+pub(super) enum View {
     /// Those that hold.
     Enforced,
     /// Those that are only rehearsed as well, in place of one of the same scope.
@@ -42,14 +45,14 @@ impl Modes {
 }
 
 /// One of those that concern a pod.
-struct Concerned<'a> {
-    scope: Scope,
-    object: ObjectName,
-    auth: &'a PeerAuth,
+pub(super) struct Concerned<'a> {
+    pub scope: Scope,
+    pub object: ObjectName,
+    pub auth: &'a PeerAuth,
 }
 
 impl Concerned<'_> {
-    fn terms(&self) -> &Terms {
+    pub(super) fn terms(&self) -> &Terms {
         &self.auth.in_force
     }
 
@@ -115,7 +118,7 @@ impl State {
     }
 
     /// From the widest to the narrowest, and of each scope from the youngest to the oldest: who comes later has the last word.
-    fn concerned(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Concerned<'_>> {
+    pub(super) fn concerned(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Concerned<'_>> {
         let operator = self.settings.operator_namespace.as_str();
         let of = |namespace: &str, scope: fn(Option<&Selector>, &BTreeMap<String, String>) -> Option<Scope>| {
             let table = self.peer_auths.get(namespace).into_iter().flatten();
@@ -141,17 +144,25 @@ impl State {
     }
 }
 
-fn seen(terms: &Terms, view: View) -> bool {
+pub(super) fn seen(terms: &Terms, view: View) -> bool {
     view == View::Rehearsed || !terms.audit
+}
+
+/// Of each scope, the widest first, the one that states mutual TLS.
+pub(super) fn states_mtls<'a, 'b>(
+    concerned: &'b [Concerned<'a>],
+    view: View,
+) -> impl DoubleEndedIterator<Item = &'b Concerned<'a>> {
+    [Scope::Mesh, Scope::Namespace, Scope::Workload].into_iter().filter_map(move |scope| {
+        let stated = concerned.iter().filter(|c| c.scope == scope && c.terms().states_mtls());
+        // What is rehearsed is to come in place of what holds now. Among equals the last one is the oldest.
+        stated.filter(|c| seen(c.terms(), view)).max_by_key(|c| c.terms().audit)
+    })
 }
 
 fn modes(concerned: &[Concerned<'_>], view: View) -> Modes {
     let mut modes = Modes::default();
-    for scope in [Scope::Mesh, Scope::Namespace, Scope::Workload] {
-        let stated = concerned.iter().filter(|c| c.scope == scope && c.terms().states_mtls());
-        // What is rehearsed is to come in place of what holds now. Among equals the last one is the oldest.
-        let winner = stated.filter(|c| seen(c.terms(), view)).max_by_key(|c| c.terms().audit);
-        let Some(winner) = winner else { continue };
+    for winner in states_mtls(concerned, view) {
         let terms = winner.terms();
         if let Some(mode) = terms.mode {
             modes.mode = mode;

@@ -1,5 +1,6 @@
 //! What the index keeps of a `PeerAuth`, and how those of mesh, namespace and workload join.
 
+mod credit;
 mod keys;
 mod merge;
 mod opaque;
@@ -10,6 +11,8 @@ use fairlead_crds::{PeerAuthSpec, PeerAuthStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
+pub use credit::{Credit, Part};
+pub use merge::Scope;
 use terms::{Keys, Terms};
 
 /// What the index keeps of a `PeerAuth`.

@@ -9,11 +9,15 @@ use fairlead_e2e::kit::{
     Load, Mesh, OPERATOR, OPERATOR_NAMESPACE, RunningLoad, TempNamespace, eventually, eventually_within, text,
 };
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
 
 const ROOT: &str = "fairlead-root";
 const ISSUER: &str = "fairlead-issuer";
 /// A phase lasts ten seconds at least; replicas look every two to ten, and proxies are asked to renew within some.
 const ROTATION: Duration = Duration::from_secs(300);
+
+/// There is one root.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Two pods behind a Service, a caller, and a load that must lose nothing.
 struct World {
@@ -21,10 +25,12 @@ struct World {
     namespace: TempNamespace,
     load: RunningLoad,
     pods: Vec<(String, i64)>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl World {
     async fn new(name: &str) -> Result<Self> {
+        let turn = TURN.lock().await;
         let mesh = Mesh::connect().await?;
         mesh.install().await?;
         let namespace = TempNamespace::injected(&mesh, name).await?;
@@ -46,7 +52,7 @@ impl World {
         .await?;
         let load = Load::of("http://echo:9080/").rate(100).seconds(1800).start(&mesh, namespace.name()).await?;
         let pods = restarts(&mesh, namespace.name()).await?;
-        Ok(Self { mesh, namespace, load, pods })
+        Ok(Self { mesh, namespace, load, pods, _turn: turn })
     }
 
     async fn annotate(&self, secret: &str, annotation: &str, value: &str) -> Result<()> {

@@ -304,7 +304,8 @@ impl Scan {
                         if option.eq_ignore_ascii_case(b"close") {
                             scan.close = true;
                         } else if option.eq_ignore_ascii_case(b"keep-alive") {
-                            scan.keep_alive = true;
+                            // A list with other characters is none for some, who then end the connection.
+                            scan.keep_alive |= header.value.is_ascii();
                         } else if option.eq_ignore_ascii_case(b"upgrade") {
                             asks_upgrade = true;
                         } else if options.len() == MAX_OPTIONS {

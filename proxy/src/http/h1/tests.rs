@@ -150,6 +150,16 @@ fn what_concerns_the_connection_alone_is_left_out() {
 }
 
 #[test]
+fn only_a_list_that_everybody_reads_keeps_a_connection_of_http_1_0() {
+    let keeps = |connection: &[u8]| {
+        let head = [&b"GET / HTTP/1.0\r\nConnection: "[..], connection, b"\r\n\r\n"].concat();
+        request(&head).unwrap().unwrap().0.keep_alive
+    };
+    assert!(keeps(b"x, Keep-Alive") && !keeps(b"x") && !keeps(b"keep-alive, close"));
+    assert!(!keeps(b"\xb4, keep-alive"));
+}
+
+#[test]
 fn an_upgrade_is_passed_on_where_it_is_announced_but_never_one_to_http2() {
     let upgrade = |protocol: &str, connection: &str| {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\nUpgrade: {protocol}\r\n\r\n");

@@ -3,6 +3,8 @@
 # Builds are kept outside of the checkout, so that the next clean one is quick.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fairlead
 export CARGO_TARGET_DIR ?= $(CACHE)/target
+# What makes the second build of one checkout quicker fills the cache with gigabytes for each checkout that never has one.
+export CARGO_INCREMENTAL ?= 0
 
 # The durations that `make bench` prints begin here, with the build of what runs the rest.
 export FAIRLEAD_BEGAN := $(shell date +%s)

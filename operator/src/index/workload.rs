@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::compile::Compiler;
+use super::peer_auth::Effective;
 use super::pod::Pod;
 use super::state::Dependency;
 use super::traffic_policy::{behaviour, default_behaviour};
@@ -18,7 +19,7 @@ impl Compiler<'_> {
         self.depend(Dependency::Pod(name.clone()));
         let pod = self.state.pods.get(name)?;
         self.depend(Dependency::Namespace(name.namespace.clone()));
-        let (admission, rehearsal, sources) = self.state.admission(&name.namespace, &pod.labels);
+        let Effective { admission, rehearsal, issuers, sources } = self.state.effective(&name.namespace, &pod.labels);
         for source in sources {
             self.cite(source);
         }
@@ -39,7 +40,7 @@ impl Compiler<'_> {
             },
             admission,
             rehearsal,
-            issuers: self.state.issuers(&name.namespace, &pod.labels),
+            issuers,
             port_protocols,
             rate_limits,
             handovers_from,

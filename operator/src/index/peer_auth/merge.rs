@@ -44,6 +44,17 @@ impl Modes {
     }
 }
 
+/// What holds for one pod.
+pub(in crate::index) struct Effective {
+    pub admission: Admission,
+    /// The same if what is only rehearsed held as well; `None`: nothing is.
+    pub rehearsal: Option<Admission>,
+    /// Whose tokens are believed.
+    pub issuers: Vec<Issuer>,
+    /// What was merged.
+    pub sources: Vec<SourceRef>,
+}
+
 /// One of those that concern a pod.
 pub(super) struct Concerned<'a> {
     pub scope: Scope,
@@ -72,24 +83,22 @@ impl State {
         modes(&self.concerned(namespace, labels), View::Enforced)
     }
 
-    /// Who may come in and do what at such a pod, the same if what is only rehearsed held as well, and what was merged.
-    pub(in crate::index) fn admission(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> (Admission, Option<Admission>, Vec<SourceRef>) {
+    /// What holds for such a pod.
+    pub(in crate::index) fn effective(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Effective {
         let concerned = self.concerned(namespace, labels);
-        let enforced = admission(&concerned, View::Enforced);
-        let rehearsed = concerned.iter().any(|c| c.terms().audit).then(|| admission(&concerned, View::Rehearsed));
-        (enforced, rehearsed, concerned.iter().map(Concerned::source).collect())
+        let is_rehearsed = concerned.iter().any(|c| c.terms().audit);
+        Effective {
+            admission: admission(&concerned, View::Enforced),
+            rehearsal: is_rehearsed.then(|| admission(&concerned, View::Rehearsed)),
+            issuers: self.issuers(&concerned),
+            sources: concerned.iter().map(Concerned::source).collect(),
+        }
     }
 
-    /// Of the issuers that `PeerAuth`s name for such a pod each once, and once more where it is rehearsed; the narrower and older one's word
-    /// holds.
-    pub(in crate::index) fn issuers(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Issuer> {
+    /// Each once, and once more where it is rehearsed; the narrower and older one's word holds.
+    fn issuers(&self, concerned: &[Concerned<'_>]) -> Vec<Issuer> {
         let mut issuers = BTreeMap::new();
-        for concerned in self.concerned(namespace, labels).into_iter().rev() {
-            let terms = &concerned.auth.in_force;
+        for terms in concerned.iter().rev().map(Concerned::terms) {
             for issuer in &terms.issuers {
                 issuers.entry((terms.audit, issuer.issuer.as_str())).or_insert(issuer);
             }

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 pub use credit::{Credit, Part};
+pub(super) use merge::Effective;
 pub use merge::Scope;
 use terms::{Keys, Terms};
 

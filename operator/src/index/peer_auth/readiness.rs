@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use fairlead_crds::WorkloadReadiness;
-use kube::core::SelectorExt as _;
 
 use crate::index::pod::Pod;
 use crate::index::state::State;
@@ -24,8 +23,8 @@ impl State {
         for (name, addresses) in called {
             let Some(pod) = self.pods.get(name) else { continue };
             let workload = workload(name, pod);
-            for auth in self.peer_auths_of(name, pod) {
-                let callers = by_auth.entry(auth).or_default().entry(workload.clone()).or_default();
+            for concerned in self.concerned(&name.namespace, &pod.labels) {
+                let callers = by_auth.entry(concerned.object).or_default().entry(workload.clone()).or_default();
                 callers.extend(addresses.iter().map(|address| self.caller(*address)));
             }
         }
@@ -36,20 +35,6 @@ impl State {
         };
         let list = |workloads: BTreeMap<_, _>| workloads.into_iter().take(MAX_WORKLOADS).map(readiness).collect();
         by_auth.into_iter().map(|(auth, workloads)| (auth, list(workloads))).collect()
-    }
-
-    fn peer_auths_of(&self, name: &ObjectName, pod: &Pod) -> Vec<ObjectName> {
-        let operator = self.settings.operator_namespace.as_str();
-        let of = |namespace: &str| {
-            let auths = self.peer_auths.get(namespace).into_iter().flatten();
-            auths.map(|(name, auth)| (ObjectName::new(namespace, name), &auth.in_force.selector)).collect::<Vec<_>>()
-        };
-        let mesh = of(operator).into_iter().filter(|(_, selector)| selector.is_none());
-        let own = of(&name.namespace).into_iter().filter(|(auth, selector)| match selector {
-            None => auth.namespace != operator,
-            Some(selector) => selector.matches(&pod.labels),
-        });
-        mesh.chain(own).map(|(auth, _)| auth).collect()
     }
 
     /// Who has this address now. A pod that is gone since has left it to nobody, or to somebody else: names are a help and no evidence.

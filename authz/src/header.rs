@@ -8,7 +8,8 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{request::Request, rule};
 
-/// Bytes that one compiled pattern may take.
+/// Bytes that one compiled pattern may take; the operator checks patterns with the same limit, so a proxy refuses only what a broken one
+/// sends.
 const REGEX_SIZE: usize = 256 * 1024;
 
 /// What the value of a header must be.
@@ -22,6 +23,14 @@ pub enum ValuePattern {
     Regex(String),
     /// Any value.
     Present,
+}
+
+/// An expression of whole values. It has to be one by itself, so that `a)|(b` is no way out of that. The error is a sentence.
+pub fn whole(pattern: &str) -> Result<Regex, String> {
+    let compile = |text: &str| RegexBuilder::new(text).size_limit(REGEX_SIZE).build();
+    compile(pattern)
+        .and_then(|_| compile(&format!("^(?:{pattern})$")))
+        .map_err(|error| format!("the pattern {pattern:?} does not compile: {error}"))
 }
 
 /// A [`rule::Header`], ready to be asked.
@@ -52,11 +61,7 @@ impl Header {
             ValuePattern::Exact(exact) => Value::Exact(exact),
             ValuePattern::Prefix(prefix) => Value::Prefix(prefix),
             ValuePattern::Present => Value::Present,
-            ValuePattern::Regex(pattern) => RegexBuilder::new(&format!("^(?:{pattern})$"))
-                .size_limit(REGEX_SIZE)
-                .build()
-                .map(Value::Regex)
-                .map_err(|error| format!("the pattern {pattern:?} does not compile: {error}"))?,
+            ValuePattern::Regex(pattern) => Value::Regex(whole(&pattern)?),
         };
         Ok(Self { name, value, not })
     }

@@ -20,7 +20,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub use header::ValuePattern;
+pub use header::{ValuePattern, whole};
 pub use ipnet::IpNet;
 pub use pattern::{HostPattern, IdentityPattern, TextPattern};
 pub use policy::{Decision, Policy};

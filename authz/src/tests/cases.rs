@@ -209,6 +209,7 @@ fn what_does_not_compile_names_its_rule() {
     };
     for (to, why) in [
         (header("x", ValuePattern::Regex("(".into())), "rule r: the pattern"),
+        (header("x", ValuePattern::Regex("a)|(b".into())), "rule r: the pattern"),
         (header("a b", ValuePattern::Present), "rule r: \"a b\" is no header"),
         (header("Host", ValuePattern::Present), "use hosts"),
     ] {

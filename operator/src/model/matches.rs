@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+pub use fairlead_authz::{Grpc as GrpcMatch, Header as HeaderMatch, ValuePattern as StringMatch};
+
 use super::{ObjectName, Place};
 
 /// A kind of request: all that is set must hold.
@@ -39,39 +41,6 @@ pub enum PathMatch {
     Prefix(String),
     /// The whole path matches; Rust regex syntax, known to compile.
     Regex(String),
-}
-
-/// What a header, a parameter of the query or a cookie must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeaderMatch {
-    /// Of a header: in lower case.
-    pub name: String,
-    /// What its value must be.
-    pub value: StringMatch,
-    /// The entry holds where the value does not match.
-    pub not: bool,
-}
-
-/// What a value must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StringMatch {
-    /// This value.
-    Exact(String),
-    /// It begins so.
-    Prefix(String),
-    /// The whole value matches; Rust regex syntax, known to compile.
-    Regex(String),
-    /// Any value.
-    Present,
-}
-
-/// Which calls of gRPC.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GrpcMatch {
-    /// With its package; empty: every service.
-    pub service: String,
-    /// Empty: every method.
-    pub method: String,
 }
 
 /// Who a caller must be: all that is set must hold.

@@ -1,6 +1,6 @@
 //! Who may do what at this pod: the operator's rules compiled, and a request as they look at it.
 
-use fairlead_authz::{Action, Claim, Effect, Grpc, Header, Operation, Policy, Request, Rule, Source, ValuePattern};
+use fairlead_authz::{Action, Claim, Effect, Grpc, Operation, Policy, Request, Rule, Source};
 use fairlead_proxy_api::v1;
 use http::{HeaderName, header};
 
@@ -8,7 +8,7 @@ use super::{policy::port, tokens::Claimed};
 use crate::{
     http::{Head, is_grpc_type},
     jwt::Claims,
-    route::RequestHead,
+    route::{RequestHead, header_from_wire},
 };
 
 /// A request whose caller policy asks about.
@@ -113,25 +113,11 @@ fn operation(message: v1::AuthorizationOperation) -> Result<Operation, String> {
         methods,
         paths: paths.iter().map(|path| path.parse()).collect::<Result<_, String>>()?,
         hosts: hosts.iter().map(|host| host.parse()).collect::<Result<_, String>>()?,
-        headers: headers.into_iter().map(header).collect::<Result<_, _>>()?,
+        headers: headers.into_iter().map(header_from_wire).collect::<Result<_, _>>()?,
         grpc: grpc.map(|v1::GrpcMatch { service, method }| Grpc { service, method }),
     };
     if operation == Operation::default() {
         return Err("an operation asks for nothing that this proxy knows".into());
     }
     Ok(operation)
-}
-
-fn header(message: v1::HeaderMatch) -> Result<Header, String> {
-    use v1::header_match::Kind;
-    let v1::HeaderMatch { name, kind, not } = message;
-    let (value, not) = match kind {
-        Some(Kind::Exact(exact)) => (ValuePattern::Exact(exact), not),
-        Some(Kind::Prefix(prefix)) => (ValuePattern::Prefix(prefix), not),
-        Some(Kind::Regex(pattern)) => (ValuePattern::Regex(pattern), not),
-        // "present: false" asks for absence.
-        Some(Kind::Present(present)) => (ValuePattern::Present, not == present),
-        None => return Err(format!("the match of {name:?} has no kind that this proxy knows")),
-    };
-    Ok(Header { name, value, not })
 }

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
+use fairlead_authz::{Header, ValuePattern, whole};
 use fairlead_proxy_api::v1;
-use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     Destination, GrpcMatch, HeaderMatch, Index, Match, NamedMatch, PathMatch, Protocol, Retry, Route, Service, Split,
@@ -21,10 +21,6 @@ use crate::{
     http::Version,
     identity::{Origination, origination::OriginationId},
 };
-
-/// Bytes that one compiled pattern may take; the operator checks patterns with the same limit, so this refuses only what a broken
-/// operator sends.
-const REGEX_SIZE: usize = 256 * 1024;
 
 /// Milliseconds; a year. Nothing waits for longer, and a time so far away is still one that clocks can tell.
 const LONGEST: u64 = 365 * 24 * 3600 * 1000;
@@ -200,7 +196,7 @@ pub fn match_of(message: v1::Match) -> Result<Match, String> {
         Some(Some(Kind::Exact(exact))) => Some(PathMatch::Exact(exact)),
         // The Gateway API ignores a trailing slash of a prefix.
         Some(Some(Kind::Prefix(prefix))) => Some(PathMatch::Prefix(prefix.trim_end_matches('/').to_owned())),
-        Some(Some(Kind::Regex(pattern))) => Some(PathMatch::Regex(regex(&pattern)?)),
+        Some(Some(Kind::Regex(pattern))) => Some(PathMatch::Regex(whole(&pattern)?)),
         Some(None) => return Err("a path match has no kind that this proxy knows".into()),
     };
     let headers = message.headers.into_iter().map(header_of).collect::<Result<_, _>>()?;
@@ -225,25 +221,29 @@ fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
 }
 
 fn named_of(message: v1::HeaderMatch) -> Result<NamedMatch, String> {
-    use v1::header_match::Kind;
-    let (value, not) = match message.kind {
-        Some(Kind::Exact(exact)) => (ValueMatch::Exact(exact.into_bytes()), message.not),
-        Some(Kind::Prefix(prefix)) => (ValueMatch::Prefix(prefix.into_bytes()), message.not),
-        Some(Kind::Regex(pattern)) => (ValueMatch::Regex(regex(&pattern)?), message.not),
-        // "present: false" asks for absence.
-        Some(Kind::Present(present)) => (ValueMatch::Present, message.not == present),
-        None => {
-            return Err(format!("the match of {:?} has no kind that this proxy knows", message.name));
-        }
+    let Header { name, value, not } = header_from_wire(message)?;
+    let value = match value {
+        ValuePattern::Exact(exact) => ValueMatch::Exact(exact.into_bytes()),
+        ValuePattern::Prefix(prefix) => ValueMatch::Prefix(prefix.into_bytes()),
+        ValuePattern::Regex(pattern) => ValueMatch::Regex(whole(&pattern)?),
+        ValuePattern::Present => ValueMatch::Present,
     };
-    Ok(NamedMatch { name: message.name, value, not })
+    Ok(NamedMatch { name, value, not })
 }
 
-fn regex(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .size_limit(REGEX_SIZE)
-        .build()
-        .map_err(|error| format!("the pattern {pattern:?} does not compile: {error}"))
+/// What a header, a parameter of the query or a cookie must be. The error is a sentence.
+pub fn header_from_wire(message: v1::HeaderMatch) -> Result<Header, String> {
+    use v1::header_match::Kind;
+    let v1::HeaderMatch { name, kind, not } = message;
+    let (value, not) = match kind {
+        Some(Kind::Exact(exact)) => (ValuePattern::Exact(exact), not),
+        Some(Kind::Prefix(prefix)) => (ValuePattern::Prefix(prefix), not),
+        Some(Kind::Regex(pattern)) => (ValuePattern::Regex(pattern), not),
+        // "present: false" asks for absence.
+        Some(Kind::Present(present)) => (ValuePattern::Present, not == present),
+        None => return Err(format!("the match of {name:?} has no kind that this proxy knows")),
+    };
+    Ok(Header { name, value, not })
 }
 
 fn endpoint_of(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, String> {
@@ -260,13 +260,7 @@ fn endpoint_of(loads: &mut Loads, message: v1::Endpoint) -> Result<Endpoint, Str
 
 /// An address of 4 or 16 bytes in network order. The error is a sentence.
 pub fn ip(bytes: &[u8]) -> Result<IpAddr, String> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        Ok(IpAddr::from(v4))
-    } else if let Ok(v6) = <[u8; 16]>::try_from(bytes) {
-        Ok(IpAddr::from(v6))
-    } else {
-        Err(format!("an address has {} bytes, not 4 or 16", bytes.len()))
-    }
+    fairlead_proxy_api::address(bytes).ok_or_else(|| format!("an address has {} bytes, not 4 or 16", bytes.len()))
 }
 
 fn port(port: u32) -> Result<u16, String> {

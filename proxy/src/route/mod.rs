@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 pub use self::{
-    compile::{compile, endpoint_set, ip, match_of},
+    compile::{compile, endpoint_set, header_from_wire, ip, match_of},
     head::RequestHead,
     index::Index,
     matcher::{GrpcMatch, HeaderMatch, Match, NamedMatch, PathMatch, ValueMatch},

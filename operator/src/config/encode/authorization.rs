@@ -1,8 +1,9 @@
 //! Who may do what, in the words of the wire contract.
 
-use fairlead_authz::{Action, Claim, Effect, Grpc, Header, Operation, Rule, Source, ValuePattern};
+use fairlead_authz::{Action, Claim, Effect, Operation, Rule, Source};
 use fairlead_proxy_api::v1;
 
+use super::route::{grpc_match, header_match};
 use crate::model::{Admission, Issuer};
 
 pub(super) fn authorization(admission: &Admission) -> v1::Authorization {
@@ -62,21 +63,7 @@ fn operation(operation: &Operation) -> v1::AuthorizationOperation {
         methods: methods.clone(),
         paths: paths.iter().map(ToString::to_string).collect(),
         hosts: hosts.iter().map(ToString::to_string).collect(),
-        headers: headers.iter().map(header).collect(),
-        grpc: grpc
-            .as_ref()
-            .map(|Grpc { service, method }| v1::GrpcMatch { service: service.clone(), method: method.clone() }),
+        headers: headers.iter().map(header_match).collect(),
+        grpc: grpc.as_ref().map(grpc_match),
     }
-}
-
-fn header(header: &Header) -> v1::HeaderMatch {
-    use v1::header_match::Kind;
-    let Header { name, value, not } = header;
-    let kind = match value {
-        ValuePattern::Exact(exact) => Kind::Exact(exact.clone()),
-        ValuePattern::Prefix(prefix) => Kind::Prefix(prefix.clone()),
-        ValuePattern::Regex(pattern) => Kind::Regex(pattern.clone()),
-        ValuePattern::Present => Kind::Present(true),
-    };
-    v1::HeaderMatch { name: name.clone(), kind: Some(kind), not: *not }
 }

@@ -3,7 +3,7 @@
 use fairlead_proxy_api::v1;
 
 use super::{rules, tries};
-use crate::model::{Backend, Caller, HeaderMatch, Match, Mirror, PathMatch, Route, StringMatch, Target};
+use crate::model::{Backend, Caller, GrpcMatch, HeaderMatch, Match, Mirror, PathMatch, Route, StringMatch, Target};
 
 /// The routes that `caller` can meet, up to the first that takes every request of its.
 pub(super) fn routes(routes: &[Route], caller: &Caller) -> Vec<v1::Route> {
@@ -51,11 +51,15 @@ pub(super) fn request_match(m: &Match) -> v1::Match {
         methods: m.methods.clone(),
         query_params: m.query_params.iter().map(header_match).collect(),
         cookies: m.cookies.iter().map(header_match).collect(),
-        grpc: m.grpc.as_ref().map(|grpc| v1::GrpcMatch { service: grpc.service.clone(), method: grpc.method.clone() }),
+        grpc: m.grpc.as_ref().map(grpc_match),
     }
 }
 
-fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
+pub(super) fn grpc_match(grpc: &GrpcMatch) -> v1::GrpcMatch {
+    v1::GrpcMatch { service: grpc.service.clone(), method: grpc.method.clone() }
+}
+
+pub(super) fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
     v1::HeaderMatch {
         name: h.name.clone(),
         not: h.not,

@@ -23,7 +23,7 @@ pub(super) struct PlainCallers(HashMap<ObjectName, HashMap<IpAddr, Instant>>);
 impl PlainCallers {
     /// A proxy said that somebody called its pod in plain. True if that is news.
     pub(super) fn note(&mut self, pod: &ObjectName, address: &[u8], at: Instant) -> bool {
-        let Some(address) = parse(address) else { return false };
+        let Some(address) = fairlead_proxy_api::address(address).map(canonical) else { return false };
         if self.0.len() >= MAX_PODS && !self.0.contains_key(pod) {
             return false;
         }
@@ -49,12 +49,11 @@ impl PlainCallers {
         let callers = self.0.get(pod).into_iter().flatten();
         callers
             .map(|(address, at)| {
-                let ip = match address {
-                    IpAddr::V4(ip) => ip.octets().to_vec(),
-                    IpAddr::V6(ip) => ip.octets().to_vec(),
-                };
                 let ago = now.saturating_duration_since(*at).as_secs();
-                v1::PlainCaller { ip, seconds_ago: u32::try_from(ago).unwrap_or(u32::MAX) }
+                v1::PlainCaller {
+                    ip: fairlead_proxy_api::octets(*address),
+                    seconds_ago: u32::try_from(ago).unwrap_or(u32::MAX),
+                }
             })
             .collect()
     }
@@ -65,15 +64,6 @@ impl PlainCallers {
             !callers.is_empty()
         });
     }
-}
-
-fn parse(address: &[u8]) -> Option<IpAddr> {
-    let ip = match address.len() {
-        4 => <[u8; 4]>::try_from(address).ok()?.into(),
-        16 => <[u8; 16]>::try_from(address).ok()?.into(),
-        _ => return None,
-    };
-    Some(canonical(ip))
 }
 
 #[cfg(test)]

@@ -8,6 +8,22 @@ pub mod v1 {
     tonic::include_proto!("fairlead.proxy.v1");
 }
 
+use std::net::IpAddr;
+
+/// An address as messages have it: 4 or 16 bytes in network order.
+pub fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// What [`octets`] made; `None`: they are neither 4 nor 16.
+pub fn address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
 /// The audience of the projected service-account token that a proxy shows to the operator: its own, so that a token made for
 /// another service opens nothing here, and one taken from here opens nothing elsewhere.
 pub const TOKEN_AUDIENCE: &str = "fairlead.dev";

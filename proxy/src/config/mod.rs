@@ -16,7 +16,7 @@ pub(crate) mod testing;
 mod tests;
 pub mod workload;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use fairlead_proxy_api::v1;
 
@@ -50,21 +50,12 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 fn to_proto(address: SocketAddr) -> v1::Address {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    v1::Address { ip, port: address.port().into() }
+    v1::Address { ip: fairlead_proxy_api::octets(address.ip()), port: address.port().into() }
 }
 
 fn from_proto(address: &v1::Address) -> Option<SocketAddr> {
     let port = u16::try_from(address.port).ok()?;
-    let ip = match address.ip.len() {
-        4 => Ipv4Addr::from(<[u8; 4]>::try_from(&address.ip[..]).ok()?).into(),
-        16 => Ipv6Addr::from(<[u8; 16]>::try_from(&address.ip[..]).ok()?).into(),
-        _ => return None,
-    };
-    Some(canonical(SocketAddr::new(ip, port)))
+    Some(canonical(SocketAddr::new(fairlead_proxy_api::address(&address.ip)?, port)))
 }
 
 /// The name of a destination on the wire.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -94,13 +94,6 @@ pub(super) struct Session<'a> {
     again: Instant,
     /// To be sent, in order.
     pub(super) outbox: VecDeque<v1::ProxyMessage>,
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
 }
 
 fn message(kind: proxy_message::Kind) -> v1::ProxyMessage {
@@ -245,7 +238,7 @@ impl<'a> Session<'a> {
         }
         let callers = self.store.telemetry.plain_callers.take(again);
         if !(groups.is_empty() && callers.is_empty()) {
-            let plain_callers = callers.into_iter().map(octets).collect();
+            let plain_callers = callers.into_iter().map(fairlead_proxy_api::octets).collect();
             let report = v1::Report { groups, plain_callers };
             self.outbox.push_back(message(proxy_message::Kind::Report(report)));
         }

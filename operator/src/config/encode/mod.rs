@@ -8,9 +8,9 @@ mod route;
 mod rules;
 mod tries;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use fairlead_proxy_api::v1;
+use fairlead_proxy_api::{octets, v1};
 use prost::Message as _;
 use ring::digest;
 
@@ -24,12 +24,7 @@ pub(super) fn name_from_wire(own: &ObjectName, name: Option<v1::ResourceName>) -
     match name.and_then(|n| n.kind) {
         Some(v1::resource_name::Kind::Workload(_)) => Ok(ResourceName::Workload(own.clone())),
         Some(v1::resource_name::Kind::Destination(address)) => {
-            let ip: IpAddr = match address.ip.len() {
-                4 => <[u8; 4]>::try_from(&address.ip[..]).map(Into::into),
-                16 => <[u8; 16]>::try_from(&address.ip[..]).map(Into::into),
-                _ => return Err("an address has 4 or 16 bytes"),
-            }
-            .map_err(|_| "an address has 4 or 16 bytes")?;
+            let ip = fairlead_proxy_api::address(&address.ip).ok_or("an address has 4 or 16 bytes")?;
             let port = u16::try_from(address.port).map_err(|_| "a port is at most 65535")?;
             Ok(ResourceName::Destination {
                 caller: own.namespace.clone(),
@@ -45,7 +40,7 @@ pub(super) fn name_to_wire(name: &ResourceName) -> v1::ResourceName {
     let kind = match name {
         ResourceName::Workload(_) => v1::resource_name::Kind::Workload(v1::OwnWorkload {}),
         ResourceName::Destination { address, .. } => {
-            v1::resource_name::Kind::Destination(v1::Address { ip: bytes(address.ip()), port: address.port().into() })
+            v1::resource_name::Kind::Destination(v1::Address { ip: octets(address.ip()), port: address.port().into() })
         }
     };
     v1::ResourceName { kind: Some(kind) }
@@ -76,13 +71,6 @@ fn version(encoded: &[u8]) -> String {
     format!("{:032x}", u128::from_be_bytes(half))
 }
 
-fn bytes(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
-}
-
 fn workload(w: &Workload) -> v1::Workload {
     v1::Workload {
         mtls: mtls(w.admission.mtls),
@@ -96,7 +84,7 @@ fn workload(w: &Workload) -> v1::Workload {
         authorization: Some(authorization::authorization(&w.admission)),
         trust_domain: w.trust_domain.clone(),
         identity: w.identity.clone(),
-        handovers_from: w.handovers_from.iter().map(|ip| bytes(*ip)).collect(),
+        handovers_from: w.handovers_from.iter().map(|ip| octets(*ip)).collect(),
         jwt_issuers: w.issuers.iter().map(authorization::issuer).collect(),
         rehearsal: w.rehearsal.as_ref().map(|admission| v1::Rehearsal {
             mtls: mtls(admission.mtls),
@@ -191,7 +179,7 @@ fn endpoint_set<'a>(s: &'a EndpointSet, here: &Place, originations: &mut origina
 
 fn endpoint(e: &Endpoint) -> v1::Endpoint {
     v1::Endpoint {
-        ip: bytes(e.address.ip()),
+        ip: octets(e.address.ip()),
         port: e.address.port().into(),
         identity: e.identity.clone(),
         zone: e.place.zone.clone(),

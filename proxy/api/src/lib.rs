@@ -8,7 +8,11 @@ pub mod v1 {
     tonic::include_proto!("fairlead.proxy.v1");
 }
 
+mod codec;
+
 use std::net::IpAddr;
+
+pub use codec::Codec;
 
 /// An address as messages have it: 4 or 16 bytes in network order.
 pub fn octets(ip: IpAddr) -> Vec<u8> {

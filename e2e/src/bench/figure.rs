@@ -43,6 +43,17 @@ impl Figure {
         Self { at_most: Some(at_most), ..Self::measured(scenario, "fairlead", metric, unit, runs) }
     }
 
+    /// The same of a figure that was promised to be large.
+    pub fn at_least(
+        scenario: impl Into<String>,
+        metric: &'static str,
+        unit: &'static str,
+        at_least: f64,
+        runs: Vec<f64>,
+    ) -> Self {
+        Self { at_least: Some(at_least), ..Self::measured(scenario, "fairlead", metric, unit, runs) }
+    }
+
     /// A figure of which nothing was promised.
     pub fn measured(
         scenario: impl Into<String>,

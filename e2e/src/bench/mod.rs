@@ -8,6 +8,7 @@ mod data_path;
 mod decision;
 mod figure;
 mod growth;
+mod identity;
 
 use std::str::FromStr;
 
@@ -30,6 +31,10 @@ pub enum Part {
     Growth,
     /// What a decision about a caller costs, by how many rules there are.
     Decision,
+    /// What a policy of many rules adds to each request.
+    Policy,
+    /// What certificates cost, and thousands of proxies at once.
+    Identity,
     /// What the control plane and a release cost; needs a cluster.
     ControlPlane,
 }
@@ -42,18 +47,20 @@ impl FromStr for Part {
             "proxy" => Ok(Self::Proxy),
             "growth" => Ok(Self::Growth),
             "decision" => Ok(Self::Decision),
+            "policy" => Ok(Self::Policy),
+            "identity" => Ok(Self::Identity),
             "control-plane" => Ok(Self::ControlPlane),
-            letter => {
-                Scenario::ALL.into_iter().find(|scenario| scenario.letter() == letter).map(Self::Scenario).ok_or_else(
-                    || {
-                        let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
-                        format!(
-                            "there are proxy, growth, decision, control-plane, and of the data path {}",
-                            letters.join(", ")
-                        )
-                    },
-                )
-            }
+            letter => Scenario::ALL
+                .into_iter()
+                .find(|scenario| scenario.letter() == letter)
+                .map(Self::Scenario)
+                .ok_or_else(|| {
+                    let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
+                    format!(
+                        "there are proxy, growth, decision, policy, identity, control-plane, and of the data path {}",
+                        letters.join(", ")
+                    )
+                }),
         }
     }
 }
@@ -108,6 +115,16 @@ async fn measure(options: &Options) -> Result<()> {
         tables.push(figure::table(&measured));
         figures.extend(measured);
     }
+    if options.includes(Part::Policy) {
+        let measured = data_path::policy(options.quick).await?;
+        tables.push(figure::table(&measured));
+        figures.extend(measured);
+    }
+    if options.includes(Part::Identity) {
+        let measured = identity::measure(options.quick).await?;
+        tables.push(figure::table(&measured));
+        figures.extend(measured);
+    }
     if options.includes(Part::ControlPlane) {
         let measured = control_plane::measure().await?;
         tables.push(figure::table(&measured));
@@ -121,6 +138,13 @@ async fn measure(options: &Options) -> Result<()> {
         .with_context(|| format!("{} cannot be written", file.display()))?;
     println!("{}", tables.join("\n"));
     Ok(())
+}
+
+/// The value below which this share of the samples lies.
+fn quantile(samples: &mut [f64], share: f64) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let index = ((samples.len() as f64 * share).ceil() as usize).clamp(1, samples.len().max(1)) - 1;
+    samples.get(index).copied().unwrap_or(f64::INFINITY)
 }
 
 #[cfg(test)]
@@ -139,5 +163,12 @@ mod tests {
         assert_eq!(only("proxy").scenarios(), Scenario::ALL);
         assert!(Options::default().includes(Part::ControlPlane));
         assert!("Z".parse::<Part>().unwrap_err().contains("control-plane"));
+    }
+
+    #[test]
+    fn a_quantile_is_a_sample() {
+        let mut samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert!((quantile(&mut samples, 0.99) - 99.0).abs() < f64::EPSILON);
+        assert!(quantile(&mut [], 0.5).is_infinite());
     }
 }

@@ -8,8 +8,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, WatchEvent, WatchParams}
 use tokio::time::{Instant, timeout};
 
 use super::metrics::Histogram;
-use super::quantile;
-use crate::bench::Figure;
+use crate::bench::{Figure, quantile};
 use crate::kit::apps::BINARY;
 use crate::kit::apps::CONTAINER;
 use crate::kit::{Mesh, eventually, kind};

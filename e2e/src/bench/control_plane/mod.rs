@@ -4,6 +4,7 @@ mod configuration;
 mod lossless;
 mod memory;
 mod metrics;
+mod reviews;
 mod webhook;
 
 use anyhow::Result;
@@ -35,6 +36,9 @@ pub(super) async fn measure() -> Result<Vec<Figure>> {
     let step = Step::begin("webhook at 50 pods a second");
     figures.extend(webhook::measure(&mesh, ns.name()).await?);
     step.done();
+    let step = Step::begin("token reviews");
+    figures.extend(reviews::measure(&mesh, ns.name()).await?);
+    step.done();
     let step = Step::begin("a policy's way to all of its proxies, 60 times");
     figures.extend(configuration::measure(&mesh, ns.name()).await?);
     step.done();
@@ -42,23 +46,4 @@ pub(super) async fn measure() -> Result<Vec<Figure>> {
     figures.extend(lossless::measure(&mesh, ns.name()).await?);
     step.done();
     Ok(figures)
-}
-
-/// The value below which this share of the samples lies.
-fn quantile(samples: &mut [f64], share: f64) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    let index = ((samples.len() as f64 * share).ceil() as usize).clamp(1, samples.len().max(1)) - 1;
-    samples.get(index).copied().unwrap_or(f64::INFINITY)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quantile_is_a_sample() {
-        let mut samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert!((quantile(&mut samples, 0.99) - 99.0).abs() < f64::EPSILON);
-        assert!(quantile(&mut [], 0.5).is_infinite());
-    }
 }

@@ -58,7 +58,7 @@ impl fmt::Display for Kind {
 /// All of them, up and answering.
 pub(super) struct Contenders {
     all: [Contender; 3],
-    _operator: Operator,
+    operator: Operator,
     _files: TempDir,
 }
 
@@ -101,7 +101,12 @@ impl Contenders {
             contender.restart().await?;
         }
         direct.answers().await?;
-        Ok(Self { all: [direct, envoy, fairlead], _operator: operator, _files: files })
+        Ok(Self { all: [direct, envoy, fairlead], operator, _files: files })
+    }
+
+    /// Has the server's pod decide by so many rules, of which the last lets the client in, or none.
+    pub(super) fn set_rules(&self, count: usize, admits_client: bool) -> Result<()> {
+        self.operator.set_rules(count, admits_client)
     }
 
     pub(super) fn of(&self, kind: Kind) -> &Contender {
@@ -206,6 +211,12 @@ impl Contender {
             }
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Whether the server answers a request of the client with success.
+    pub(super) async fn is_answered(&self) -> Result<bool> {
+        let address = SocketAddr::from((self.target(), 8080));
+        self.pair.client.enter(move || Ok(connect_and_ask(address).is_ok())).await
     }
 
     pub(super) fn processes(&self) -> Vec<u32> {

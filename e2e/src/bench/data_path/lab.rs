@@ -42,14 +42,14 @@ const TRACKING: &str = "
 
 /// A network namespace.
 #[derive(Debug)]
-pub(super) struct Namespace {
+pub(in crate::bench) struct Namespace {
     /// Keeps it alive.
     _holder: Child,
     path: PathBuf,
 }
 
 impl Namespace {
-    async fn new() -> Result<Self> {
+    pub(in crate::bench) async fn new() -> Result<Self> {
         let mut sleeper = command("unshare", ["--net", "setpriv", "--pdeathsig", "KILL", "sleep", "infinity"]);
         let holder =
             sleeper.stdout(Stdio::null()).spawn().context("starting `unshare` (apt-get install util-linux)")?;
@@ -66,7 +66,7 @@ impl Namespace {
     }
 
     /// A command inside, as root; it ends with this process.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(in crate::bench) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.with_privileges(&[], program.as_ref())
     }
 
@@ -82,7 +82,7 @@ impl Namespace {
         command
     }
 
-    async fn shell(&self, script: &str) -> Result<()> {
+    pub(in crate::bench) async fn shell(&self, script: &str) -> Result<()> {
         run(self.command("sh").args(["-euc", script])).await.map(|_| ())
     }
 

@@ -6,6 +6,7 @@ mod cost;
 mod envoy;
 mod lab;
 mod operator;
+mod policy;
 mod report;
 mod scenarios;
 mod tools;
@@ -13,9 +14,11 @@ mod tools;
 use anyhow::{Context, Result};
 
 use self::contenders::{Contenders, Kind};
+pub(super) use self::lab::Namespace;
 pub(crate) use self::report::Results;
 pub use self::scenarios::Scenario;
 use self::tools::Programs;
+use super::Figure;
 use crate::progress::Step;
 
 /// Long enough for connections to be made and buffers to have grown.
@@ -23,12 +26,7 @@ const WARM_UP: u64 = 1;
 
 /// Runs the scenarios, the contenders of each taking turns.
 pub(super) async fn measure(scenarios: &[Scenario], quick: bool) -> Result<Results> {
-    // Fails only if there is one already, which is just as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let programs = Programs::prepare().await?;
-    let step = Step::begin("starting two pods for each: direct, Envoy, Fairlead");
-    let mut contenders = Contenders::start(&programs).await?;
-    step.done();
+    let (programs, mut contenders) = start().await?;
     let seconds = if quick { 2 } else { 3 };
     let mut results = Results::default();
     for scenario in scenarios {
@@ -39,6 +37,22 @@ pub(super) async fn measure(scenarios: &[Scenario], quick: bool) -> Result<Resul
         step.done();
     }
     Ok(results)
+}
+
+/// What a policy of many rules adds.
+pub(super) async fn policy(quick: bool) -> Result<Vec<Figure>> {
+    let (programs, mut contenders) = start().await?;
+    policy::measure(&programs, &mut contenders, quick).await
+}
+
+async fn start() -> Result<(Programs, Contenders)> {
+    // Fails only if there is one already, which is just as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let programs = Programs::prepare().await?;
+    let step = Step::begin("starting two pods for each: direct, Envoy, Fairlead");
+    let contenders = Contenders::start(&programs).await?;
+    step.done();
+    Ok((programs, contenders))
 }
 
 async fn scenario_of(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -50,6 +51,9 @@ const PORTS: [(u16, Option<&str>); 4] = [(8080, None), (8081, None), (9000, Some
 /// Runs until dropped.
 pub(super) struct Operator {
     authority: Arc<Authority>,
+    index: Arc<Index>,
+    /// Of the policy; the index takes up what has a new one.
+    generation: AtomicI64,
     _stop: DropGuard,
 }
 
@@ -78,8 +82,13 @@ impl Operator {
         fill(&index)?;
         let mut metrics = Registry::default();
         let identities = IdentityService::new(TRUST_DOMAIN, state, Believes, Arc::clone(&index) as Arc<dyn Pods>);
-        let configuration =
-            ConfigService::new(index, Arc::default(), config::Metrics::new(&mut metrics), published, stop.clone());
+        let configuration = ConfigService::new(
+            Arc::clone(&index),
+            Arc::default(),
+            config::Metrics::new(&mut metrics),
+            published,
+            stop.clone(),
+        );
         let routes = tonic::service::Routes::new(IdentityServer::new(identities))
             .add_service(ConfigServer::new(configuration))
             .into_axum_router();
@@ -92,7 +101,26 @@ impl Operator {
             let connections = accept(listener, protocol.clone(), LIMITS, metrics, stop.clone());
             tokio::spawn(http::run(connections, routes.clone(), stop.clone(), Duration::ZERO));
         }
-        Ok(Self { authority, _stop: stop.drop_guard() })
+        Ok(Self { authority, index, generation: AtomicI64::new(1), _stop: stop.drop_guard() })
+    }
+
+    /// So many rules for accounts and paths that nobody has, the last of them for the client if it is to be let in.
+    pub(super) fn set_rules(&self, count: usize, admits_client: bool) -> Result<()> {
+        let rule = |number: usize| {
+            let (account, path) = if admits_client && number == count {
+                ("client".to_owned(), "/*".to_owned())
+            } else {
+                (format!("account-{number}"), format!("/path-{number}/*"))
+            };
+            json!({
+                "name": format!("rule-{number}"), "action": "Allow",
+                "from": [{"serviceAccounts": [format!("{NAMESPACE}/{account}")]}], "to": [{"paths": [path]}],
+            })
+        };
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.index.apply(peer_auth(generation, &(1..=count).map(rule).collect::<Vec<_>>())?);
+        self.index.flush();
+        Ok(())
     }
 
     /// What a proxy believes, PEM.
@@ -177,13 +205,17 @@ fn fill(index: &Index) -> Result<()> {
             "targetRef": {"kind": "Pod", "namespace": NAMESPACE, "name": "server", "uid": uid("server")},
         }],
     }))?);
-    index.apply(serde_json::from_value::<DeserializeGuard<PeerAuth>>(json!({
-        "apiVersion": "fairlead.dev/v1alpha1", "kind": "PeerAuth",
-        "metadata": {"namespace": NAMESPACE, "name": "strict", "generation": 1},
-        "spec": {"mtls": {"mode": "Strict"}},
-    }))?);
+    index.apply(peer_auth(1, &[])?);
     index.set_ready();
     Ok(())
+}
+
+fn peer_auth(generation: i64, rules: &[serde_json::Value]) -> Result<DeserializeGuard<PeerAuth>> {
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "PeerAuth",
+        "metadata": {"namespace": NAMESPACE, "name": "strict", "generation": generation},
+        "spec": {"mtls": {"mode": "Strict"}, "rules": rules},
+    }))?)
 }
 
 /// As `host:port`, for the proxy of the pod with this address.

@@ -20,6 +20,7 @@ mod origination;
 mod protocols;
 mod require_injection;
 mod routing;
+mod tokens;
 mod traffic;
 mod wire;
 

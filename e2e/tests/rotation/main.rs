@@ -1,6 +1,8 @@
 //! Root, intermediate, leaves and the operator's own certificate are replaced under load, and a leader is killed in each phase. Runs alone: while
 //! another test's pods come and go, a rotation waits for them.
 
+mod issuer;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +10,8 @@ use fairlead_e2e::kit::apps::{App, BINARY, CONTAINER};
 use fairlead_e2e::kit::{
     Load, Mesh, OPERATOR, OPERATOR_NAMESPACE, RunningLoad, TempNamespace, eventually, eventually_within, text,
 };
-use serde_json::Value;
+use issuer::Issuer;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 const ROOT: &str = "fairlead-root";
@@ -121,6 +124,19 @@ impl World {
         self.mesh.rolled_out(OPERATOR_NAMESPACE, "fairlead-operator").await
     }
 
+    async fn restart_the_operator(&self) -> Result<()> {
+        let words = ["rollout", "restart", "-n", OPERATOR_NAMESPACE, "deployment/fairlead-operator"];
+        self.mesh.kubectl().run(&words).await?.ok()?;
+        self.mesh.rolled_out(OPERATOR_NAMESPACE, "fairlead-operator").await
+    }
+
+    /// Gives the mesh these settings, and none besides.
+    async fn settings(&self, settings: &str) -> Result<()> {
+        let map = config_map("fairlead-settings", "settings.yaml", settings);
+        self.mesh.apply(&map).await?;
+        self.restart_the_operator().await
+    }
+
     /// Nothing was lost, and nobody restarted.
     async fn assert_unnoticed(&self) -> Result<()> {
         let report = self.load.report().await?;
@@ -208,4 +224,49 @@ async fn an_abort_brings_the_old_root_back_though_the_operator_dies() -> Result<
     ensure!(world.standing("aborted").await? == "true", "the record does not say so");
     world.admits_a_pod("after-all-that").await?;
     world.assert_unnoticed().await
+}
+
+#[tokio::test]
+async fn an_issuer_of_the_users_takes_over_under_load_and_gives_back() -> Result<()> {
+    let world = World::new("issuer").await?;
+    let issuer = Issuer::start(&world.mesh).await?;
+    let own = world.certificate(ROOT).await?;
+    world.mesh.apply(&config_map("fairlead-roots", "ca.crt", issuer.root())).await?;
+    world.settings("certificateLifetime: 10m\ncertificateRequests:\n  issuerRef: {group: cert-manager.io, kind: Issuer, name: mesh}\n").await?;
+    world.reach("Publishing").await?;
+    world.reach("Signing").await?;
+    world.kill_the_operator().await?;
+    world.reach("Settled").await?;
+    ensure!(world.certificate(ROOT).await? != own, "the former root is still there");
+    ensure!(world.standing("signer").await?.contains("mesh"), "signer: {}", world.standing("signer").await?);
+    world.admits_a_pod("signed-by-the-issuer").await?;
+    world.assert_unnoticed().await?;
+    let signed = issuer.signed();
+    let accounts = format!("spiffe://cluster.local/ns/{}/sa/", world.namespace.name());
+    let leaves: Vec<_> = signed.iter().filter(|signed| signed.identity.starts_with(&accounts)).collect();
+    // Three pods that came over, and one that began with it.
+    ensure!(leaves.len() >= 4 && leaves.iter().all(|leaf| leaf.duration == "600s"), "it signed {signed:?}");
+
+    // And back to a root of the mesh's own.
+    world
+        .settings(
+            "certificateRequests:\n  issuerRef: {group: cert-manager.io, kind: Issuer, name: mesh}\n  phaseOut: true\n",
+        )
+        .await?;
+    world.annotate(ROOT, "fairlead.dev/rotate-root", "home").await?;
+    world.reach("Publishing").await?;
+    world.reach("Settled").await?;
+    world.mesh.kubectl().run(&["delete", "configmap", "-n", OPERATOR_NAMESPACE, "fairlead-roots"]).await?.ok()?;
+    world.mesh.kubectl().run(&["delete", "configmap", "-n", OPERATOR_NAMESPACE, "fairlead-settings"]).await?.ok()?;
+    world.restart_the_operator().await?;
+    ensure!(world.standing("signer").await?.contains("operator"), "signer: {}", world.standing("signer").await?);
+    world.admits_a_pod("signed-by-the-mesh").await?;
+    ensure!(world.standing("problems").await?.is_empty(), "problems: {}", world.standing("problems").await?);
+    issuer.remove(&world.mesh).await?;
+    world.assert_unnoticed().await
+}
+
+fn config_map(name: &str, key: &str, text: &str) -> String {
+    let metadata = json!({"name": name, "namespace": OPERATOR_NAMESPACE});
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {key: text}}).to_string()
 }

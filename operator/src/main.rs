@@ -1,6 +1,7 @@
 //! Fairlead's operator. This file only wires the parts together.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use fairlead_operator::leader::Election;
 use fairlead_operator::serve::listen::{Limits, Protocol, accept};
 use fairlead_operator::serve::replica::Replicas;
 use fairlead_operator::serve::{http, tls};
+use fairlead_operator::settings::{SETTINGS_FOLDER, Settings};
 use fairlead_operator::status;
 use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, Readiness};
 use fairlead_operator::webhook::{self, registration};
@@ -92,6 +94,9 @@ struct Args {
     /// What Kubernetes' own names end in; proxies find the operator by it.
     #[arg(long, env = "FAIRLEAD_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "DOMAIN")]
     cluster_domain: String,
+    /// The folder that holds the mesh-wide settings, as ConfigMap fairlead-settings is mounted. They are read once, at the start.
+    #[arg(long, env = "FAIRLEAD_SETTINGS", default_value = SETTINGS_FOLDER, value_name = "FOLDER")]
+    settings: PathBuf,
     /// The operator's namespace. Its service account and its Service are both called fairlead-operator.
     #[arg(long, env = "POD_NAMESPACE", default_value = "fairlead-system")]
     namespace: String,
@@ -116,6 +121,9 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    // Refused as a whole, before anything is touched.
+    let settings = Settings::load(&args.settings)?;
+    tracing::info!(certificate_lifetime = ?settings.certificate_lifetime, "settings");
     let identity = SpiffeId::new(args.trust_domain.as_str(), &args.namespace, NAME)
         .context("--namespace cannot be part of an identity")?;
     let service_name = format!("{NAME}.{}.svc", args.namespace);
@@ -160,6 +168,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         client.clone(),
         &args.namespace,
         args.trust_domain.clone(),
+        settings,
         leadership.is_leader.clone(),
         Arc::new(everywhere),
     );
@@ -188,7 +197,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     )));
 
     // Webhooks.
-    let settings = inject::Settings {
+    let injection = inject::Settings {
         image: args.proxy_image,
         image_pull_policy: args.proxy_image_pull_policy,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -200,7 +209,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         proxy_log_format: args.proxy_log_format.name().to_owned(),
     };
     let webhooks = webhook::router(webhook::Context {
-        settings: Arc::new(settings),
+        settings: Arc::new(injection),
         namespaces: namespaces.clone(),
         events: Events::publish(client.clone(), &args.pod_name, stop.clone()),
         metrics: webhook::Metrics::register(&mut registry),

@@ -8,19 +8,19 @@
 //!
 //! The clock of the caller is right to within [`BACKDATE`] of the clocks of those who verify. Serials are random.
 
+use std::time::Duration;
+
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::csr::PublicKey;
 use super::foreign::Foreign;
 pub use super::material::{BACKDATE, Intermediate, MaterialError, Root, RootId, Serial, Validity, pem};
 use super::{SpiffeId, TrustBundle};
-
-/// One day; proxies ask for the next at half of it.
-pub const LEAF_LIFETIME: Duration = Duration::hours(24);
+use crate::settings::DEFAULT_LIFETIME;
 
 /// What signs leaves now, and what verifies them.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Authority {
     root: RootId,
     bundle: TrustBundle,
     renewed_since: OffsetDateTime,
+    leaf_lifetime: Duration,
 }
 
 /// Which leaves are as they should be. The others are renewed soon, whatever is left of their lives.
@@ -59,7 +60,13 @@ impl Authority {
             roots: vec![root.certificate().to_vec()],
             foreign: Foreign::new(),
         };
-        Self { intermediate, root: root.id(), bundle, renewed_since: OffsetDateTime::UNIX_EPOCH }
+        let renewed_since = OffsetDateTime::UNIX_EPOCH;
+        Self { intermediate, root: root.id(), bundle, renewed_since, leaf_lifetime: DEFAULT_LIFETIME }
+    }
+
+    /// Whose leaves end so long after they were issued; proxies ask for the next at about half of it.
+    pub fn lasting(self, leaf_lifetime: Duration) -> Self {
+        Self { leaf_lifetime, ..self }
     }
 
     /// With `bundle` trusted, which holds the root, and leaves wanted that were issued at `renewed_since` or later.
@@ -94,7 +101,7 @@ impl Authority {
         let intermediate = &self.intermediate;
         intermediate.validity.check(now)?;
         let not_before = (now - BACKDATE).max(intermediate.validity.not_before);
-        let not_after = (now + LEAF_LIFETIME).min(intermediate.validity.not_after);
+        let not_after = (now + self.leaf_lifetime).min(intermediate.validity.not_after);
         let mut params = CertificateParams::default();
         params.not_before = not_before;
         params.not_after = not_after;
@@ -127,7 +134,10 @@ pub(super) mod tests {
     use x509_parser::extensions::{GeneralName, ParsedExtension};
     use x509_parser::prelude::FromDer;
 
+    use time::Duration as Span;
+
     use super::*;
+    use crate::settings::{MAX_LIFETIME, MIN_LIFETIME};
 
     pub(crate) fn now() -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
@@ -170,7 +180,7 @@ pub(super) mod tests {
         assert!(extended.server_auth && extended.client_auth && !extended.any && extended.other.is_empty());
         assert_eq!(parsed.raw_serial().len(), 20);
         assert_eq!(parsed.validity().not_before.to_datetime(), now() - BACKDATE);
-        assert_eq!(parsed.validity().not_after.to_datetime(), now() + LEAF_LIFETIME);
+        assert_eq!(parsed.validity().not_after.to_datetime(), now() + DEFAULT_LIFETIME);
         let has = |wanted: fn(&ParsedExtension<'_>) -> bool| {
             parsed.extensions().iter().any(|extension| wanted(extension.parsed_extension()))
         };
@@ -192,21 +202,36 @@ pub(super) mod tests {
         let verifier =
             rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
         let at = |time: OffsetDateTime| {
-            let time = std::time::Duration::from_secs(time.unix_timestamp().try_into().unwrap());
+            let time = Duration::from_secs(time.unix_timestamp().try_into().unwrap());
             let chain: Vec<CertificateDer<'_>> =
                 leaf.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
             verifier.verify_client_cert(&chain[0], &chain[1..], rustls::pki_types::UnixTime::since_unix_epoch(time))
         };
         at(now()).unwrap();
-        at(now() - Duration::minutes(1)).unwrap();
-        assert!(at(now() + Duration::hours(25)).is_err());
+        at(now() - Span::minutes(1)).unwrap();
+        assert!(at(now() + Span::hours(25)).is_err());
+    }
+
+    #[test]
+    fn a_leaf_lasts_as_long_as_the_settings_say() {
+        for lifetime in [MIN_LIFETIME, Duration::from_secs(3600), MAX_LIFETIME] {
+            let leaf = leaf(&authority().lasting(lifetime), now());
+            assert_eq!((leaf.not_before, leaf.not_after), (now() - BACKDATE, now() + lifetime));
+        }
+        // What is left of an intermediate that was renewed in time is enough for the longest.
+        let before_renewal = now() + super::super::material::INTERMEDIATE_LIFETIME / 2;
+        let leaf = leaf(&authority().lasting(MAX_LIFETIME), before_renewal);
+        assert_eq!(leaf.not_after, before_renewal + MAX_LIFETIME);
     }
 
     #[test]
     fn a_leaf_never_outlives_its_issuer() {
         let authority = authority();
         let end = authority.intermediate().validity.not_after;
-        assert_eq!(leaf(&authority, end - Duration::hours(1)).not_after, end);
+        assert_eq!(leaf(&authority, end - Span::hours(1)).not_after, end);
+        let minutes = self::authority().lasting(MIN_LIFETIME);
+        let end_of_minutes = minutes.intermediate().validity.not_after;
+        assert_eq!(leaf(&minutes, end_of_minutes - Span::minutes(1)).not_after, end_of_minutes);
         let key = public_key_of(&KeyPair::generate().unwrap()).unwrap();
         let refused = authority.issue(&key, &identity(), &[], &serial(3), end);
         assert_eq!(refused, Err(MaterialError::Expired(end)));

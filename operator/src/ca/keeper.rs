@@ -35,6 +35,7 @@ use super::secrets::{self, Offer, Secrets};
 pub use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
 use super::standing::{Complaint, Standing};
 use super::{TrustBundle, TrustDomain};
+use crate::settings::Settings;
 
 /// On the Secret of the root: any new value rotates it.
 pub const ROTATE_ROOT: &str = "fairlead.dev/rotate-root";
@@ -130,6 +131,7 @@ enum Outcome {
 pub struct Keeper {
     secrets: Secrets,
     trust_domain: TrustDomain,
+    settings: Settings,
     is_leader: watch::Receiver<bool>,
     fleet: Arc<dyn Fleet>,
     state: watch::Sender<State>,
@@ -144,12 +146,14 @@ impl Keeper {
         client: kube::Client,
         namespace: &str,
         trust_domain: TrustDomain,
+        settings: Settings,
         is_leader: watch::Receiver<bool>,
         fleet: Arc<dyn Fleet>,
     ) -> Self {
         Self {
             secrets: Secrets::new(client, namespace),
             trust_domain,
+            settings,
             is_leader,
             fleet,
             state: watch::Sender::new(State::Starting),
@@ -405,7 +409,8 @@ impl Keeper {
         let standing = Standing::new(&record, &root, numbered, &intermediate, waiting, complaints, now);
         let since = OffsetDateTime::from_unix_timestamp(renewal.since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let bundle = TrustBundle { sequence: record.sequence, roots, foreign };
-        let authority = Authority::new(above, intermediate).with(bundle, since);
+        let lifetime = self.settings.certificate_lifetime;
+        let authority = Authority::new(above, intermediate).with(bundle, since).lasting(lifetime);
         Ok(Outcome::Settled(Box::new((authority, standing))))
     }
 

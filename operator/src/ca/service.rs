@@ -31,7 +31,8 @@ const MAX_REVIEWS: usize = 64;
 /// The index hears of a pod, and the kubelet reports its address, about when the proxy starts: so long we wait for them.
 const POD_PATIENCE: Duration = Duration::from_secs(3);
 const POD_INTERVAL: Duration = Duration::from_millis(50);
-/// A pod asks at its start and every twelve hours; one that crashes in a loop must not keep the API server busy.
+/// A pod asks at its start and at half of its certificate's life, which is two minutes at the least; one that crashes in a loop must not keep the API
+/// server busy.
 const POD_BURST: u32 = 10;
 const POD_REFILL: Duration = Duration::from_secs(6);
 /// Of an address whose token was not looked at yet.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::SpiffeId;
-use super::authority::{Authority, LEAF_LIFETIME, MaterialError, Serial, public_key_of};
+use super::authority::{Authority, MaterialError, Serial, public_key_of};
 use super::keeper::State;
 use super::rotation::Trust;
 use crate::telemetry::Condition;
@@ -66,9 +66,9 @@ impl ServingCertificate {
             let wait = match present
                 .map(|authority| self.renew(&authority, &identity, &dns_names, OffsetDateTime::now_utc()))
             {
-                Ok(Ok(())) => {
+                Ok(Ok(half)) => {
                     condition.set(Ok(()));
-                    Duration::from_secs(LEAF_LIFETIME.whole_seconds().unsigned_abs() / 2)
+                    half
                 }
                 Ok(Err(error)) => {
                     tracing::error!(%error, "cannot issue the operator's own certificate");
@@ -85,13 +85,14 @@ impl ServingCertificate {
         }
     }
 
+    /// Returns half of the certificate's life.
     fn renew(
         &self,
         authority: &Authority,
         identity: &SpiffeId,
         dns_names: &[String],
         now: OffsetDateTime,
-    ) -> Result<(), MaterialError> {
+    ) -> Result<Duration, MaterialError> {
         let key = KeyPair::generate()?;
         let public_key = public_key_of(&key).ok_or(MaterialError::Key)?;
         let leaf = authority.issue(&public_key, identity, dns_names, &Serial::random()?, now)?;
@@ -106,7 +107,7 @@ impl ServingCertificate {
         };
         self.shown.send_replace(Some(Shown { trust, not_after: leaf.not_after }));
         tracing::info!(ends = %leaf.not_after, "the operator's own certificate was issued");
-        Ok(())
+        Ok((Duration::try_from(leaf.not_after - now).unwrap_or_default() / 2).max(RETRY))
     }
 }
 
@@ -128,7 +129,7 @@ impl ResolvesClientCert for ServingCertificate {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::authority::tests::{authority, identity};
+    use super::super::authority::tests::{authority, identity, now};
     use super::*;
 
     /// A certificate of `authority` that is valid now.
@@ -177,6 +178,18 @@ pub(crate) mod tests {
         assert_ne!(leaf().unwrap(), second);
         stop.cancel();
         running.await.unwrap();
+    }
+
+    #[test]
+    fn half_of_a_life_of_minutes_is_minutes() {
+        let serving = ServingCertificate::default();
+        let half = |authority: &Authority, at| serving.renew(authority, &identity(), &[], at).unwrap();
+        let minutes = authority().lasting(Duration::from_secs(600));
+        assert_eq!(half(&minutes, now()), Duration::from_secs(300));
+        // Cut short by the intermediate, and then never in a tight loop.
+        let end = minutes.intermediate().validity.not_after;
+        assert_eq!(half(&minutes, end - time::Duration::minutes(2)), Duration::from_secs(60));
+        assert_eq!(half(&minutes, end - time::Duration::seconds(1)), RETRY);
     }
 
     #[test]

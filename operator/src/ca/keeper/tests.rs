@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use time::Duration as Span;
 
-use super::super::authority::tests::{now, parts};
+use super::super::authority::tests::{identity, now, parts};
 use super::super::material::{BACKDATE, INTERMEDIATE_LIFETIME};
 use super::super::rotation::{Everyone, Trust};
 use super::*;
@@ -36,7 +36,12 @@ fn trust_domain() -> TrustDomain {
 
 /// A replica that does not lead.
 fn keeper(api: &FakeApi) -> Keeper {
-    Keeper::new(api.client(), "fairlead-system", trust_domain(), watch::channel(false).1, Arc::new(Said::default()))
+    with_settings(api, Settings::default())
+}
+
+fn with_settings(api: &FakeApi, settings: Settings) -> Keeper {
+    let (namespace, follower) = ("fairlead-system", watch::channel(false).1);
+    Keeper::new(api.client(), namespace, trust_domain(), settings, follower, Arc::new(Said::default()))
 }
 
 async fn settle(api: &FakeApi, now: OffsetDateTime) -> Result<(Authority, Standing), KeeperError> {
@@ -74,6 +79,20 @@ async fn a_new_mesh_gets_a_root_and_an_intermediate_that_a_restart_finds_again()
     assert_eq!(first.trust_bundle(), second.trust_bundle());
     assert_eq!(first.intermediate().chain(), second.intermediate().chain());
     assert_eq!(first.trust_bundle().sequence, u64::try_from((now() - BACKDATE).unix_timestamp()).unwrap());
+}
+
+#[tokio::test]
+async fn leaves_last_as_long_as_the_settings_say_under_the_same_authority() {
+    let (api, settings) = (FakeApi::default(), |minutes: u64| Settings {
+        certificate_lifetime: std::time::Duration::from_secs(minutes * 60),
+    });
+    let key = super::super::authority::public_key_of(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    for minutes in [1440, 10, 60] {
+        let (authority, _) = with_settings(&api, settings(minutes)).settle(now()).await.unwrap();
+        let leaf = authority.issue(&key, &identity(), &[], &Serial::random().unwrap(), now()).unwrap();
+        assert_eq!(leaf.not_after, now() + Span::minutes(minutes.try_into().unwrap()));
+    }
+    assert_eq!(api.writes(), 2, "root and intermediate, once");
 }
 
 #[tokio::test]

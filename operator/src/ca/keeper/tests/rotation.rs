@@ -125,6 +125,7 @@ fn leader(api: &FakeApi, said: &Arc<Said>) -> Keeper {
         api.client(),
         "fairlead-system",
         trust_domain(),
+        Settings::default(),
         watch::channel(true).1,
         Arc::clone(said) as Arc<dyn Fleet>,
     )

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use clap::Parser;
 use fairlead_operator::ca::keeper::{self, Keeper};
 use fairlead_operator::ca::report;
+use fairlead_operator::ca::requests::{self, Requests};
 use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
 use fairlead_operator::ca::serving::{ServingCertificate, Shown};
 use fairlead_operator::ca::usable;
@@ -123,7 +124,11 @@ async fn main() -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     // Refused as a whole, before anything is touched.
     let settings = Settings::load(&args.settings)?;
-    tracing::info!(certificate_lifetime = ?settings.certificate_lifetime, "settings");
+    tracing::info!(
+        certificate_lifetime = ?settings.certificate_lifetime,
+        certificates_by = settings.certificate_requests.as_ref().map(|requests| tracing::field::display(&requests.issuer)),
+        "settings"
+    );
     let identity = SpiffeId::new(args.trust_domain.as_str(), &args.namespace, NAME)
         .context("--namespace cannot be part of an identity")?;
     let service_name = format!("{NAME}.{}.svc", args.namespace);
@@ -164,11 +169,20 @@ async fn run(args: Args) -> anyhow::Result<()> {
         config_maps,
         webhooks,
     };
+    let requests = settings.certificate_requests.clone().map(|requests| {
+        let metrics = requests::Metrics::register(&mut registry);
+        Requests::new(client.clone(), &args.namespace, requests, metrics)
+    });
+    if let Some(requests) = &requests {
+        let sweep = tell_when_leading(leadership.is_leader.clone(), Arc::clone(requests).sweep());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(sweep));
+    }
     let keeper = Keeper::new(
         client.clone(),
         &args.namespace,
         args.trust_domain.clone(),
         settings,
+        requests.clone(),
         leadership.is_leader.clone(),
         Arc::new(everywhere),
     );

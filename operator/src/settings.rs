@@ -3,12 +3,13 @@
 //! [`Settings::load`] reads it, once, at the start. What is not right is refused as a whole, in one sentence that names field and fix: an operator that ran on
 //! with half of what somebody wrote would do what nobody asked for.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use fairlead_crds::Duration as DurationText;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The `ConfigMap`, which users make; without it everything is as by default.
 pub const SETTINGS_NAME: &str = "fairlead-settings";
@@ -32,11 +33,45 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct Settings {
     /// `certificateLifetime`: from when a leaf is issued to when it ends.
     pub certificate_lifetime: Duration,
+    /// `certificateRequests`: another authority signs leaves.
+    pub certificate_requests: Option<CertificateRequests>,
+}
+
+/// Leaves are signed by an issuer of cert-manager's, by way of `CertificateRequest`s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRequests {
+    /// `issuerRef`.
+    pub issuer: IssuerRef,
+    /// `phaseOut`: the mesh is on its way to another root. The issuer signs for as long as its own root does.
+    pub phase_out: bool,
+}
+
+/// Who signs, as cert-manager names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerRef {
+    /// `cert-manager.io`, or that of an external issuer.
+    #[serde(default = "default_group")]
+    pub group: String,
+    /// `Issuer` (in the operator's namespace), `ClusterIssuer`, or an external issuer's.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for IssuerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.kind, self.name, self.group)
+    }
+}
+
+fn default_group() -> String {
+    "cert-manager.io".to_owned()
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { certificate_lifetime: DEFAULT_LIFETIME }
+        Self { certificate_lifetime: DEFAULT_LIFETIME, certificate_requests: None }
     }
 }
 
@@ -76,6 +111,15 @@ pub enum SettingsError {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Written {
     certificate_lifetime: Option<String>,
+    certificate_requests: Option<WrittenRequests>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenRequests {
+    issuer_ref: IssuerRef,
+    #[serde(default)]
+    phase_out: bool,
 }
 
 impl Settings {
@@ -115,10 +159,11 @@ impl Settings {
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let written: Option<Written> =
             serde_yaml::from_str(text).map_err(|error| SettingsError::Unreadable(error.to_string()))?;
-        let Written { certificate_lifetime } = written.unwrap_or_default();
+        let Written { certificate_lifetime, certificate_requests } = written.unwrap_or_default();
         let certificate_lifetime =
             certificate_lifetime.as_deref().map(lifetime).transpose()?.unwrap_or(DEFAULT_LIFETIME);
-        Ok(Self { certificate_lifetime })
+        let certificate_requests = certificate_requests.map(requests).transpose()?;
+        Ok(Self { certificate_lifetime, certificate_requests })
     }
 }
 
@@ -136,6 +181,37 @@ fn lifetime(written: &str) -> Result<Duration, SettingsError> {
         return Err(field("it must be whole seconds, as the times in certificates are"));
     }
     Ok(lifetime)
+}
+
+fn requests(written: WrittenRequests) -> Result<CertificateRequests, SettingsError> {
+    let WrittenRequests { issuer_ref: issuer, phase_out } = written;
+    let field = |field, value: &str, fix| Err(SettingsError::Field { field, value: format!("{value:?}"), fix });
+    // As Kubernetes' API has names, so that what is wrong is said here and not by each request.
+    let is_subdomain = |text: &str| {
+        let label = |label: &str| {
+            let inner = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+        };
+        text.len() <= 253 && text.split('.').all(label)
+    };
+    if !is_subdomain(&issuer.group) {
+        return field(
+            "certificateRequests.issuerRef.group",
+            &issuer.group,
+            "it must be an API group, such as cert-manager.io",
+        );
+    }
+    if issuer.kind.is_empty() || issuer.kind.len() > 63 || !issuer.kind.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return field(
+            "certificateRequests.issuerRef.kind",
+            &issuer.kind,
+            "it must be a kind, such as ClusterIssuer, or Issuer for one in the operator's namespace",
+        );
+    }
+    if !is_subdomain(&issuer.name) {
+        return field("certificateRequests.issuerRef.name", &issuer.name, "it must be the name of an issuer");
+    }
+    Ok(CertificateRequests { issuer, phase_out })
 }
 
 #[cfg(test)]
@@ -156,6 +232,30 @@ mod tests {
         for (text, seconds) in [("5m", 300), ("24h", 86_400), ("720h", 2_592_000), ("1h30m", 5_400)] {
             let settings = Settings::parse(&format!("certificateLifetime: {text}")).unwrap();
             assert_eq!(settings.certificate_lifetime, Duration::from_secs(seconds));
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_named_by_kind_and_name() {
+        let parse = |text: &str| Settings::parse(text).map(|settings| settings.certificate_requests);
+        let issuer =
+            |group: &str| IssuerRef { group: group.into(), kind: "ClusterIssuer".into(), name: "company".into() };
+        let requests = |group, phase_out| Some(CertificateRequests { issuer: issuer(group), phase_out });
+        let text = "certificateRequests:\n  issuerRef: {kind: ClusterIssuer, name: company}\n";
+        assert_eq!(parse(text).unwrap(), requests("cert-manager.io", false));
+        let text = "certificateRequests: {phaseOut: true, issuerRef: {group: awspca.cert-manager.io, kind: ClusterIssuer, name: company}}";
+        assert_eq!(parse(text).unwrap(), requests("awspca.cert-manager.io", true));
+        for (written, words) in [
+            ("{}", ["certificateRequests", "missing field `issuerRef`"]),
+            ("{issuerRef: {name: company}}", ["issuerRef", "missing field `kind`"]),
+            ("{issuerRef: {kind: Issuer, name: a, namespace: b}}", ["unknown field `namespace`", "issuerRef"]),
+            ("{issuerRef: {kind: Issuer, name: a}, roots: x}", ["unknown field `roots`", "certificateRequests"]),
+            ("{issuerRef: {kind: Issuer, name: A_b}}", ["certificateRequests.issuerRef.name is \"A_b\"", "issuer"]),
+            ("{issuerRef: {kind: a/b, name: a}}", ["certificateRequests.issuerRef.kind is \"a/b\"", "ClusterIssuer"]),
+            ("{issuerRef: {group: '', kind: Issuer, name: a}}", ["certificateRequests.issuerRef.group", "API group"]),
+        ] {
+            let sentence = refused(&format!("certificateRequests: {written}"));
+            assert!(words.iter().all(|word| sentence.contains(word)), "{written}: {sentence}");
         }
     }
 

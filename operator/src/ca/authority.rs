@@ -1,44 +1,72 @@
-//! The certificate authority as pure functions: the leaves that an intermediate signs, and what verifies them.
+//! The certificate authority: the leaves that an intermediate signs here, as a pure function, or that another authority signs ([`super::requests`]), and what
+//! verifies them. [`Authority::certify`] is the one call that enters.
 //!
 //! # Guarantees
 //!
-//! A leaf is for one identity, is no authority, never outlives the intermediate, and holds nothing that its owner asked for but the public key.
+//! A leaf is for one identity, is no authority, never outlives the intermediate, and holds nothing that its owner asked for but the public key. Of another
+//! authority nothing is asked that its owner would not get here, and nothing is taken that is not the same.
 //!
 //! # Assumptions
 //!
 //! The clock of the caller is right to within [`BACKDATE`] of the clocks of those who verify. Serials are random.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use fairlead_identity::verifier;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
+use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 
-use super::csr::PublicKey;
+use super::csr::{Csr, CsrError, PublicKey};
 use super::foreign::Foreign;
 pub use super::material::{BACKDATE, Intermediate, MaterialError, Root, RootId, Serial, Validity, pem};
+use super::requests::{Ask, RequestError, Requests};
 use super::{SpiffeId, TrustBundle};
 use crate::settings::DEFAULT_LIFETIME;
 
 /// What signs leaves now, and what verifies them.
 #[derive(Debug)]
 pub struct Authority {
-    intermediate: Intermediate,
-    root: RootId,
+    signer: Signer,
+    leaves: Leaves,
     bundle: TrustBundle,
-    renewed_since: OffsetDateTime,
     leaf_lifetime: Duration,
 }
 
+/// Who signs.
+#[derive(Debug)]
+enum Signer {
+    /// This operator.
+    Here(Intermediate),
+    /// Another authority, whose leaves lead to one of these roots.
+    Requests(Arc<Requests>, Vec<CertificateDer<'static>>),
+}
+
 /// Which leaves are as they should be. The others are renewed soon, whatever is left of their lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaves {
-    /// They lead to this root.
-    pub root: RootId,
+    /// They lead to one of these roots: there is one, or two between which another authority may change.
+    pub roots: Vec<RootId>,
     /// And were issued at this moment or later.
     pub since: OffsetDateTime,
+}
+
+/// Why there is no leaf.
+#[derive(Debug, thiserror::Error)]
+pub enum CertifyError {
+    /// What signs here cannot.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// The request cannot be passed on.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// The other authority did not sign, or not what it was asked for.
+    #[error(transparent)]
+    Request(#[from] RequestError),
 }
 
 /// A certificate for one identity.
@@ -60,8 +88,19 @@ impl Authority {
             roots: vec![root.certificate().to_vec()],
             foreign: Foreign::new(),
         };
-        let renewed_since = OffsetDateTime::UNIX_EPOCH;
-        Self { intermediate, root: root.id(), bundle, renewed_since, leaf_lifetime: DEFAULT_LIFETIME }
+        Self::of(Signer::Here(intermediate), vec![root.id()], bundle)
+    }
+
+    /// Leaves are asked for; each must lead to one of `roots`, the first of which is the one that is to sign.
+    pub(super) fn by_requests(requests: Arc<Requests>, roots: &[&Root], bundle: TrustBundle) -> Self {
+        let ids = roots.iter().map(|root| root.id()).collect();
+        let roots = roots.iter().map(|root| root.certificate().clone()).collect();
+        Self::of(Signer::Requests(requests, roots), ids, bundle)
+    }
+
+    fn of(signer: Signer, roots: Vec<RootId>, bundle: TrustBundle) -> Self {
+        let leaves = Leaves { roots, since: OffsetDateTime::UNIX_EPOCH };
+        Self { signer, leaves, bundle, leaf_lifetime: DEFAULT_LIFETIME }
     }
 
     /// Whose leaves end so long after they were issued; proxies ask for the next at about half of it.
@@ -71,12 +110,16 @@ impl Authority {
 
     /// With `bundle` trusted, which holds the root, and leaves wanted that were issued at `renewed_since` or later.
     pub fn with(self, bundle: TrustBundle, renewed_since: OffsetDateTime) -> Self {
-        Self { bundle, renewed_since, ..self }
+        let leaves = Leaves { since: renewed_since, ..self.leaves };
+        Self { bundle, leaves, ..self }
     }
 
-    /// What signs.
-    pub fn intermediate(&self) -> &Intermediate {
-        &self.intermediate
+    /// What signs; `None`: another authority.
+    pub fn intermediate(&self) -> Option<&Intermediate> {
+        match &self.signer {
+            Signer::Here(intermediate) => Some(intermediate),
+            Signer::Requests(..) => None,
+        }
     }
 
     /// What verifies the leaves.
@@ -85,11 +128,55 @@ impl Authority {
     }
 
     /// What leaves should be.
-    pub fn leaves(&self) -> Leaves {
-        Leaves { root: self.root, since: self.renewed_since }
+    pub fn leaves(&self) -> &Leaves {
+        &self.leaves
     }
 
-    /// Signs a leaf for `identity`. `dns_names` are for the operator's own serving certificate; a workload has none.
+    /// Whether nobody would see a difference.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let chain = |authority: &Self| authority.intermediate().map(|intermediate| intermediate.chain().to_vec());
+        self.bundle == other.bundle && self.leaves == other.leaves && chain(self) == chain(other)
+    }
+
+    /// A leaf for `identity` and the key in `csr`, signed here or by the other authority. `dns_names` are for the operator's own serving certificate.
+    pub async fn certify(
+        &self,
+        csr: &Csr<'_>,
+        identity: &SpiffeId,
+        dns_names: &[String],
+        now: OffsetDateTime,
+    ) -> Result<Leaf, CertifyError> {
+        match &self.signer {
+            Signer::Here(_) => Ok(self.issue(csr.public_key(), identity, dns_names, &Serial::random()?, now)?),
+            Signer::Requests(requests, roots) => {
+                csr.asks_exactly(identity, dns_names)?;
+                let ask = Ask {
+                    csr: csr.der().to_vec(),
+                    public_key: *csr.public_key(),
+                    identity: identity.clone(),
+                    dns_names: dns_names.to_vec(),
+                    lifetime: self.leaf_lifetime,
+                    roots: roots.clone(),
+                };
+                Ok(requests.certificate(ask).await?)
+            }
+        }
+    }
+
+    /// The trusted roots to which `leaf` leads.
+    pub(super) fn roots_above(&self, leaf: &Leaf, now: OffsetDateTime) -> Vec<RootId> {
+        let ders: Vec<CertificateDer<'_>> = leaf.chain.iter().map(|der| der.as_slice().into()).collect();
+        let Some((first, above)) = ders.split_first() else { return Vec::new() };
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().try_into().unwrap_or_default()));
+        let leads_to = |root: &&Vec<u8>| {
+            verifier::anchor(&root.as_slice().into()).is_ok_and(|anchor| {
+                verifier::verify_chain(&[anchor], first, above, now, webpki::KeyUsage::client_auth()).is_ok()
+            })
+        };
+        self.bundle.roots.iter().filter(leads_to).map(|root| RootId::of(root)).collect()
+    }
+
+    /// Signs a leaf for `identity`, here. `dns_names` are for the operator's own serving certificate; a workload has none.
     pub fn issue(
         &self,
         public_key: &PublicKey,
@@ -98,7 +185,7 @@ impl Authority {
         serial: &Serial,
         now: OffsetDateTime,
     ) -> Result<Leaf, MaterialError> {
-        let intermediate = &self.intermediate;
+        let intermediate = self.intermediate().ok_or(MaterialError::NoRootKey)?;
         intermediate.validity.check(now)?;
         let not_before = (now - BACKDATE).max(intermediate.validity.not_before);
         let not_after = (now + self.leaf_lifetime).min(intermediate.validity.not_after);
@@ -129,7 +216,6 @@ pub fn public_key_of(key: &KeyPair) -> Option<PublicKey> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use rustls::pki_types::CertificateDer;
     use x509_parser::certificate::X509Certificate;
     use x509_parser::extensions::{GeneralName, ParsedExtension};
     use x509_parser::prelude::FromDer;
@@ -227,10 +313,10 @@ pub(super) mod tests {
     #[test]
     fn a_leaf_never_outlives_its_issuer() {
         let authority = authority();
-        let end = authority.intermediate().validity.not_after;
+        let end = authority.intermediate().unwrap().validity.not_after;
         assert_eq!(leaf(&authority, end - Span::hours(1)).not_after, end);
         let minutes = self::authority().lasting(MIN_LIFETIME);
-        let end_of_minutes = minutes.intermediate().validity.not_after;
+        let end_of_minutes = minutes.intermediate().unwrap().validity.not_after;
         assert_eq!(leaf(&minutes, end_of_minutes - Span::minutes(1)).not_after, end_of_minutes);
         let key = public_key_of(&KeyPair::generate().unwrap()).unwrap();
         let refused = authority.issue(&key, &identity(), &[], &serial(3), end);

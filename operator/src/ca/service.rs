@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::authority::Serial;
+use super::authority::CertifyError;
 use super::keeper::State;
 use super::limit::RateLimit;
 use super::token::{Claims, Refusal, admit, claims};
@@ -105,7 +105,7 @@ impl<R: Reviewer> IdentityService<R> {
         if !self.by_address.allow(source) {
             return Err(Status::resource_exhausted("too many certificate requests from this address; try again later"));
         }
-        let public_key = csr::public_key(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let csr = csr::read(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if request.token.is_empty()
             || request.token.len() > MAX_TOKEN
             || !request.token.bytes().all(|byte| byte.is_ascii_graphic())
@@ -122,10 +122,11 @@ impl<R: Reviewer> IdentityService<R> {
         let identity = SpiffeId::new(&self.trust_domain, &claims.namespace, &claims.service_account)
             .map_err(|error| Status::permission_denied(error.to_string()))?;
 
-        let serial = Serial::random().map_err(|error| Status::unavailable(error.to_string()))?;
-        let leaf = authority
-            .issue(&public_key, &identity, &[], &serial, OffsetDateTime::now_utc())
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let issued = authority.certify(&csr, &identity, &[], OffsetDateTime::now_utc()).await;
+        let leaf = issued.map_err(|error| match error {
+            CertifyError::Csr(_) => Status::invalid_argument(error.to_string()),
+            CertifyError::Material(_) | CertifyError::Request(_) => Status::unavailable(error.to_string()),
+        })?;
         tracing::info!(%identity, namespace = claims.namespace, pod = claims.pod_name, ends = %leaf.not_after, "certificate issued");
         Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().clone().into()) })
     }
@@ -198,7 +199,7 @@ mod tests {
     use tonic::Code;
 
     use super::super::PodInfo;
-    use super::super::authority::{Authority, Root};
+    use super::super::authority::{Authority, Root, Serial};
     use super::super::token::tests::{good, pod};
     use super::*;
 

@@ -31,7 +31,7 @@ impl World {
         let keeper = leader(&api, &said);
         let mut world = Self { api, said, keeper, now: now(), proxies: Vec::new(), sequence: 0 };
         let (authority, _) = world.keeper.settle(world.now).await.unwrap();
-        let proxy = Proxy { away: false, bundle: authority.trust_bundle().clone(), leaf: authority.leaves().root };
+        let proxy = Proxy { away: false, bundle: authority.trust_bundle().clone(), leaf: authority.leaves().roots[0] };
         world.proxies = vec![proxy; 3];
         world.hear(&authority);
         world
@@ -43,7 +43,7 @@ impl World {
         let bundle = authority.trust_bundle();
         assert!(bundle.sequence >= self.sequence, "the number of the bundle went back");
         self.sequence = bundle.sequence;
-        let signing = authority.leaves().root;
+        let signing = authority.leaves().roots[0];
         for proxy in self.proxies.iter_mut().filter(|proxy| !proxy.away) {
             if bundle.sequence == proxy.bundle.sequence {
                 assert_eq!(*bundle, proxy.bundle, "two bundles have one number");
@@ -75,7 +75,7 @@ impl World {
             (format!("shop/web-{n}"), said)
         });
         let sequence = authority.trust_bundle().sequence;
-        let replicas = [("operator-1".to_owned(), trust(sequence, authority.leaves().root))].into();
+        let replicas = [("operator-1".to_owned(), trust(sequence, authority.leaves().roots[0]))].into();
         let everyone = Everyone { proxies: said.collect(), replicas, config_maps: sequence, webhooks: sequence };
         *self.said.0.lock() = Some(everyone);
     }
@@ -126,6 +126,7 @@ fn leader(api: &FakeApi, said: &Arc<Said>) -> Keeper {
         "fairlead-system",
         trust_domain(),
         Settings::default(),
+        None,
         watch::channel(true).1,
         Arc::clone(said) as Arc<dyn Fleet>,
     )
@@ -293,7 +294,7 @@ async fn a_lost_root_in_the_middle_comes_from_memory_or_is_given_up_by_an_abort(
     // That some could not call each other for a while is what was lost.
     let mut standing = world.keeper.settle(world.now).await.unwrap();
     for _ in 0..100 {
-        let root = standing.0.leaves().root;
+        let root = standing.0.leaves().roots[0];
         for proxy in &mut world.proxies {
             *proxy = Proxy { away: false, bundle: standing.0.trust_bundle().clone(), leaf: root };
         }

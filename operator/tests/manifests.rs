@@ -155,6 +155,25 @@ fn secrets_are_reached_by_name_in_the_operators_namespace_alone() {
 }
 
 #[test]
+fn certificate_requests_are_the_operators_own_namespaces_alone() {
+    let rules = |kind: &str| find(kind, "fairlead-operator")["rules"].as_array().unwrap().clone();
+    let on = |rule: &Value| rule["apiGroups"].as_array().unwrap().contains(&"cert-manager.io".into());
+    assert!(!rules("ClusterRole").iter().any(on), "in no other namespace");
+    let [rule] = &rules("Role").into_iter().filter(on).collect::<Vec<_>>()[..] else { panic!("one rule") };
+    assert_eq!(rule["resources"], serde_json::json!(["certificaterequests"]), "no approval, no status");
+    assert_eq!(rule["verbs"], serde_json::json!(["create", "get", "list", "delete"]));
+}
+
+#[test]
+fn the_settings_that_are_commented_out_are_settings() {
+    let text = read("settings.yaml");
+    let (_, requests) = text.split_once("    # certificateRequests:").unwrap();
+    let lines: Vec<_> = requests.lines().map(|line| line.strip_prefix("    # ").unwrap_or(line)).collect();
+    let settings = Settings::parse(&format!("certificateRequests:{}", lines.join("\n"))).unwrap();
+    assert_eq!(settings.certificate_requests.unwrap().issuer.to_string(), "Issuer mesh (cert-manager.io)");
+}
+
+#[test]
 fn the_webhooks_are_those_that_the_operator_keeps() {
     for name in CONFIGURATIONS {
         let configuration = find("MutatingWebhookConfiguration", name);

@@ -41,7 +41,7 @@ pub struct Authority {
 #[derive(Debug)]
 enum Signer {
     /// This operator.
-    Here(Intermediate),
+    Here(Box<Intermediate>),
     /// Another authority, whose leaves lead to one of these roots.
     Requests(Arc<Requests>, Vec<CertificateDer<'static>>),
 }
@@ -88,7 +88,7 @@ impl Authority {
             roots: vec![root.certificate().to_vec()],
             foreign: Foreign::new(),
         };
-        Self::of(Signer::Here(intermediate), vec![root.id()], bundle)
+        Self::of(Signer::Here(Box::new(intermediate)), vec![root.id()], bundle)
     }
 
     /// Leaves are asked for; each must lead to one of `roots`, the first of which is the one that is to sign.
@@ -111,7 +111,7 @@ impl Authority {
     /// With `bundle` trusted, which holds the root, and leaves wanted that were issued at `renewed_since` or later.
     pub fn with(self, bundle: TrustBundle, renewed_since: OffsetDateTime) -> Self {
         let leaves = Leaves { since: renewed_since, ..self.leaves };
-        Self { bundle, leaves, ..self }
+        Self { leaves, bundle, ..self }
     }
 
     /// What signs; `None`: another authority.

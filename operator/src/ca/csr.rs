@@ -243,6 +243,8 @@ mod tests {
         SpiffeId::new("cluster.local", "bookinfo", "reviews").unwrap()
     }
 
+    type Spoil<'a> = &'a dyn Fn(&mut CertificateParams);
+
     /// What `proxy/src/identity/certify.rs` makes, and what a test does to it.
     fn of_pod(spoil: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         let mut params = CertificateParams::default();
@@ -262,7 +264,6 @@ mod tests {
 
         let uri = |text: &str| SanType::URI(text.try_into().unwrap());
         let other = "spiffe://cluster.local/ns/kube-system/sa/admin";
-        type Spoil<'a> = &'a dyn Fn(&mut CertificateParams);
         let cases: [(&str, Spoil<'_>, &str); 13] = [
             ("of an older proxy", &|params| *params = CertificateParams::default(), "subject"),
             ("no name", &|params| params.subject_alt_names.clear(), "names nobody"),

@@ -16,6 +16,8 @@
 //! An API server that is away changes nothing. A Secret that is corrupt makes the state [`State::Broken`]: nothing is signed until it is mended. What a
 //! user offers and cannot be used is complained of and otherwise ignored.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,8 @@ pub use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, ROOTS_MAP
 use super::standing::{Complaint, Signing, Standing};
 use super::{TrustBundle, TrustDomain};
 use crate::settings::Settings;
+
+pub(super) use self::error::KeeperError;
 
 /// On the Secret of the root: any new value rotates it.
 pub const ROTATE_ROOT: &str = "fairlead.dev/rotate-root";
@@ -78,46 +82,6 @@ impl State {
         }
     }
 }
-
-/// Why the Secrets gave no authority.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum KeeperError {
-    #[error("cannot {action} Secret {namespace}/{name}: {source}")]
-    Api { action: &'static str, namespace: String, name: &'static str, source: Box<kube::Error> },
-    #[error("cannot {what} in {namespace}: {source}")]
-    Maps { what: &'static str, namespace: String, source: Box<kube::Error> },
-    #[error(
-        "ConfigMap {namespace}/{ROOTS_MAP}: {problem}; it must hold the root of the issuer that certificateRequests in the settings name, under ca.crt"
-    )]
-    Roots { namespace: String, problem: String },
-    #[error(
-        "nothing signs under the root in Secret {namespace}/{ROOT_SECRET}, whose key is not here: bring back Secret {USER_SECRET}, or certificateRequests in the settings, whichever there was"
-    )]
-    NoSigner { namespace: String },
-    #[error("Secret {namespace}/{name}: {problem}; {fix}")]
-    Secret { namespace: String, name: &'static str, problem: MaterialError, fix: &'static str },
-    #[error(
-        "Secret {namespace}/{name}: annotation {annotation} is damaged; remove it: what it says is then told from the Secrets"
-    )]
-    Record { namespace: String, name: &'static str, annotation: &'static str },
-    #[error(
-        "Secret {namespace}/{ROOT_SECRET} is missing while {ISSUER_SECRET} exists; restore it from a backup, or delete {ISSUER_SECRET} too: then a new mesh identity is made, and every pod must be restarted"
-    )]
-    RootMissing { namespace: String },
-    #[error(
-        "Secret {namespace}/{NEXT_ROOT_SECRET} is missing in the middle of a rotation; restore it from a backup, or abort the rotation (annotation {ABORT_ROTATION} on {ROOT_SECRET})"
-    )]
-    NextMissing { namespace: String },
-    #[error("cannot make a certificate authority: {0}")]
-    Make(#[from] MaterialError),
-    #[error("the Secrets of the certificate authority in {namespace} keep changing: is something else writing them?")]
-    Contended { namespace: String },
-}
-
-const RESTORE_ROOT: &str = "restore it from a backup, or delete it and fairlead-issuer: then a new mesh identity is made, and every pod must be restarted";
-const RESTORE_NEXT: &str =
-    "restore it from a backup, or abort the rotation (annotation fairlead.dev/abort-rotation on fairlead-root)";
-const DELETE_ISSUER: &str = "restore it from a backup, or delete it: the operator then makes a new one from the root";
 
 /// Everything at one moment.
 struct Look {
@@ -258,7 +222,8 @@ impl Keeper {
         for _ in 0..MAX_ROUNDS {
             let look = self.look().await?;
             let version = version(look.root.as_ref());
-            match self.act(look, now).await {
+            // Large, and rare.
+            match Box::pin(self.act(look, now)).await {
                 Ok(Outcome::Settled(settled)) => return Ok(*settled),
                 Err(error @ (KeeperError::Api { .. } | KeeperError::Maps { .. })) => return Err(error),
                 Err(error) if version == self::version(self.secrets.get(ROOT_SECRET).await?.as_ref()) => {
@@ -628,12 +593,7 @@ impl Keeper {
     }
 
     fn secret_error(&self, name: &'static str, problem: MaterialError) -> KeeperError {
-        let fix = match name {
-            ROOT_SECRET => RESTORE_ROOT,
-            NEXT_ROOT_SECRET => RESTORE_NEXT,
-            _ => DELETE_ISSUER,
-        };
-        KeeperError::Secret { namespace: self.secrets.namespace.clone(), name, problem, fix }
+        KeeperError::Secret { namespace: self.secrets.namespace.clone(), name, problem, fix: error::fix(name) }
     }
 
     fn record_error(&self, name: &'static str, annotation: &'static str) -> KeeperError {

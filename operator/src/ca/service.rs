@@ -200,8 +200,10 @@ mod tests {
 
     use super::super::PodInfo;
     use super::super::authority::{Authority, Root, Serial};
+    use super::super::requests::tests::{Company, requests};
     use super::super::token::tests::{good, pod};
     use super::*;
+    use crate::fake_api::FakeApi;
 
     struct Fixed(Result<TokenReviewStatus, String>);
 
@@ -372,6 +374,51 @@ mod tests {
                 Code::Unauthenticated
             );
         }
+    }
+
+    /// A service whose leaves another authority signs.
+    fn delegated(api: &FakeApi, company: &Arc<Company>) -> IdentityService<Fixed> {
+        company.serve(api);
+        let bundle = TrustBundle {
+            sequence: 7,
+            roots: vec![company.root.certificate().to_vec()],
+            foreign: super::super::foreign::Foreign::new(),
+        };
+        let authority = Authority::by_requests(requests(api, false), &[&company.root], bundle);
+        service(State::Ready(Arc::new(authority)), Ok(good()), Some(pod())).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_authority_is_asked_for_a_pods_identity_and_for_nothing_else() {
+        let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+        let service = delegated(&api, &company);
+        let key = KeyPair::generate().unwrap();
+        let own = |account: &str| SpiffeId::new("cluster.local", "bookinfo", account).unwrap();
+        let with = |csr: Vec<u8>| CertifyRequest { csr, ..request() };
+        let of = |account: &str| with(fairlead_proxy::identity::certify::request(&own(account), &key).unwrap());
+        let response = call(&service, of("reviews")).await.unwrap();
+        let claims = fairlead_identity::leaf::claims(&response.chain[0].as_slice().into()).unwrap();
+        assert_eq!(claims.identity, own("reviews"));
+        assert_eq!(response.trust_bundle.unwrap().sequence, 7);
+        assert_eq!(api.writes(), 2, "one object, which is gone");
+
+        // Refused before anything is created.
+        let mut greedy = CertificateParams::new(vec!["kubernetes.default.svc".to_owned()]).unwrap();
+        greedy.distinguished_name = rcgen::DistinguishedName::new();
+        let uri = |id: &SpiffeId| rcgen::SanType::URI(id.as_str().try_into().unwrap());
+        greedy.subject_alt_names.insert(0, uri(&own("reviews")));
+        let greedy = greedy.serialize_request(&key).unwrap().der().to_vec();
+        for (name, csr) in
+            [("somebody else", of("ratings")), ("more names", with(greedy)), ("older version", request())]
+        {
+            let refused = call(&service, csr).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{name}");
+            assert!(refused.message().contains(name), "{}", refused.message());
+        }
+        assert_eq!(api.writes(), 2);
+
+        api.set_down(true);
+        assert_eq!(call(&service, of("reviews")).await.unwrap_err().code(), Code::Unavailable);
     }
 
     #[tokio::test(start_paused = true)]

@@ -155,7 +155,9 @@ pub(crate) mod tests {
 
     use super::super::authority::Serial;
     use super::super::authority::tests::{authority, identity, now};
+    use super::super::requests::tests::{Company, requests};
     use super::*;
+    use crate::fake_api::FakeApi;
 
     /// A certificate of `authority` that is valid now.
     pub(crate) fn serving(authority: &Authority, identity: &SpiffeId, dns_names: &[&str]) -> Arc<ServingCertificate> {
@@ -203,6 +205,51 @@ pub(crate) mod tests {
         assert_ne!(leaf().unwrap(), second);
         stop.cancel();
         running.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_authority_signs_the_operators_own_as_well_and_what_is_there_outlives_its_absence() {
+        let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+        company.serve(&api);
+        let bundle = |sequence| crate::ca::TrustBundle {
+            sequence,
+            roots: vec![company.root.certificate().to_vec()],
+            foreign: crate::ca::foreign::Foreign::new(),
+        };
+        let requests = requests(&api, false);
+        let state = |sequence| {
+            let authority = Authority::by_requests(Arc::clone(&requests), &[&company.root], bundle(sequence));
+            State::Ready(Arc::new(authority))
+        };
+        let (sender, states) = watch::channel(state(1));
+        let (serving, stop) = (Arc::new(ServingCertificate::default()), CancellationToken::new());
+        let readiness = crate::telemetry::Readiness::default();
+        let names = vec!["fairlead-operator.fairlead-system.svc".to_owned(), "fairlead-operator".to_owned()];
+        let condition = readiness.condition("serving certificate");
+        api.set_down(true);
+        tokio::spawn(Arc::clone(&serving).run(states, identity(), names.clone(), condition, stop.clone()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(readiness.missing()[0].contains("cannot create a CertificateRequest"), "{:?}", readiness.missing());
+        api.set_down(false);
+        tokio::time::sleep(LAST_RETRY).await;
+        assert!(readiness.missing().is_empty());
+        let shown = serving.shown().borrow().clone().unwrap();
+        assert_eq!((shown.trust.sequence, shown.trust.leaf_roots), (1, vec![company.root.id()]));
+        let leaf = || serving.current.load_full().unwrap().cert[0].to_vec();
+        let first = leaf();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&first).unwrap();
+        let stated = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(stated.len(), 1 + names.len());
+
+        api.set_down(true);
+        sender.send(state(2)).unwrap();
+        tokio::time::sleep(LAST_RETRY * 10).await;
+        assert_eq!(leaf(), first);
+        api.set_down(false);
+        tokio::time::sleep(LAST_RETRY * 2).await;
+        assert_ne!(leaf(), first);
+        assert_eq!(serving.shown().borrow().as_ref().unwrap().trust.sequence, 2);
+        stop.cancel();
     }
 
     #[test]

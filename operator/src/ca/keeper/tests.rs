@@ -11,6 +11,7 @@ use super::super::rotation::{Everyone, Trust};
 use super::*;
 use crate::fake_api::FakeApi;
 
+mod delegated;
 mod rotation;
 mod user;
 

@@ -309,4 +309,4 @@ impl Requests {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -21,6 +21,8 @@ use crate::fake_api::FakeApi;
 pub(in crate::ca) const REQUESTS: &str = "/apis/cert-manager.io/v1/namespaces/fairlead-system/certificaterequests";
 const NAMES: [&str; 2] = ["fairlead-operator.fairlead-system.svc", "fairlead-operator.fairlead-system"];
 
+type Spoil = Arc<dyn Fn(&mut CertificateParams) + Send + Sync>;
+
 /// A user's authority.
 pub(in crate::ca) struct Company {
     pub(in crate::ca) root: Root,
@@ -138,7 +140,6 @@ async fn an_answer_that_is_not_what_was_asked_for_is_not_used() {
     let (company, other) = (Arc::new(Company::new()), Arc::new(Company::new()));
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
     let admin = "spiffe://cluster.local/ns/kube-system/sa/admin";
-    type Spoil = Arc<dyn Fn(&mut CertificateParams) + Send + Sync>;
     let cases: Vec<(&str, Spoil, &str)> = vec![
         ("another URI as well", Arc::new(move |p| p.subject_alt_names.push(uri(admin))), "exactly one URI name"),
         ("another's", Arc::new(move |p| p.subject_alt_names = vec![uri(admin)]), "is for spiffe://cluster.local/ns/k"),

@@ -86,11 +86,11 @@ mod tests {
         let denied = |why: &str| RequestError::Denied(identity.clone(), why.to_owned());
         troubles.note(Some(&denied("first")), Instant::now());
         troubles.note(Some(&RequestError::Paused(Duration::from_secs(1))), Instant::now());
-        tokio::time::advance(NEWS - Duration::from_secs(1)).await;
+        tokio::time::advance(NEWS * 9 / 10).await;
         troubles.note(Some(&denied("second")), Instant::now());
         troubles.note(Some(&RequestError::Gone(identity.clone())), Instant::now());
         troubles.note(None, Instant::now());
-        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::advance(NEWS / 5).await;
         let complaints = troubles.complaints(Instant::now());
         assert_eq!(complaints.iter().map(|c| c.reason).collect::<Vec<_>>(), ["RequestDeleted", "RequestDenied"]);
         assert!(complaints[1].sentence.contains("second"));

@@ -24,8 +24,9 @@ const LEFTOVER_SECONDS: i64 = 300;
 
 pub(super) type CertificateRequest = Object<Spec, Status>;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// It is written and never read again: whoever completes it (cert-manager's webhook leaves out what is `false`) may change how it is spelled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct Spec {
     /// PEM in base64.
     request: String,
@@ -33,7 +34,8 @@ pub(super) struct Spec {
     #[serde(rename = "isCA")]
     is_ca: bool,
     usages: Vec<String>,
-    issuer_ref: IssuerRef,
+    #[serde(skip_deserializing)]
+    issuer_ref: Option<IssuerRef>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,7 +71,7 @@ pub(super) fn of(ask: &Ask, issuer: &IssuerRef) -> CertificateRequest {
             duration: format!("{}s", ask.lifetime.as_secs()),
             is_ca: false,
             usages: ["digital signature", "server auth", "client auth"].map(str::to_owned).to_vec(),
-            issuer_ref: issuer.clone(),
+            issuer_ref: Some(issuer.clone()),
         },
     );
     request.metadata = ObjectMeta {
@@ -149,8 +151,8 @@ mod tests {
             "apiVersion": "cert-manager.io/v1", "kind": "CertificateRequest",
             "metadata": {"name": "fairlead-1"},
             "spec": {
-                "request": "", "duration": "1h0m0s", "isCA": false, "usages": [], "username": "operator", "groups": [],
-                "issuerRef": {"group": "cert-manager.io", "kind": "Issuer", "name": "a"},
+                "request": "", "duration": "1h0m0s", "username": "operator", "groups": [], "extra": {"a": ["b"]},
+                "issuerRef": {"kind": "Issuer", "name": "a", "new": true},
             },
             "status": status,
         });

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 type Hook = Box<dyn FnOnce(&FakeApi) + Send>;
+type OnCreate = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
 /// Clones share their objects.
 #[derive(Clone, Default)]
@@ -25,6 +26,8 @@ struct State {
     dies_after: Option<usize>,
     refused: Option<(String, u16)>,
     before_write: Option<Hook>,
+    /// What a controller makes at once of what is created below a path.
+    on_create: Option<(String, OnCreate)>,
 }
 
 impl FakeApi {
@@ -79,6 +82,17 @@ impl FakeApi {
         self.0.lock().before_write = Some(Box::new(hook));
     }
 
+    /// Whatever is created below this path from now on is changed so in the same moment, as by a quick controller.
+    pub(crate) fn on_create(&self, path: &str, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+        self.0.lock().on_create = Some((path.to_owned(), Arc::new(change)));
+    }
+
+    /// The names of what lies right below this path.
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
+        let prefix = format!("{path}/");
+        self.0.lock().objects.keys().filter_map(|path| path.strip_prefix(&prefix)).map(str::to_owned).collect()
+    }
+
     /// How many requests changed something.
     pub(crate) fn writes(&self) -> usize {
         self.0.lock().writes
@@ -120,7 +134,16 @@ impl FakeApi {
             (Method::GET, Some(object)) => success(&object),
             (Method::GET | Method::PUT | Method::DELETE, None) => failure(404, "NotFound"),
             (Method::POST, _) => {
-                let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
+                let mut body = body;
+                let on_create = self.0.lock().on_create.clone();
+                if let Some((_, change)) = on_create.filter(|(below, _)| *below == path) {
+                    change(&mut body);
+                }
+                let name = match (body["metadata"]["name"].as_str(), body["metadata"]["generateName"].as_str()) {
+                    (Some(name), _) if !name.is_empty() => name.to_owned(),
+                    (_, prefix) => format!("{}{}", prefix.unwrap(), self.0.lock().version),
+                };
+                let path = format!("{path}/{name}");
                 if self.get(&path).is_some() { failure(409, "AlreadyExists") } else { stored(&path, body) }
             }
             (Method::PUT, Some(object)) => {

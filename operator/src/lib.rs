@@ -4,7 +4,7 @@
 //! 2. [`index`]: watches of the cluster become the model.
 //! 3. The edges: [`inject`] and [`webhook`] (sidecars into pods), [`ca`] (identities), [`jwks`] (keys of those who vouch for users), [`config`]
 //!    (the stream to proxies), [`canary`] (releases), [`status`] (what users read back), [`explain`] (what policy would decide).
-//! 4. What carries them: [`serve`] (TLS and connections), [`leader`] (who may write), [`telemetry`] (logs, metrics, health).
+//! 4. What carries them: [`settings`] (of the mesh), [`serve`] (TLS and connections), [`leader`] (who may write), [`telemetry`] (logs, metrics, health).
 //!
 //! `main.rs` wires these together and decides nothing.
 
@@ -27,6 +27,8 @@ pub mod canary;
 pub mod status;
 
 pub mod explain;
+
+pub mod settings;
 
 pub mod serve;
 

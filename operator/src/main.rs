@@ -1,6 +1,7 @@
 //! Fairlead's operator. This file only wires the parts together.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use arc_swap::ArcSwap;
 use clap::Parser;
 use fairlead_operator::ca::keeper::{self, Keeper};
 use fairlead_operator::ca::report;
+use fairlead_operator::ca::requests::{self, Requests};
 use fairlead_operator::ca::service::{ApiReviewer, IdentityService};
 use fairlead_operator::ca::serving::{ServingCertificate, Shown};
 use fairlead_operator::ca::usable;
@@ -25,6 +27,7 @@ use fairlead_operator::leader::Election;
 use fairlead_operator::serve::listen::{Limits, Protocol, accept};
 use fairlead_operator::serve::replica::Replicas;
 use fairlead_operator::serve::{http, tls};
+use fairlead_operator::settings::{SETTINGS_FOLDER, Settings};
 use fairlead_operator::status;
 use fairlead_operator::telemetry::{self, Condition, ListenerMetrics, LogFormat, Readiness};
 use fairlead_operator::webhook::{self, registration};
@@ -92,6 +95,9 @@ struct Args {
     /// What Kubernetes' own names end in; proxies find the operator by it.
     #[arg(long, env = "FAIRLEAD_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "DOMAIN")]
     cluster_domain: String,
+    /// The folder that holds the mesh-wide settings, as ConfigMap fairlead-settings is mounted. They are read once, at the start.
+    #[arg(long, env = "FAIRLEAD_SETTINGS", default_value = SETTINGS_FOLDER, value_name = "FOLDER")]
+    settings: PathBuf,
     /// The operator's namespace. Its service account and its Service are both called fairlead-operator.
     #[arg(long, env = "POD_NAMESPACE", default_value = "fairlead-system")]
     namespace: String,
@@ -116,6 +122,13 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    // Refused as a whole, before anything is touched.
+    let settings = Settings::load(&args.settings)?;
+    tracing::info!(
+        certificate_lifetime = ?settings.certificate_lifetime,
+        certificates_by = settings.certificate_requests.as_ref().map(|requests| tracing::field::display(&requests.issuer)),
+        "settings"
+    );
     let identity = SpiffeId::new(args.trust_domain.as_str(), &args.namespace, NAME)
         .context("--namespace cannot be part of an identity")?;
     let service_name = format!("{NAME}.{}.svc", args.namespace);
@@ -156,10 +169,20 @@ async fn run(args: Args) -> anyhow::Result<()> {
         config_maps,
         webhooks,
     };
+    let requests = settings.certificate_requests.clone().map(|requests| {
+        let metrics = requests::Metrics::register(&mut registry);
+        Requests::new(client.clone(), &args.namespace, requests, metrics)
+    });
+    if let Some(requests) = &requests {
+        let sweep = tell_when_leading(leadership.is_leader.clone(), Arc::clone(requests).sweep());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(sweep));
+    }
     let keeper = Keeper::new(
         client.clone(),
         &args.namespace,
         args.trust_domain.clone(),
+        settings,
+        requests.clone(),
         leadership.is_leader.clone(),
         Arc::new(everywhere),
     );
@@ -188,7 +211,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     )));
 
     // Webhooks.
-    let settings = inject::Settings {
+    let injection = inject::Settings {
         image: args.proxy_image,
         image_pull_policy: args.proxy_image_pull_policy,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -200,7 +223,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         proxy_log_format: args.proxy_log_format.name().to_owned(),
     };
     let webhooks = webhook::router(webhook::Context {
-        settings: Arc::new(settings),
+        settings: Arc::new(injection),
         namespaces: namespaces.clone(),
         events: Events::publish(client.clone(), &args.pod_name, stop.clone()),
         metrics: webhook::Metrics::register(&mut registry),

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use fairlead_operator::ca::keeper::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
 use fairlead_operator::inject::{INIT_CONTAINER, INJECT_LABEL, PROXY_CONTAINER};
+use fairlead_operator::settings::{SETTINGS_FOLDER, SETTINGS_KEY, SETTINGS_NAME, Settings};
 use fairlead_operator::webhook::registration::CONFIGURATIONS;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -85,10 +86,11 @@ fn check_known(stated: &Value, known: &Value, place: &str) {
 
 #[test]
 fn every_document_is_what_kubernetes_expects() {
-    for name in ["install.yaml", "ha/replicas.yaml", "ha/disruption-budget.yaml"] {
+    for name in ["install.yaml", "settings.yaml", "ha/replicas.yaml", "ha/disruption-budget.yaml"] {
         for document in documents(name) {
             match document["kind"].as_str().unwrap() {
                 "Namespace" => check::<Namespace>(&document),
+                "ConfigMap" => check::<ConfigMap>(&document),
                 "ServiceAccount" => check::<ServiceAccount>(&document),
                 "Service" => check::<Service>(&document),
                 "ClusterRole" => check::<ClusterRole>(&document),
@@ -153,6 +155,25 @@ fn secrets_are_reached_by_name_in_the_operators_namespace_alone() {
 }
 
 #[test]
+fn certificate_requests_are_the_operators_own_namespaces_alone() {
+    let rules = |kind: &str| find(kind, "fairlead-operator")["rules"].as_array().unwrap().clone();
+    let on = |rule: &Value| rule["apiGroups"].as_array().unwrap().contains(&"cert-manager.io".into());
+    assert!(!rules("ClusterRole").iter().any(on), "in no other namespace");
+    let [rule] = &rules("Role").into_iter().filter(on).collect::<Vec<_>>()[..] else { panic!("one rule") };
+    assert_eq!(rule["resources"], serde_json::json!(["certificaterequests"]), "no approval, no status");
+    assert_eq!(rule["verbs"], serde_json::json!(["create", "get", "list", "delete"]));
+}
+
+#[test]
+fn the_settings_that_are_commented_out_are_settings() {
+    let text = read("settings.yaml");
+    let (_, requests) = text.split_once("    # certificateRequests:").unwrap();
+    let lines: Vec<_> = requests.lines().map(|line| line.strip_prefix("    # ").unwrap_or(line)).collect();
+    let settings = Settings::parse(&format!("certificateRequests:{}", lines.join("\n"))).unwrap();
+    assert_eq!(settings.certificate_requests.unwrap().issuer.to_string(), "Issuer mesh (cert-manager.io)");
+}
+
+#[test]
 fn the_webhooks_are_those_that_the_operator_keeps() {
     for name in CONFIGURATIONS {
         let configuration = find("MutatingWebhookConfiguration", name);
@@ -165,6 +186,24 @@ fn the_webhooks_are_those_that_the_operator_keeps() {
             );
         }
     }
+}
+
+#[test]
+fn the_settings_are_mounted_where_they_are_read_and_say_what_holds_without_them() {
+    let [map] = documents("settings.yaml").try_into().unwrap();
+    assert_eq!(
+        (&map["metadata"]["name"], &map["metadata"]["namespace"]),
+        (&SETTINGS_NAME.into(), &"fairlead-system".into())
+    );
+    let keys: Vec<_> = map["data"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, [SETTINGS_KEY]);
+    let settings = Settings::parse(map["data"][SETTINGS_KEY].as_str().unwrap()).unwrap();
+    assert_eq!(settings, Settings::default());
+    let spec = &find("Deployment", "fairlead-operator")["spec"]["template"]["spec"];
+    assert_eq!(spec["volumes"][0]["configMap"], serde_json::json!({"name": SETTINGS_NAME, "optional": true}));
+    assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], SETTINGS_FOLDER);
+    // It is the user's: what is applied again must not undo it.
+    assert!(!documents("install.yaml").iter().any(|document| document["kind"] == "ConfigMap"));
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! Certificate signing requests (PKCS#10), of which only the public key is of interest.
+//! Certificate signing requests (PKCS#10), of which only the public key is of interest where this operator signs.
 //!
-//! [`public_key`] is the one call that enters. It reads the outermost structure as strict DER and steps over everything that a caller could ask
-//! for (names, extensions): what is never looked into can neither be granted nor exhaust the stack.
+//! [`read`] is the one call that enters. It reads the outermost structure as strict DER and steps over everything that a caller could ask
+//! for (names, extensions): what is never looked into can neither be granted nor exhaust the stack. Where another authority signs, the request is passed on as it
+//! is; [`Csr::asks_exactly`] then says whether it asks for what its owner gets and for nothing else. Its depth is fixed, and so is what it looks at.
 
+use fairlead_identity::SpiffeId;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 /// Ten times what a request with a P-256 key needs; a longer one is refused unread.
@@ -12,6 +14,16 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const ATTRIBUTES: u8 = 0xa0;
+const OBJECT: u8 = 0x06;
+const SET: u8 = 0x31;
+const BOOLEAN: u8 = 0x01;
+const OCTETS: u8 = 0x04;
+const DNS_NAME: u8 = 0x82;
+const URI_NAME: u8 = 0x86;
+
+/// `extensionRequest` of PKCS#9.
+const EXTENSION_REQUEST: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
+const SUBJECT_ALT_NAME: [u8; 3] = [0x55, 0x1d, 0x11];
 
 /// `AlgorithmIdentifier { id-ecPublicKey, prime256v1 }` and the header of a bit string of 65 bytes with no bit unused.
 const P256_KEY_HEADER: [u8; 24] = [
@@ -24,7 +36,7 @@ const POINT: usize = 65;
 const UNCOMPRESSED: u8 = 4;
 
 /// A point on P-256, uncompressed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicKey([u8; POINT]);
 
 impl PublicKey {
@@ -32,6 +44,12 @@ impl PublicKey {
     pub fn from_raw(raw: &[u8]) -> Option<Self> {
         let point: [u8; POINT] = raw.try_into().ok()?;
         (point[0] == UNCOMPRESSED).then_some(Self(point))
+    }
+
+    /// `SubjectPublicKeyInfo`, DER, as a certificate for it holds it.
+    pub fn to_spki(&self) -> Vec<u8> {
+        let length = (P256_KEY_HEADER.len() + POINT) as u8;
+        [&[SEQUENCE, length][..], &P256_KEY_HEADER, &self.0].concat()
     }
 }
 
@@ -60,10 +78,24 @@ pub enum CsrError {
     /// Whoever sent it does not hold the private key, or it was damaged on its way.
     #[error("the certificate request is not signed by the key that it holds (ECDSA with SHA-256)")]
     BadSignature,
+    /// It cannot be passed on.
+    #[error(
+        "the certificate request {0}; since another authority signs, it must state the identity of its owner as its one URI name, and nothing else"
+    )]
+    Asks(&'static str),
 }
 
-/// Takes the public key out of a request that its private key signed.
-pub fn public_key(csr: &[u8]) -> Result<PublicKey, CsrError> {
+/// A request that its private key signed.
+#[derive(Clone, Copy, Debug)]
+pub struct Csr<'a> {
+    der: &'a [u8],
+    subject: &'a [u8],
+    attributes: &'a [u8],
+    public_key: PublicKey,
+}
+
+/// Reads a request, and verifies that whoever made it holds the private key.
+pub fn read(csr: &[u8]) -> Result<Csr<'_>, CsrError> {
     if csr.len() > MAX_CSR {
         return Err(CsrError::TooLong);
     }
@@ -78,9 +110,9 @@ pub fn public_key(csr: &[u8]) -> Result<PublicKey, CsrError> {
 
     let mut info = Reader(signed.content);
     let version = info.take(INTEGER)?.content;
-    let _subject = info.take(SEQUENCE)?;
+    let subject = info.take(SEQUENCE)?.content;
     let key = info.take(SEQUENCE)?.content;
-    let _attributes = info.take(ATTRIBUTES)?;
+    let attributes = info.take(ATTRIBUTES)?.content;
     info.end()?;
     if version != [0] {
         return Err(CsrError::Malformed);
@@ -97,7 +129,58 @@ pub fn public_key(csr: &[u8]) -> Result<PublicKey, CsrError> {
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &point.0)
         .verify(signed.whole, signature)
         .map_err(|_| CsrError::BadSignature)?;
-    Ok(point)
+    Ok(Csr { der: csr, subject, attributes, public_key: point })
+}
+
+impl Csr<'_> {
+    /// Its key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// As it came.
+    pub fn der(&self) -> &[u8] {
+        self.der
+    }
+
+    /// That it asks for `identity`, then `dns_names` in their order, and for nothing else: no subject, no other extension, no other attribute.
+    pub fn asks_exactly(&self, identity: &SpiffeId, dns_names: &[String]) -> Result<(), CsrError> {
+        if !self.subject.is_empty() {
+            return Err(CsrError::Asks("has a subject (is the proxy of an older version? make its pod anew)"));
+        }
+        if self.attributes.is_empty() {
+            return Err(CsrError::Asks("names nobody (is the proxy of an older version? make its pod anew)"));
+        }
+        let extension = self.only_extension().map_err(|_| CsrError::Asks("asks for more than names"))?;
+        let mut wanted = vec![(URI_NAME, identity.as_str().as_bytes())];
+        wanted.extend(dns_names.iter().map(|name| (DNS_NAME, name.as_bytes())));
+        let mut names = Reader(extension);
+        for (tag, name) in wanted {
+            if !names.take(tag).is_ok_and(|stated| stated.content == name) {
+                return Err(CsrError::Asks("names somebody else"));
+            }
+        }
+        names.end().map_err(|_| CsrError::Asks("has more names than one"))
+    }
+
+    /// The names in the one extension that there is.
+    fn only_extension(&self) -> Result<&[u8], CsrError> {
+        let mut attributes = Reader(self.attributes);
+        let mut attribute = Reader(attributes.only(SEQUENCE)?);
+        let kind = attribute.take(OBJECT)?.content;
+        let mut values = Reader(attribute.only(SET)?);
+        let mut extensions = Reader(values.only(SEQUENCE)?);
+        let mut extension = Reader(extensions.only(SEQUENCE)?);
+        let of = extension.take(OBJECT)?.content;
+        if kind != EXTENSION_REQUEST || of != SUBJECT_ALT_NAME {
+            return Err(CsrError::Malformed);
+        }
+        // Critical where there is no subject, as RFC 5280 asks; not every library says so.
+        if extension.0.first() == Some(&BOOLEAN) && extension.take(BOOLEAN)?.content != [0xff] {
+            return Err(CsrError::Malformed);
+        }
+        Reader(extension.only(OCTETS)?).only(SEQUENCE)
+    }
 }
 
 /// What is left to read.
@@ -124,6 +207,13 @@ impl<'a> Reader<'a> {
         Ok(Element { whole, content: &whole[header..] })
     }
 
+    /// The content of the next element, which must be the last.
+    fn only(&mut self, tag: u8) -> Result<&'a [u8], CsrError> {
+        let element = self.take(tag)?;
+        self.end()?;
+        Ok(element.content)
+    }
+
     fn end(&self) -> Result<(), CsrError> {
         if self.0.is_empty() { Ok(()) } else { Err(CsrError::Malformed) }
     }
@@ -143,6 +233,95 @@ mod tests {
 
     fn plain(key: &KeyPair) -> Vec<u8> {
         request(&CertificateParams::default(), key)
+    }
+
+    fn public_key(csr: &[u8]) -> Result<PublicKey, CsrError> {
+        read(csr).map(|csr| *csr.public_key())
+    }
+
+    fn identity() -> SpiffeId {
+        SpiffeId::new("cluster.local", "bookinfo", "reviews").unwrap()
+    }
+
+    type Spoil<'a> = &'a dyn Fn(&mut CertificateParams);
+
+    /// What `proxy/src/identity/certify.rs` makes, and what a test does to it.
+    fn of_pod(spoil: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity().as_str().try_into().unwrap())];
+        spoil(&mut params);
+        request(&params, &KeyPair::generate().unwrap())
+    }
+
+    #[test]
+    fn what_is_passed_on_asks_for_one_name_and_nothing_else() {
+        let asks = |csr: &[u8]| read(csr).unwrap().asks_exactly(&identity(), &[]);
+        assert_eq!(asks(&of_pod(|_| ())), Ok(()));
+        let key = KeyPair::generate().unwrap();
+        let of_proxy = fairlead_proxy::identity::certify::request(&identity(), &key).unwrap();
+        assert_eq!(asks(&of_proxy), Ok(()), "what proxies make");
+
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        let other = "spiffe://cluster.local/ns/kube-system/sa/admin";
+        let cases: [(&str, Spoil<'_>, &str); 13] = [
+            ("of an older proxy", &|params| *params = CertificateParams::default(), "subject"),
+            ("no name", &|params| params.subject_alt_names.clear(), "names nobody"),
+            ("a subject", &|params| params.distinguished_name.push(rcgen::DnType::CommonName, "admin"), "subject"),
+            ("somebody else", &|params| params.subject_alt_names = vec![uri(other)], "somebody else"),
+            ("two", &|params| params.subject_alt_names.push(uri(other)), "more names"),
+            ("itself twice", &|params| params.subject_alt_names.push(uri(identity().as_str())), "more names"),
+            (
+                "a DNS name too",
+                &|params| params.subject_alt_names.push(SanType::DnsName("a.svc".try_into().unwrap())),
+                "more names",
+            ),
+            (
+                "an address",
+                &|params| params.subject_alt_names = vec![SanType::IpAddress([10, 0, 0, 1].into())],
+                "somebody else",
+            ),
+            ("a longer name", &|params| params.subject_alt_names = vec![uri(&format!("{}x", identity()))], "somebody"),
+            ("an authority", &|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), "more than names"),
+            ("no authority", &|params| params.is_ca = IsCa::ExplicitNoCa, "more than names"),
+            ("usages", &|params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign], "more than names"),
+            (
+                "another extension",
+                &|params| {
+                    params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 2, 3], vec![5, 0])];
+                },
+                "more than names",
+            ),
+        ];
+        for (name, spoil, why) in cases {
+            let refused = asks(&of_pod(spoil)).unwrap_err().to_string();
+            assert!(refused.contains(why), "{name}: {refused}");
+        }
+        // Another attribute beside the extensions.
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![uri(identity().as_str())];
+        let password = rcgen::Attribute { oid: &[1, 2, 840, 113_549, 1, 9, 7], values: vec![0x31, 3, 0x0c, 1, b'x'] };
+        let both = params.serialize_request_with_attributes(&key, vec![password]).unwrap();
+        assert!(asks(both.der()).unwrap_err().to_string().contains("more than names"));
+
+        let names = ["a.svc".to_owned(), "b.svc".to_owned()];
+        let operators = of_pod(|params| {
+            params
+                .subject_alt_names
+                .extend(names.each_ref().map(|name| SanType::DnsName(name.as_str().try_into().unwrap())));
+        });
+        let asks = |names: &[String]| read(&operators).unwrap().asks_exactly(&identity(), names).is_ok();
+        assert!(asks(&names) && !asks(&names[..1]) && !asks(&[]));
+    }
+
+    #[test]
+    fn a_key_is_written_as_certificates_hold_it() {
+        use x509_parser::prelude::FromDer as _;
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate.der()).unwrap();
+        assert_eq!(PublicKey::from_raw(key.public_key_raw()).unwrap().to_spki(), parsed.public_key().raw);
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! An API server that is away changes nothing. A Secret that is corrupt makes the state [`State::Broken`]: nothing is signed until it is mended. What a
 //! user offers and cannot be used is complained of and otherwise ignored.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +28,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{Authority, Leaves};
+use super::delegation::Delegation;
 use super::foreign;
-use super::material::{Intermediate, MaterialError, Root, RootId, Serial};
+use super::material::{BACKDATE, Intermediate, MaterialError, Root, RootId, Serial};
 use super::renewal::{RENEWAL, Renewal, Upkeep, upkeep};
 pub use super::renewal::{ROTATE_ISSUER, ROTATE_LEAVES};
+use super::requests::Requests;
 use super::rotation::{Fleet, Phase, Record, Sight, Step, decide};
 use super::secrets::{self, Offer, Secrets};
-pub use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
-use super::standing::{Complaint, Standing};
+pub use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, ROOTS_MAP, USER_SECRET};
+use super::standing::{Complaint, Signing, Standing};
 use super::{TrustBundle, TrustDomain};
+use crate::settings::Settings;
+
+pub(super) use self::error::KeeperError;
 
 /// On the Secret of the root: any new value rotates it.
 pub const ROTATE_ROOT: &str = "fairlead.dev/rotate-root";
@@ -76,44 +83,14 @@ impl State {
     }
 }
 
-/// Why the Secrets gave no authority.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum KeeperError {
-    #[error("cannot {action} Secret {namespace}/{name}: {source}")]
-    Api { action: &'static str, namespace: String, name: &'static str, source: Box<kube::Error> },
-    #[error("cannot list the ConfigMaps of other trust domains in {namespace}: {source}")]
-    Maps { namespace: String, source: Box<kube::Error> },
-    #[error("Secret {namespace}/{name}: {problem}; {fix}")]
-    Secret { namespace: String, name: &'static str, problem: MaterialError, fix: &'static str },
-    #[error(
-        "Secret {namespace}/{name}: annotation {annotation} is damaged; remove it: what it says is then told from the Secrets"
-    )]
-    Record { namespace: String, name: &'static str, annotation: &'static str },
-    #[error(
-        "Secret {namespace}/{ROOT_SECRET} is missing while {ISSUER_SECRET} exists; restore it from a backup, or delete {ISSUER_SECRET} too: then a new mesh identity is made, and every pod must be restarted"
-    )]
-    RootMissing { namespace: String },
-    #[error(
-        "Secret {namespace}/{NEXT_ROOT_SECRET} is missing in the middle of a rotation; restore it from a backup, or abort the rotation (annotation {ABORT_ROTATION} on {ROOT_SECRET})"
-    )]
-    NextMissing { namespace: String },
-    #[error("cannot make a certificate authority: {0}")]
-    Make(#[from] MaterialError),
-    #[error("the Secrets of the certificate authority in {namespace} keep changing: is something else writing them?")]
-    Contended { namespace: String },
-}
-
-const RESTORE_ROOT: &str = "restore it from a backup, or delete it and fairlead-issuer: then a new mesh identity is made, and every pod must be restarted";
-const RESTORE_NEXT: &str =
-    "restore it from a backup, or abort the rotation (annotation fairlead.dev/abort-rotation on fairlead-root)";
-const DELETE_ISSUER: &str = "restore it from a backup, or delete it: the operator then makes a new one from the root";
-
 /// Everything at one moment.
 struct Look {
     root: Option<Secret>,
     next: Option<Secret>,
     issuer: Option<Secret>,
     user: Option<Secret>,
+    /// Where another authority signs.
+    listed: Option<ConfigMap>,
     /// Where this replica leads.
     trust_domains: Option<Vec<ConfigMap>>,
 }
@@ -130,6 +107,8 @@ enum Outcome {
 pub struct Keeper {
     secrets: Secrets,
     trust_domain: TrustDomain,
+    settings: Settings,
+    requests: Option<Arc<Requests>>,
     is_leader: watch::Receiver<bool>,
     fleet: Arc<dyn Fleet>,
     state: watch::Sender<State>,
@@ -139,17 +118,21 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// `namespace` is the operator's own, `trust_domain` the mesh's. Rotations go on while `is_leader`, gated on what `fleet` answers.
+    /// `namespace` is the operator's own, `trust_domain` the mesh's. With `requests`, another authority signs, under its own roots. Rotations go on while `is_leader`, gated on what `fleet` answers.
     pub fn new(
         client: kube::Client,
         namespace: &str,
         trust_domain: TrustDomain,
+        settings: Settings,
+        requests: Option<Arc<Requests>>,
         is_leader: watch::Receiver<bool>,
         fleet: Arc<dyn Fleet>,
     ) -> Self {
         Self {
             secrets: Secrets::new(client, namespace),
             trust_domain,
+            settings,
+            requests,
             is_leader,
             fleet,
             state: watch::Sender::new(State::Starting),
@@ -204,11 +187,7 @@ impl Keeper {
     fn publish(&self, next: State) {
         self.state.send_if_modified(|state| {
             let same = match (&*state, &next) {
-                (State::Ready(old), State::Ready(new)) => {
-                    old.trust_bundle() == new.trust_bundle()
-                        && old.leaves() == new.leaves()
-                        && old.intermediate().chain() == new.intermediate().chain()
-                }
+                (State::Ready(old), State::Ready(new)) => old.is_same(new),
                 (State::Broken(old), State::Broken(new)) => old == new,
                 _ => false,
             };
@@ -218,9 +197,11 @@ impl Keeper {
             match &next {
                 State::Ready(authority) => {
                     let bundle = authority.trust_bundle();
+                    let signing = authority.leaves().roots.first();
                     tracing::info!(
-                        issuer_ends = %authority.intermediate().validity.not_after,
-                        root = %authority.leaves().root,
+                        issuer_ends =
+                            authority.intermediate().map(|own| tracing::field::display(own.validity.not_after)),
+                        root = signing.map(tracing::field::display),
                         roots = bundle.roots.len(),
                         sequence = bundle.sequence,
                         "certificate authority loaded"
@@ -241,7 +222,8 @@ impl Keeper {
         for _ in 0..MAX_ROUNDS {
             let look = self.look().await?;
             let version = version(look.root.as_ref());
-            match self.act(look, now).await {
+            // Large, and rare.
+            match Box::pin(self.act(look, now)).await {
                 Ok(Outcome::Settled(settled)) => return Ok(*settled),
                 Err(error @ (KeeperError::Api { .. } | KeeperError::Maps { .. })) => return Err(error),
                 Err(error) if version == self::version(self.secrets.get(ROOT_SECRET).await?.as_ref()) => {
@@ -261,19 +243,31 @@ impl Keeper {
             next: self.secrets.get(NEXT_ROOT_SECRET).await?,
             issuer: self.secrets.get(ISSUER_SECRET).await?,
             user: self.secrets.get(USER_SECRET).await?,
+            listed: if self.requests.is_some() { self.secrets.listed_roots().await? } else { None },
             trust_domains: if leads { Some(self.secrets.trust_domains().await?) } else { None },
         })
     }
 
     async fn act(&mut self, look: Look, now: OffsetDateTime) -> Result<Outcome, KeeperError> {
         let mut complaints = Vec::new();
-        let offer = look.user.as_ref().and_then(|secret| match secrets::offer(secret, now) {
-            Ok(offer) => Some(offer),
-            Err(problem) => {
-                complaints.push(Complaint::unusable(&self.secrets.namespace, USER_SECRET, &problem));
-                None
-            }
+        let delegation = self.requests.as_ref().map(|requests| {
+            complaints.extend(requests.complaints());
+            let present = look.root.as_ref().and_then(|secret| secrets::root(secret).ok());
+            let listed = secrets::listed(look.listed.as_ref());
+            Delegation::new(requests, listed, present.map(|root| root.id()), now)
         });
+        let to_delegate = delegation.as_ref().filter(|delegation| !delegation.requests.is_phased_out());
+        let offer = if let Some(delegation) = to_delegate {
+            self.delegated_offer(delegation, &look, &mut complaints)?
+        } else {
+            look.user.as_ref().and_then(|secret| match secrets::offer(secret, now) {
+                Ok(offer) => Some(offer),
+                Err(problem) => {
+                    complaints.push(Complaint::unusable(&self.secrets.namespace, USER_SECRET, &problem));
+                    None
+                }
+            })
+        };
         let Some(root_secret) = look.root else {
             self.restore_root(look.issuer.is_some(), offer, now).await?;
             return Ok(Outcome::Wrote);
@@ -282,7 +276,6 @@ impl Keeper {
         let record: Option<Record> =
             secrets::kept(&root_secret, ROTATION).map_err(|_| self.record_error(ROOT_SECRET, ROTATION))?;
         let found = look.issuer.as_ref().map(secrets::intermediate).transpose();
-        let intermediate = found.map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
         let next = look.next.as_ref().map(secrets::root).transpose();
         let next = match (next, &record) {
             (Ok(next), _) => next,
@@ -292,7 +285,26 @@ impl Keeper {
         };
         let rotating = record.as_ref().is_some_and(|record| matches!(record.phase, Phase::Signing | Phase::Aborting));
         let lost = rotating && next.is_none();
+        let by_next = record.as_ref().is_some_and(|record| record.phase == Phase::Signing);
+        let above = next.as_ref().filter(|_| by_next).unwrap_or(&root);
+        let asked = delegation.as_ref().filter(|delegation| {
+            let here = found.as_ref().ok().and_then(Option::as_ref);
+            delegation.covers(above, here)
+        });
+        let signs_under = |intermediate: &Intermediate, root: &Root| intermediate.check_under(root).is_ok();
+        let intermediate = if asked.is_some() {
+            None
+        } else {
+            let found = found.map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
+            // One that is left from before another authority signed is of no use to anybody.
+            found.filter(|found| {
+                delegation.is_none()
+                    || signs_under(found, &root)
+                    || next.as_ref().is_some_and(|next| signs_under(found, next))
+            })
+        };
         let signing = match &intermediate {
+            None if asked.is_some() => Some(above.id()),
             None => None,
             Some(intermediate) => match self.root_above(intermediate, &root, next.as_ref(), record.as_ref()) {
                 Ok(root) => Some(root),
@@ -326,6 +338,11 @@ impl Keeper {
                 let mut secret = root_secret;
                 secrets::set_foreign(&mut secret, &foreign);
                 return self.write_record(secret, &record.numbered(now.unix_timestamp())).await;
+            }
+            let asked_leaves = secrets::annotation(&root_secret, ROTATE_LEAVES);
+            if asked.is_some() && !asked_leaves.is_empty() && asked_leaves != record.leaves {
+                let (leaves, renewed_since) = (asked_leaves.to_owned(), now.unix_timestamp());
+                return self.write_record(root_secret, &Record { leaves, renewed_since, ..record }).await;
             }
             let may_sign =
                 |root: &Root| root.has_key() || offer.as_ref().is_some_and(|offer| offer.root.id() == root.id());
@@ -377,19 +394,24 @@ impl Keeper {
             return Err(KeeperError::NextMissing { namespace: self.secrets.namespace.clone() });
         }
         let above = next.as_ref().filter(|_| record.phase == Phase::Signing).unwrap_or(&root);
-        let Some((intermediate, signing)) = intermediate.zip(signing) else {
-            return self.sign(None, above, offer.as_ref(), &Renewal::default(), now).await;
-        };
-        let above = next.as_ref().filter(|next| next.id() == signing).unwrap_or(&root);
-        above.validity.check(now).map_err(|problem| self.secret_error(ROOT_SECRET, problem))?;
-        let renewal = self.renewal(look.issuer.as_ref())?;
-        if let Some(renewed) = upkeep(look.issuer.as_ref(), &intermediate, above, offer.as_ref(), &renewal, now) {
-            return match renewed {
-                Upkeep::Sign(renewal) => self.sign(look.issuer, above, offer.as_ref(), &renewal, now).await,
-                Upkeep::Note(renewal) => self.note(look.issuer, &renewal).await,
+        let mut renewal = Renewal::default();
+        let mut above = above;
+        if asked.is_none() {
+            let Some((intermediate, signing)) = intermediate.as_ref().zip(signing) else {
+                return self.sign(look.issuer, above, offer.as_ref(), &renewal, now).await;
             };
+            above = next.as_ref().filter(|next| next.id() == signing).unwrap_or(&root);
+            renewal = self.renewal(look.issuer.as_ref())?;
+            if let Some(renewed) = upkeep(look.issuer.as_ref(), intermediate, above, offer.as_ref(), &renewal, now) {
+                above.validity.check(now).map_err(|problem| self.secret_error(ROOT_SECRET, problem))?;
+                return match renewed {
+                    Upkeep::Sign(renewal) => self.sign(look.issuer, above, offer.as_ref(), &renewal, now).await,
+                    Upkeep::Note(renewal) => self.note(look.issuer, &renewal).await,
+                };
+            }
+            intermediate.validity.check(now).map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
         }
-        intermediate.validity.check(now).map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
+        above.validity.check(now).map_err(|problem| self.secret_error(ROOT_SECRET, problem))?;
 
         let foreign = secrets::foreign(&root_secret);
         self.remembered.insert(ROOT_SECRET, root_secret);
@@ -402,11 +424,58 @@ impl Keeper {
             .as_ref()
             .filter(|next| record.phase.trusts_both() && record.next.as_deref() == Some(&next.id().to_string()));
         roots.extend(numbered.map(|next| next.certificate().to_vec()));
-        let standing = Standing::new(&record, &root, numbered, &intermediate, waiting, complaints, now);
-        let since = OffsetDateTime::from_unix_timestamp(renewal.since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let bundle = TrustBundle { sequence: record.sequence, roots, foreign };
-        let authority = Authority::new(above, intermediate).with(bundle, since);
+        let (authority, since) = match (intermediate, asked) {
+            (Some(intermediate), _) => (Authority::new(above, intermediate), renewal.since),
+            (None, Some(delegation)) => {
+                let roots = delegation.accepted(record.phase, &root, next.as_ref(), None);
+                if roots.len() > 1
+                    && let Some(waiting) = &mut waiting
+                {
+                    waiting.others.push("the issuer, which is yours to have sign under that root");
+                }
+                // Whoever signs there does not backdate as we do.
+                let since = record.renewed_since + BACKDATE.whole_seconds().min(record.renewed_since);
+                (Authority::by_requests(Arc::clone(&delegation.requests), &roots, bundle.clone()), since)
+            }
+            (None, None) => return Err(KeeperError::NoSigner { namespace: self.secrets.namespace.clone() }),
+        };
+        let since = OffsetDateTime::from_unix_timestamp(since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let authority = authority.with(bundle, since).lasting(self.settings.certificate_lifetime);
+        let signer = match (authority.intermediate(), asked) {
+            (None, Some(delegation)) => Signing::Requests(delegation.requests.issuer()),
+            (Some(intermediate), _) => Signing::Here(intermediate),
+            (None, None) => return Err(KeeperError::NoSigner { namespace: self.secrets.namespace.clone() }),
+        };
+        let standing = Standing::new(&record, &root, numbered, &signer, waiting, complaints, now);
         Ok(Outcome::Settled(Box::new((authority, standing))))
+    }
+
+    /// The root of the authority that is asked to sign. Without it a new mesh does not begin with one of its own.
+    fn delegated_offer(
+        &self,
+        delegation: &Delegation,
+        look: &Look,
+        complaints: &mut Vec<Complaint>,
+    ) -> Result<Option<Offer>, KeeperError> {
+        let namespace = self.secrets.namespace.clone();
+        if look.user.is_some() {
+            complaints.push(Complaint::ignored(&format!(
+                "Secret {namespace}/{USER_SECRET} is ignored, since certificateRequests in the settings name who signs; delete one of the two"
+            )));
+        }
+        match &delegation.wanted {
+            Ok(root) => Ok(Some(Offer { root: root.without_key(), intermediate: None })),
+            Err(problem) if look.root.is_none() && !self.remembered.contains_key(ROOT_SECRET) => {
+                Err(KeeperError::Roots { namespace, problem: problem.clone() })
+            }
+            Err(problem) => {
+                complaints.push(Complaint::foreign(format!(
+                    "ConfigMap {namespace}/{ROOTS_MAP}: {problem}; who is trusted and who signs stays as it is until that is mended"
+                )));
+                Ok(None)
+            }
+        }
     }
 
     /// The root under which the intermediate's leaves verify: of two the one that is to sign now, since a root that was issued again with its key verifies
@@ -498,7 +567,10 @@ impl Keeper {
         } else {
             let signer = offer.map(|offer| &offer.root).filter(|root| root.id() == above.id() && root.has_key());
             let made = signer.unwrap_or(above).new_intermediate(&Serial::random()?, now);
-            let made = made.map_err(|problem| self.secret_error(ISSUER_SECRET, problem))?;
+            let made = made.map_err(|problem| match problem {
+                MaterialError::NoRootKey => KeeperError::NoSigner { namespace: self.secrets.namespace.clone() },
+                problem => self.secret_error(ISSUER_SECRET, problem),
+            })?;
             secrets::intermediate_data(&made, above)
         };
         match present {
@@ -521,12 +593,7 @@ impl Keeper {
     }
 
     fn secret_error(&self, name: &'static str, problem: MaterialError) -> KeeperError {
-        let fix = match name {
-            ROOT_SECRET => RESTORE_ROOT,
-            NEXT_ROOT_SECRET => RESTORE_NEXT,
-            _ => DELETE_ISSUER,
-        };
-        KeeperError::Secret { namespace: self.secrets.namespace.clone(), name, problem, fix }
+        KeeperError::Secret { namespace: self.secrets.namespace.clone(), name, problem, fix: error::fix(name) }
     }
 
     fn record_error(&self, name: &'static str, annotation: &'static str) -> KeeperError {
@@ -561,7 +628,7 @@ pub async fn published(mut state: watch::Receiver<State>, stop: CancellationToke
         }
     };
     let (bundle, bundles) = watch::channel(Arc::new(first.trust_bundle().clone()));
-    let (required, leaves) = watch::channel(first.leaves());
+    let (required, leaves) = watch::channel(first.leaves().clone());
     tokio::spawn(async move {
         while state.changed().await.is_ok() {
             if let State::Ready(authority) = &*state.borrow_and_update() {
@@ -573,7 +640,7 @@ pub async fn published(mut state: watch::Receiver<State>, stop: CancellationToke
                     changed
                 });
                 let next = authority.leaves();
-                required.send_if_modified(|leaves| std::mem::replace(leaves, next) != next);
+                required.send_if_modified(|leaves| std::mem::replace(leaves, next.clone()) != *next);
             }
         }
     });

@@ -23,7 +23,7 @@ pub const INTERMEDIATE_LIFETIME: Duration = Duration::days(90);
 /// Certificates begin this long before they are made, for clocks that lag.
 pub const BACKDATE: Duration = Duration::minutes(2);
 /// A leaf, the intermediate, and two more above it: what proxies take (`MAX_CHAIN` there).
-const MAX_INTERMEDIATES: usize = 3;
+pub(super) const MAX_INTERMEDIATES: usize = 3;
 
 /// What is wrong with a certificate and key that were stored, in words that fit after the name of the Secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -235,6 +235,11 @@ impl Root {
         self.issuer.as_ref().map(|issuer| issuer.key().serialize_pem())
     }
 
+    /// The same certificate, to trust alone.
+    pub(super) fn without_key(&self) -> Self {
+        Self { certificate: self.certificate.clone(), issuer: None, validity: self.validity }
+    }
+
     /// Whether it names itself as its issuer.
     pub fn is_self_signed(&self) -> bool {
         is_self_signed(&self.certificate)
@@ -348,7 +353,7 @@ fn check_authority(certificate: &CertificateDer<'_>, key: Option<&KeyPair>) -> R
     Ok(Validity { not_before: validity.not_before.to_datetime(), not_after: validity.not_after.to_datetime() })
 }
 
-fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
+pub(super) fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate)
         .is_ok_and(|(_, parsed)| parsed.issuer().as_raw() == parsed.subject().as_raw())
 }

@@ -1,18 +1,20 @@
 //! Identities: who may have a certificate, and the authority that signs it.
 //!
 //! [`keeper`] keeps root and intermediate in Secrets, [`service`] answers proxies (`Identity.Certify`), [`serving`] holds the operator's own
-//! certificate, [`bundles`] brings the roots to where sidecars are, [`usable`] tells whether any of it works, [`report`] tells people more. What decides is pure: [`material`] is what
+//! certificate, [`bundles`] brings the roots to where sidecars are, [`usable`] tells whether any of it works, [`report`] tells people more, [`requests`] has another authority sign. What decides is pure: [`material`] is what
 //! an authority is made of, [`authority`] signs, [`rotation`] says what comes next, [`csr`] and `token` judge requests.
 
 pub mod authority;
 pub mod bundles;
 pub mod csr;
+mod delegation;
 pub mod foreign;
 pub mod keeper;
 mod limit;
 pub mod material;
 mod renewal;
 pub mod report;
+pub mod requests;
 pub mod rotation;
 mod secrets;
 pub mod service;

@@ -237,6 +237,7 @@ fn data(standing: Option<&Standing>, broken: Option<&str>) -> BTreeMap<String, S
         [
             ("usable", broken.is_none().to_string()),
             ("problems", problems),
+            ("signer", text(|standing| standing.signer.clone())),
             ("certificates", certificates),
             ("phase", text(|standing| standing.phase.name().to_owned())),
             ("since", text(|standing| if standing.since == 0 { String::new() } else { time_of(standing.since) })),
@@ -328,6 +329,7 @@ mod tests {
             sequence: 7,
             aborted: false,
             waiting: None,
+            signer: "this operator".into(),
             certificates: vec![Certificate { name: "root", secret: ROOT_SECRET, validity, root: None }],
             complaints: Vec::new(),
         }
@@ -342,7 +344,7 @@ mod tests {
             others: vec!["caBundle of the webhooks"],
         };
         let data = data(Some(&Standing { waiting: Some(waiting), ..standing(Phase::Publishing) }), None);
-        assert_eq!(data["phase"], "Publishing");
+        assert_eq!((data["phase"].as_str(), data["signer"].as_str()), ("Publishing", "this operator"));
         assert_eq!(data["since"], "2027-01-15T08:00:00Z");
         assert_eq!(
             data["waitsFor"],

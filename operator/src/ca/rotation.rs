@@ -84,6 +84,10 @@ pub(super) struct Record {
     pub(super) abort: String,
     /// The last rotation was aborted: the next one waits for a request.
     pub(super) aborted: bool,
+    /// The request for new leaves that was acted on last, where another authority signs.
+    pub(super) leaves: String,
+    /// Leaves of such an authority that begin before this are renewed, unix seconds.
+    pub(super) renewed_since: i64,
 }
 
 impl Record {

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::de::DeserializeOwned;
 
 use super::foreign::{self, Foreign, TRUST_DOMAIN_LABEL};
 use super::keeper::KeeperError;
-use super::material::{Intermediate, MaterialError, Root};
+use super::material::{Intermediate, MaterialError, Root, RootId, pem};
 
 /// Holds the root.
 pub const ROOT_SECRET: &str = "fairlead-root";
@@ -19,6 +21,11 @@ pub const NEXT_ROOT_SECRET: &str = "fairlead-root-next";
 pub const ISSUER_SECRET: &str = "fairlead-issuer";
 /// The user's: a root, or an intermediate with its chain. The operator reads it, and never writes it.
 pub const USER_SECRET: &str = "fairlead-ca";
+
+/// The roots of an authority that is asked to sign: a `ConfigMap` of the user's.
+pub const ROOTS_MAP: &str = "fairlead-roots";
+/// The present root of it, and during a change the one that is to follow.
+const MAX_LISTED: usize = 2;
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
@@ -51,9 +58,21 @@ impl Secrets {
     pub(super) async fn trust_domains(&self) -> Result<Vec<ConfigMap>, KeeperError> {
         let labelled = ListParams::default().labels(TRUST_DOMAIN_LABEL).limit(MAX_MAPS);
         let listed = self.maps.list(&labelled).await;
-        listed
-            .map(|list| list.items)
-            .map_err(|source| KeeperError::Maps { namespace: self.namespace.clone(), source: Box::new(source) })
+        listed.map(|list| list.items).map_err(|source| KeeperError::Maps {
+            what: "list the ConfigMaps of other trust domains",
+            namespace: self.namespace.clone(),
+            source: Box::new(source),
+        })
+    }
+
+    /// The roots of the authority that is asked to sign; `None`: there is no such `ConfigMap`.
+    pub(super) async fn listed_roots(&self) -> Result<Option<ConfigMap>, KeeperError> {
+        let found = self.maps.get_opt(ROOTS_MAP).await;
+        found.map_err(|source| KeeperError::Maps {
+            what: "read ConfigMap fairlead-roots",
+            namespace: self.namespace.clone(),
+            source: Box::new(source),
+        })
     }
 
     /// That someone else was first is no error: the next look reads theirs.
@@ -184,6 +203,32 @@ pub(super) fn foreign(secret: &Secret) -> Foreign {
 /// Puts them there.
 pub(super) fn set_foreign(secret: &mut Secret, roots: &Foreign) {
     secret.data.get_or_insert_default().insert(FOREIGN.to_owned(), ByteString(foreign::to_json(roots)));
+}
+
+/// The roots in it, in their order.
+pub(super) fn listed(map: Option<&ConfigMap>) -> Result<Vec<Root>, String> {
+    let map = map.ok_or("it does not exist")?;
+    let text = map.data.as_ref().and_then(|data| data.get(ROOT_CERTIFICATE)).map_or("", String::as_str);
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).take(MAX_LISTED + 1).collect();
+    let found = found.map_err(|_| format!("{ROOT_CERTIFICATE} is not PEM"))?;
+    if found.is_empty() {
+        return Err(format!("{ROOT_CERTIFICATE} holds no certificate"));
+    }
+    if found.len() > MAX_LISTED {
+        return Err(format!(
+            "{ROOT_CERTIFICATE} holds more than {MAX_LISTED} certificates: the root in use, and after it the one that is to follow"
+        ));
+    }
+    let root = |der: &CertificateDer<'_>| Root::parse(pem("CERTIFICATE", der).as_bytes(), None);
+    let roots: Result<Vec<_>, _> = found.iter().map(root).collect();
+    roots.map_err(|_| format!("{ROOT_CERTIFICATE} holds what is no authority's (no CA, or no keyCertSign)"))
+}
+
+/// Of the roots that are listed the one that is to be: the one after the present, where that is listed, otherwise the first.
+pub(super) fn wanted(mut listed: Vec<Root>, present: Option<RootId>) -> Option<Root> {
+    let at = listed.iter().position(|root| Some(root.id()) == present).map_or(0, |at| at + 1);
+    let at = at.min(listed.len().checked_sub(1)?);
+    Some(listed.swap_remove(at))
 }
 
 /// What the user gives the mesh to work with.

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::authority::Serial;
+use super::authority::CertifyError;
 use super::keeper::State;
 use super::limit::RateLimit;
 use super::token::{Claims, Refusal, admit, claims};
@@ -31,7 +31,8 @@ const MAX_REVIEWS: usize = 64;
 /// The index hears of a pod, and the kubelet reports its address, about when the proxy starts: so long we wait for them.
 const POD_PATIENCE: Duration = Duration::from_secs(3);
 const POD_INTERVAL: Duration = Duration::from_millis(50);
-/// A pod asks at its start and every twelve hours; one that crashes in a loop must not keep the API server busy.
+/// A pod asks at its start and at half of its certificate's life, which is two minutes at the least; one that crashes in a loop must not keep the API
+/// server busy.
 const POD_BURST: u32 = 10;
 const POD_REFILL: Duration = Duration::from_secs(6);
 /// Of an address whose token was not looked at yet.
@@ -104,7 +105,7 @@ impl<R: Reviewer> IdentityService<R> {
         if !self.by_address.allow(source) {
             return Err(Status::resource_exhausted("too many certificate requests from this address; try again later"));
         }
-        let public_key = csr::public_key(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let csr = csr::read(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if request.token.is_empty()
             || request.token.len() > MAX_TOKEN
             || !request.token.bytes().all(|byte| byte.is_ascii_graphic())
@@ -121,10 +122,11 @@ impl<R: Reviewer> IdentityService<R> {
         let identity = SpiffeId::new(&self.trust_domain, &claims.namespace, &claims.service_account)
             .map_err(|error| Status::permission_denied(error.to_string()))?;
 
-        let serial = Serial::random().map_err(|error| Status::unavailable(error.to_string()))?;
-        let leaf = authority
-            .issue(&public_key, &identity, &[], &serial, OffsetDateTime::now_utc())
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let issued = authority.certify(&csr, &identity, &[], OffsetDateTime::now_utc()).await;
+        let leaf = issued.map_err(|error| match error {
+            CertifyError::Csr(_) => Status::invalid_argument(error.to_string()),
+            CertifyError::Material(_) | CertifyError::Request(_) => Status::unavailable(error.to_string()),
+        })?;
         tracing::info!(%identity, namespace = claims.namespace, pod = claims.pod_name, ends = %leaf.not_after, "certificate issued");
         Ok(CertifyResponse { chain: leaf.chain, trust_bundle: Some(authority.trust_bundle().clone().into()) })
     }
@@ -197,9 +199,11 @@ mod tests {
     use tonic::Code;
 
     use super::super::PodInfo;
-    use super::super::authority::{Authority, Root};
+    use super::super::authority::{Authority, Root, Serial};
+    use super::super::requests::tests::{Company, requests};
     use super::super::token::tests::{good, pod};
     use super::*;
+    use crate::fake_api::FakeApi;
 
     struct Fixed(Result<TokenReviewStatus, String>);
 
@@ -370,6 +374,51 @@ mod tests {
                 Code::Unauthenticated
             );
         }
+    }
+
+    /// A service whose leaves another authority signs.
+    fn delegated(api: &FakeApi, company: &Arc<Company>) -> IdentityService<Fixed> {
+        company.serve(api);
+        let bundle = TrustBundle {
+            sequence: 7,
+            roots: vec![company.root.certificate().to_vec()],
+            foreign: super::super::foreign::Foreign::new(),
+        };
+        let authority = Authority::by_requests(requests(api, false), &[&company.root], bundle);
+        service(State::Ready(Arc::new(authority)), Ok(good()), Some(pod())).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_authority_is_asked_for_a_pods_identity_and_for_nothing_else() {
+        let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+        let service = delegated(&api, &company);
+        let key = KeyPair::generate().unwrap();
+        let own = |account: &str| SpiffeId::new("cluster.local", "bookinfo", account).unwrap();
+        let with = |csr: Vec<u8>| CertifyRequest { csr, ..request() };
+        let of = |account: &str| with(fairlead_proxy::identity::certify::request(&own(account), &key).unwrap());
+        let response = call(&service, of("reviews")).await.unwrap();
+        let claims = fairlead_identity::leaf::claims(&response.chain[0].as_slice().into()).unwrap();
+        assert_eq!(claims.identity, own("reviews"));
+        assert_eq!(response.trust_bundle.unwrap().sequence, 7);
+        assert_eq!(api.writes(), 2, "one object, which is gone");
+
+        // Refused before anything is created.
+        let mut greedy = CertificateParams::new(vec!["kubernetes.default.svc".to_owned()]).unwrap();
+        greedy.distinguished_name = rcgen::DistinguishedName::new();
+        let uri = |id: &SpiffeId| rcgen::SanType::URI(id.as_str().try_into().unwrap());
+        greedy.subject_alt_names.insert(0, uri(&own("reviews")));
+        let greedy = greedy.serialize_request(&key).unwrap().der().to_vec();
+        for (name, csr) in
+            [("somebody else", of("ratings")), ("more names", with(greedy)), ("older version", request())]
+        {
+            let refused = call(&service, csr).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{name}");
+            assert!(refused.message().contains(name), "{}", refused.message());
+        }
+        assert_eq!(api.writes(), 2);
+
+        api.set_down(true);
+        assert_eq!(call(&service, of("reviews")).await.unwrap_err().code(), Code::Unavailable);
     }
 
     #[tokio::test(start_paused = true)]

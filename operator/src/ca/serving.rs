@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use rcgen::KeyPair;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::ring::sign::any_ecdsa_type;
@@ -17,13 +17,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::SpiffeId;
-use super::authority::{Authority, LEAF_LIFETIME, MaterialError, Serial, public_key_of};
+use super::authority::{Authority, CertifyError, MaterialError};
+use super::csr;
 use super::keeper::State;
 use super::rotation::Trust;
 use crate::telemetry::Condition;
 
-/// How long after a failure to try again.
+/// How long after a failure to try again; twice as long after each further one, for the sake of an authority that is asked.
 const RETRY: Duration = Duration::from_secs(5);
+const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Present certificate and key; every handshake takes what is there at its time.
 #[derive(Debug, Default)]
@@ -61,21 +63,30 @@ impl ServingCertificate {
         condition: Condition,
         stop: CancellationToken,
     ) {
+        let mut retry = RETRY;
         loop {
             let present = authority.borrow_and_update().authority();
-            let wait = match present
-                .map(|authority| self.renew(&authority, &identity, &dns_names, OffsetDateTime::now_utc()))
-            {
-                Ok(Ok(())) => {
-                    condition.set(Ok(()));
-                    Duration::from_secs(LEAF_LIFETIME.whole_seconds().unsigned_abs() / 2)
+            let wait = if let Ok(present) = present {
+                let renewed = self.renew(&present, &identity, &dns_names, OffsetDateTime::now_utc());
+                match stop.run_until_cancelled(renewed).await {
+                    None => return,
+                    Some(Ok(half)) => {
+                        condition.set(Ok(()));
+                        retry = RETRY;
+                        half
+                    }
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "cannot issue the operator's own certificate");
+                        if !self.is_present() {
+                            condition.set(Err(error.to_string()));
+                        }
+                        let next = (retry * 2).min(LAST_RETRY);
+                        std::mem::replace(&mut retry, next)
+                    }
                 }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "cannot issue the operator's own certificate");
-                    RETRY
-                }
+            } else {
                 // The state's next change wakes us.
-                Err(_) => Duration::MAX,
+                Duration::MAX
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -85,29 +96,41 @@ impl ServingCertificate {
         }
     }
 
-    fn renew(
+    /// Returns half of the certificate's life.
+    async fn renew(
         &self,
         authority: &Authority,
         identity: &SpiffeId,
         dns_names: &[String],
         now: OffsetDateTime,
-    ) -> Result<(), MaterialError> {
-        let key = KeyPair::generate()?;
-        let public_key = public_key_of(&key).ok_or(MaterialError::Key)?;
-        let leaf = authority.issue(&public_key, identity, dns_names, &Serial::random()?, now)?;
+    ) -> Result<Duration, CertifyError> {
+        let key = KeyPair::generate().map_err(MaterialError::from)?;
+        let request = request(&key, identity, dns_names).map_err(MaterialError::from)?;
+        let leaf = authority.certify(&csr::read(&request)?, identity, dns_names, now).await?;
+        let trust = Trust {
+            sequence: authority.trust_bundle().sequence,
+            leaf_roots: authority.roots_above(&leaf, now),
+            leaf_not_before: leaf.not_before.unix_timestamp(),
+        };
         let signing_key =
             any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialized_der()).into()).map_err(|_| MaterialError::Key)?;
         let chain = leaf.chain.into_iter().map(CertificateDer::from).collect();
         self.current.store(Some(Arc::new(CertifiedKey::new(chain, signing_key))));
-        let trust = Trust {
-            sequence: authority.trust_bundle().sequence,
-            leaf_roots: vec![authority.leaves().root],
-            leaf_not_before: leaf.not_before.unix_timestamp(),
-        };
         self.shown.send_replace(Some(Shown { trust, not_after: leaf.not_after }));
         tracing::info!(ends = %leaf.not_after, "the operator's own certificate was issued");
-        Ok(())
+        Ok((Duration::try_from(leaf.not_after - now).unwrap_or_default() / 2).max(RETRY))
     }
+}
+
+/// DER; what an authority that is asked gets to read.
+fn request(key: &KeyPair, identity: &SpiffeId, dns_names: &[String]) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into()?)];
+    for name in dns_names {
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+    }
+    Ok(params.serialize_request(key)?.der().to_vec())
 }
 
 impl ResolvesServerCert for ServingCertificate {
@@ -128,14 +151,19 @@ impl ResolvesClientCert for ServingCertificate {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::authority::tests::{authority, identity};
+    use futures::executor::block_on;
+
+    use super::super::authority::Serial;
+    use super::super::authority::tests::{authority, identity, now};
+    use super::super::requests::tests::{Company, requests};
     use super::*;
+    use crate::fake_api::FakeApi;
 
     /// A certificate of `authority` that is valid now.
     pub(crate) fn serving(authority: &Authority, identity: &SpiffeId, dns_names: &[&str]) -> Arc<ServingCertificate> {
         let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
         let serving = ServingCertificate::default();
-        serving.renew(authority, identity, &names, OffsetDateTime::now_utc()).unwrap();
+        block_on(serving.renew(authority, identity, &names, OffsetDateTime::now_utc())).unwrap();
         Arc::new(serving)
     }
 
@@ -179,11 +207,68 @@ pub(crate) mod tests {
         running.await.unwrap();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn another_authority_signs_the_operators_own_as_well_and_what_is_there_outlives_its_absence() {
+        let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+        company.serve(&api);
+        let bundle = |sequence| crate::ca::TrustBundle {
+            sequence,
+            roots: vec![company.root.certificate().to_vec()],
+            foreign: crate::ca::foreign::Foreign::new(),
+        };
+        let requests = requests(&api, false);
+        let state = |sequence| {
+            let authority = Authority::by_requests(Arc::clone(&requests), &[&company.root], bundle(sequence));
+            State::Ready(Arc::new(authority))
+        };
+        let (sender, states) = watch::channel(state(1));
+        let (serving, stop) = (Arc::new(ServingCertificate::default()), CancellationToken::new());
+        let readiness = crate::telemetry::Readiness::default();
+        let names = vec!["fairlead-operator.fairlead-system.svc".to_owned(), "fairlead-operator".to_owned()];
+        let condition = readiness.condition("serving certificate");
+        api.set_down(true);
+        tokio::spawn(Arc::clone(&serving).run(states, identity(), names.clone(), condition, stop.clone()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(readiness.missing()[0].contains("cannot create a CertificateRequest"), "{:?}", readiness.missing());
+        api.set_down(false);
+        tokio::time::sleep(LAST_RETRY).await;
+        assert!(readiness.missing().is_empty());
+        let shown = serving.shown().borrow().clone().unwrap();
+        assert_eq!((shown.trust.sequence, shown.trust.leaf_roots), (1, vec![company.root.id()]));
+        let leaf = || serving.current.load_full().unwrap().cert[0].to_vec();
+        let first = leaf();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&first).unwrap();
+        let stated = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(stated.len(), 1 + names.len());
+
+        api.set_down(true);
+        sender.send(state(2)).unwrap();
+        tokio::time::sleep(LAST_RETRY * 10).await;
+        assert_eq!(leaf(), first);
+        api.set_down(false);
+        tokio::time::sleep(LAST_RETRY * 2).await;
+        assert_ne!(leaf(), first);
+        assert_eq!(serving.shown().borrow().as_ref().unwrap().trust.sequence, 2);
+        stop.cancel();
+    }
+
+    #[test]
+    fn half_of_a_life_of_minutes_is_minutes() {
+        let serving = ServingCertificate::default();
+        let half = |authority: &Authority, at| block_on(serving.renew(authority, &identity(), &[], at)).unwrap();
+        let minutes = authority().lasting(Duration::from_secs(600));
+        assert_eq!(half(&minutes, now()), Duration::from_secs(300));
+        // Cut short by the intermediate, and then never in a tight loop.
+        let end = minutes.intermediate().unwrap().validity.not_after;
+        assert_eq!(half(&minutes, end - time::Duration::minutes(2)), Duration::from_secs(60));
+        assert_eq!(half(&minutes, end - time::Duration::seconds(1)), RETRY);
+    }
+
     #[test]
     fn an_expired_authority_leaves_the_old_certificate() {
         let serving = ServingCertificate::default();
-        let late = authority().intermediate().validity.not_after;
-        assert!(serving.renew(&authority(), &identity(), &[], late).is_err());
+        let late = authority().intermediate().unwrap().validity.not_after;
+        assert!(block_on(serving.renew(&authority(), &identity(), &[], late)).is_err());
         assert!(!serving.is_present());
     }
 }

@@ -4,7 +4,8 @@ use time::OffsetDateTime;
 
 use super::material::{Intermediate, MaterialError, Root, RootId, Validity};
 use super::rotation::{Phase, Record, Waiting};
-use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET};
+use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
+use crate::settings::IssuerRef;
 
 /// See the head of this file. Equal as long as there is nothing new to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Standing {
     pub aborted: bool,
     /// `None`: nothing, or this replica does not lead.
     pub waiting: Option<Waiting>,
+    /// Who signs leaves.
+    pub signer: String,
     /// Of the authority; the serving certificate is each replica's own.
     pub certificates: Vec<Certificate>,
     /// What somebody should look at.
@@ -64,10 +67,17 @@ impl Complaint {
         Self { reason: "Unusable", secret: ROOT_SECRET, sentence }
     }
 
-    fn running_out(certificate: &Certificate, can_renew: bool) -> Self {
+    /// A Secret of the user's, or a `ConfigMap`, that something else takes the place of.
+    pub(super) fn ignored(sentence: &str) -> Self {
+        Self { reason: "Ignored", secret: USER_SECRET, sentence: sentence.to_owned() }
+    }
+
+    fn running_out(certificate: &Certificate, can_renew: bool, by_requests: bool) -> Self {
         let Certificate { name, secret, validity, .. } = certificate;
         let help = if can_renew {
             "it should have been renewed at half of its life: the operator's log says why it was not"
+        } else if by_requests {
+            "it is yours to renew: add its successor to ConfigMap fairlead-roots"
         } else {
             "it is yours to renew: put its successor into Secret fairlead-ca"
         };
@@ -82,13 +92,19 @@ impl Complaint {
     }
 }
 
+/// Who signs.
+pub(super) enum Signing<'a> {
+    Here(&'a Intermediate),
+    Requests(&'a IssuerRef),
+}
+
 impl Standing {
     /// Of what was read.
     pub(super) fn new(
         record: &Record,
         root: &Root,
         next: Option<&Root>,
-        intermediate: &Intermediate,
+        signer: &Signing<'_>,
         waiting: Option<Waiting>,
         mut complaints: Vec<Complaint>,
         now: OffsetDateTime,
@@ -97,20 +113,29 @@ impl Standing {
             |name, secret, root: &Root| Certificate { name, secret, validity: root.validity, root: Some(root.id()) };
         let mut certificates = vec![of_root("root", ROOT_SECRET, root)];
         certificates.extend(next.map(|next| of_root("next root", NEXT_ROOT_SECRET, next)));
-        certificates.push(Certificate {
-            name: "intermediate",
-            secret: ISSUER_SECRET,
-            validity: intermediate.validity,
-            root: None,
-        });
+        let by_requests = matches!(signer, Signing::Requests(_));
+        let signer = match signer {
+            Signing::Here(intermediate) => {
+                certificates.push(Certificate {
+                    name: "intermediate",
+                    secret: ISSUER_SECRET,
+                    validity: intermediate.validity,
+                    root: None,
+                });
+                format!("this operator, with the key in Secret {ISSUER_SECRET}")
+            }
+            Signing::Requests(issuer) => format!("{issuer}, asked by CertificateRequests"),
+        };
         let running_out = certificates.iter().filter(|certificate| certificate.validity.is_running_out(now));
-        complaints.extend(running_out.map(|certificate| Complaint::running_out(certificate, root.has_key())));
+        complaints
+            .extend(running_out.map(|certificate| Complaint::running_out(certificate, root.has_key(), by_requests)));
         Self {
             phase: record.phase,
             since: record.since,
             sequence: record.sequence,
             aborted: record.aborted,
             waiting,
+            signer,
             certificates,
             complaints,
         }

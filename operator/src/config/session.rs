@@ -175,7 +175,7 @@ impl Session {
     /// on another stream.
     pub(super) fn renewal(&mut self, leaves: &Leaves) -> Option<v1::Renew> {
         let outdated = self.trust.as_ref().is_some_and(|trust| is_outdated(trust, leaves));
-        if !outdated || self.asked.replace(*leaves) == Some(*leaves) {
+        if !outdated || self.asked.replace(leaves.clone()).as_ref() == Some(leaves) {
             return None;
         }
         let seconds = 1 + self.registry.streams() / RENEWALS_PER_SECOND;

@@ -200,7 +200,7 @@ impl ConfigService {
         let mut messages = 0;
         let mut pace = Instant::now() + PACE;
         loop {
-            let wanted = *leaves.borrow_and_update();
+            let wanted = leaves.borrow_and_update().clone();
             if let Some(renew) = session.renewal(&wanted) {
                 send(outbox, v1::operator_message::Kind::Renew(renew)).await?;
             }

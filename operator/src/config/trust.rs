@@ -57,7 +57,7 @@ impl Fleet for Everywhere {
 /// Whether a leaf is to be renewed though its time has not come.
 pub(super) fn is_outdated(trust: &Trust, leaves: &Leaves) -> bool {
     let issued = trust.leaf_not_before + BACKDATE.whole_seconds();
-    !trust.leaf_roots.contains(&leaves.root) || issued < leaves.since.unix_timestamp()
+    !trust.leaf_roots.iter().any(|root| leaves.roots.contains(root)) || issued < leaves.since.unix_timestamp()
 }
 
 pub(super) fn trust_to_wire(trust: &Trust) -> v1::Trust {
@@ -92,7 +92,8 @@ mod tests {
     #[test]
     fn a_leaf_is_outdated_under_another_root_and_from_before_the_moment() {
         let since = OffsetDateTime::from_unix_timestamp(10_000).unwrap();
-        let leaves = Leaves { root: RootId::of(b"b"), since };
+        let leaves = Leaves { roots: vec![RootId::of(b"b"), RootId::of(b"c")], since };
+        assert!(!is_outdated(&trust(1, b"c", 20_000), &leaves));
         assert!(is_outdated(&trust(1, b"a", 20_000), &leaves));
         assert!(is_outdated(&trust(1, b"b", 9_879), &leaves));
         assert!(!is_outdated(&trust(1, b"b", 9_880), &leaves), "it was backdated by two minutes");

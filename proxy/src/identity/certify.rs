@@ -8,7 +8,7 @@ use std::{
 };
 
 use fairlead_proxy_api::v1::{CertifyRequest, identity_client::IdentityClient};
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::{
@@ -18,8 +18,8 @@ use super::{
     operator::{OperatorError, read_bounded},
 };
 
-/// The operator asks the API server twice; each has seconds.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// The operator asks the API server, and where another authority signs it waits for that; each has seconds.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// A chain of two and a few roots are below 10 KiB.
 const MAX_RESPONSE: usize = 256 * 1024;
 
@@ -60,6 +60,17 @@ pub enum CertifyError {
     Bundle(#[from] BundleError),
 }
 
+/// A signing request for `own`, DER.
+///
+/// It states one name, and nothing else. An operator that signs by itself takes the public key alone and makes the name of what the token says; one that passes
+/// the request on to another authority, which believes what it reads, first compares the two.
+pub fn request(own: &SpiffeId, key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(own.as_str().try_into()?)];
+    Ok(params.serialize_request(key)?.der().to_vec())
+}
+
 /// Asks the operator for certificates.
 #[derive(Debug, Clone)]
 pub struct Certifier {
@@ -78,11 +89,10 @@ impl Certifier {
     pub async fn certify(&self, known: Option<&TrustBundle>) -> Result<Issued, CertifyError> {
         let token = self.token().await?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        // The operator takes the public key and nothing else, so the request carries nothing else.
-        let request = CertificateParams::default().serialize_request(&key)?;
+        let csr = request(&self.own, &key)?;
         let channel = self.operator.connect_anonymous(known).await?;
         let mut client = IdentityClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
-        let mut request = tonic::Request::new(CertifyRequest { csr: request.der().to_vec(), token });
+        let mut request = tonic::Request::new(CertifyRequest { csr, token });
         request.set_timeout(TIMEOUT);
         let answer = tokio::time::timeout(TIMEOUT, client.certify(request))
             .await

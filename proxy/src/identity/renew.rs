@@ -17,7 +17,7 @@ use crate::backoff;
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// First wait after a failed attempt.
 const RETRY_BASE: Duration = Duration::from_millis(500);
-/// The longest wait between attempts; half a day is left when the first fails.
+/// The longest wait between attempts; half a day is left when the first fails, and two minutes of the shortest life that can be set.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Half the life, ±10 % of it by `random` (0..1), so that pods that started together do not renew together.
@@ -162,6 +162,38 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 4);
         assert!(identity.leaf().claims().not_after > first.claims().not_after);
         assert_eq!(identity.bundle().sequence(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leaf_of_minutes_is_renewed_in_time_again_and_again_also_where_the_operator_is_away_for_a_while() {
+        let authority = Authority::new();
+        let (wall, backdated) = (wall(), Duration::from_secs(120));
+        let life = Duration::from_secs(5 * 60);
+        let leaf = || authority.leaf_valid(OWN, (wall() - backdated, wall() + life));
+        let identity = Identity::new(domain(), leaf(), authority.bundle(1)).unwrap();
+        let asked = AtomicU32::new(0);
+        // Each renewal is refused three times first.
+        let issue = async |_: Option<Arc<TrustBundle>>| {
+            if asked.fetch_add(1, Ordering::Relaxed) % 4 != 3 {
+                return Err(CertifyError::Token("/token".into()));
+            }
+            Ok(Issued { leaf: leaf(), bundle: authority.bundle(1) })
+        };
+        let mut changes = identity.changes();
+        let watch = async {
+            for leaves in 2..22 {
+                let ends = identity.leaf().claims().not_after;
+                changes.wait_for(|change| change.leaves == leaves).await.unwrap();
+                let left = ends.duration_since(wall()).unwrap();
+                assert!(left > Duration::from_secs(120), "renewed when {left:?} were left of five minutes");
+            }
+        };
+        tokio::select! {
+            () = keep(&identity, issue, wall.clone(), || 1.0) => panic!("it keeps on for as long as it is polled"),
+            () = watch => {}
+        }
+        // Within the rate limit of the operator: one every six seconds.
+        assert_eq!(asked.load(Ordering::Relaxed), 80);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,12 +5,13 @@ use parking_lot::Mutex;
 use serde_json::json;
 use time::Duration as Span;
 
-use super::super::authority::tests::{now, parts};
+use super::super::authority::tests::{identity, now, parts};
 use super::super::material::{BACKDATE, INTERMEDIATE_LIFETIME};
 use super::super::rotation::{Everyone, Trust};
 use super::*;
 use crate::fake_api::FakeApi;
 
+mod delegated;
 mod rotation;
 mod user;
 
@@ -36,7 +37,12 @@ fn trust_domain() -> TrustDomain {
 
 /// A replica that does not lead.
 fn keeper(api: &FakeApi) -> Keeper {
-    Keeper::new(api.client(), "fairlead-system", trust_domain(), watch::channel(false).1, Arc::new(Said::default()))
+    with_settings(api, Settings::default())
+}
+
+fn with_settings(api: &FakeApi, settings: Settings) -> Keeper {
+    let (namespace, follower) = ("fairlead-system", watch::channel(false).1);
+    Keeper::new(api.client(), namespace, trust_domain(), settings, None, follower, Arc::new(Said::default()))
 }
 
 async fn settle(api: &FakeApi, now: OffsetDateTime) -> Result<(Authority, Standing), KeeperError> {
@@ -72,8 +78,23 @@ async fn a_new_mesh_gets_a_root_and_an_intermediate_that_a_restart_finds_again()
     let (first, _) = settle(&api, now()).await.unwrap();
     let (second, _) = settle(&api, now() + Span::hours(1)).await.unwrap();
     assert_eq!(first.trust_bundle(), second.trust_bundle());
-    assert_eq!(first.intermediate().chain(), second.intermediate().chain());
+    assert_eq!(first.intermediate().unwrap().chain(), second.intermediate().unwrap().chain());
     assert_eq!(first.trust_bundle().sequence, u64::try_from((now() - BACKDATE).unix_timestamp()).unwrap());
+}
+
+#[tokio::test]
+async fn leaves_last_as_long_as_the_settings_say_under_the_same_authority() {
+    let (api, settings) = (FakeApi::default(), |minutes: u64| Settings {
+        certificate_lifetime: std::time::Duration::from_secs(minutes * 60),
+        ..Settings::default()
+    });
+    let key = super::super::authority::public_key_of(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    for minutes in [1440, 10, 60] {
+        let (authority, _) = with_settings(&api, settings(minutes)).settle(now()).await.unwrap();
+        let leaf = authority.issue(&key, &identity(), &[], &Serial::random().unwrap(), now()).unwrap();
+        assert_eq!(leaf.not_after, now() + Span::minutes(minutes.try_into().unwrap()));
+    }
+    assert_eq!(api.writes(), 2, "root and intermediate, once");
 }
 
 #[tokio::test]
@@ -97,13 +118,13 @@ async fn the_intermediate_is_renewed_at_half_of_its_life_and_also_when_it_is_too
         let later = now() + Span::days(days);
         let (second, _) = settle(&api, later).await.unwrap();
         assert_eq!(first.trust_bundle(), second.trust_bundle());
-        assert_eq!(second.intermediate().validity.not_after, later + INTERMEDIATE_LIFETIME);
+        assert_eq!(second.intermediate().unwrap().validity.not_after, later + INTERMEDIATE_LIFETIME);
         assert_eq!(first.leaves(), second.leaves(), "leaves of the former one go on");
     }
     let api = FakeApi::default();
     let (first, _) = settle(&api, now()).await.unwrap();
     let (second, _) = settle(&api, now() + Span::days(44)).await.unwrap();
-    assert_eq!(first.intermediate().chain(), second.intermediate().chain());
+    assert_eq!(first.intermediate().unwrap().chain(), second.intermediate().unwrap().chain());
 }
 
 #[tokio::test]
@@ -113,7 +134,7 @@ async fn intermediate_and_leaves_are_renewed_once_for_each_request() {
     annotate(&api, ISSUER_SECRET, ROTATE_LEAVES, "1");
     let asked = now() + Span::hours(1);
     let (leaves, _) = settle(&api, asked).await.unwrap();
-    assert_eq!(leaves.intermediate().chain(), first.intermediate().chain());
+    assert_eq!(leaves.intermediate().unwrap().chain(), first.intermediate().unwrap().chain());
     assert_eq!(leaves.leaves().since, asked);
     let (again, _) = settle(&api, asked + Span::hours(1)).await.unwrap();
     assert_eq!(again.leaves(), leaves.leaves());
@@ -121,11 +142,14 @@ async fn intermediate_and_leaves_are_renewed_once_for_each_request() {
     annotate(&api, ISSUER_SECRET, ROTATE_ISSUER, "1");
     let asked = now() + Span::hours(3);
     let (issuer, _) = settle(&api, asked).await.unwrap();
-    assert_ne!(issuer.intermediate().chain(), first.intermediate().chain());
+    assert_ne!(issuer.intermediate().unwrap().chain(), first.intermediate().unwrap().chain());
     assert_eq!(issuer.leaves().since, asked, "leaves follow: a key that may be known has signed them");
     assert_eq!(issuer.trust_bundle(), first.trust_bundle());
     let (again, _) = settle(&api, asked + Span::hours(1)).await.unwrap();
-    assert_eq!((again.intermediate().chain(), again.leaves()), (issuer.intermediate().chain(), issuer.leaves()));
+    assert_eq!(
+        (again.intermediate().unwrap().chain(), again.leaves()),
+        (issuer.intermediate().unwrap().chain(), issuer.leaves())
+    );
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ async fn world(identity: Option<&str>) -> World {
     let bundle = TrustBundle { sequence: 1, roots: vec![vec![1, 2, 3]], foreign: BTreeMap::new() };
     let (bundles, receiver) = watch::channel(Arc::new(bundle));
     let shutdown = CancellationToken::new();
-    let (leaves, required) = watch::channel(Leaves { root: RootId::of(b"root"), since: OffsetDateTime::UNIX_EPOCH });
+    let (leaves, required) =
+        watch::channel(Leaves { roots: vec![RootId::of(b"root")], since: OffsetDateTime::UNIX_EPOCH });
     let published = Published { bundles: receiver, leaves: required };
     let service = ConfigService::new(index.clone(), registry.clone(), metrics, published, shutdown.clone());
     let peer = identity.map(|id| PeerIdentity(id.parse().unwrap()));
@@ -183,7 +184,7 @@ async fn a_proxy_is_asked_once_to_renew_a_certificate_that_is_not_what_it_should
         operator_message::Kind::Renew(renew) => renew.within_seconds,
         other => panic!("{other:?}"),
     };
-    world.leaves.send_modify(|leaves| leaves.root = RootId::of(b"another"));
+    world.leaves.send_modify(|leaves| leaves.roots = vec![RootId::of(b"another")]);
     assert_eq!(renew(proxy.hear().await.unwrap()), 1);
     // What it says before it has the new one does not have it asked again.
     proxy.say(trust(b"root")).await;

@@ -11,6 +11,10 @@ pub(super) struct World {
     pub(super) proxies: Vec<Proxy>,
     /// The newest number that anybody saw.
     sequence: u64,
+    /// With it, another authority signs where it may.
+    pub(super) requests: Option<Arc<Requests>>,
+    /// Under which root it does.
+    pub(super) theirs: Option<RootId>,
 }
 
 /// Keeps the newest bundle and a leaf.
@@ -27,14 +31,30 @@ impl World {
     }
 
     async fn over(api: FakeApi) -> Self {
+        Self::with(api, None, None).await
+    }
+
+    /// Where an authority that signs under `theirs` is asked, if there is one.
+    pub(super) async fn with(api: FakeApi, requests: Option<Arc<Requests>>, theirs: Option<RootId>) -> Self {
         let said = Arc::new(Said::default());
-        let keeper = leader(&api, &said);
-        let mut world = Self { api, said, keeper, now: now(), proxies: Vec::new(), sequence: 0 };
+        let keeper = leader(&api, &said, requests.clone());
+        let (proxies, sequence) = (Vec::new(), 0);
+        let mut world = Self { api, said, keeper, now: now(), proxies, sequence, requests, theirs };
         let (authority, _) = world.keeper.settle(world.now).await.unwrap();
-        let proxy = Proxy { away: false, bundle: authority.trust_bundle().clone(), leaf: authority.leaves().root };
+        let leaf = world.signed(&authority).unwrap();
+        let proxy = Proxy { away: false, bundle: authority.trust_bundle().clone(), leaf };
         world.proxies = vec![proxy; 3];
         world.hear(&authority);
         world
+    }
+
+    /// The root of what is issued now; `None`: what the other authority signs is not taken.
+    fn signed(&self, authority: &Authority) -> Option<RootId> {
+        let roots = &authority.leaves().roots;
+        match authority.intermediate() {
+            Some(_) => Some(roots[0]),
+            None => self.theirs.filter(|theirs| roots.contains(theirs)),
+        }
     }
 
     /// One look, and what proxies make of its outcome.
@@ -43,13 +63,13 @@ impl World {
         let bundle = authority.trust_bundle();
         assert!(bundle.sequence >= self.sequence, "the number of the bundle went back");
         self.sequence = bundle.sequence;
-        let signing = authority.leaves().root;
+        let signing = self.signed(&authority);
         for proxy in self.proxies.iter_mut().filter(|proxy| !proxy.away) {
             if bundle.sequence == proxy.bundle.sequence {
                 assert_eq!(*bundle, proxy.bundle, "two bundles have one number");
             }
             proxy.bundle = bundle.clone();
-            proxy.leaf = signing;
+            proxy.leaf = signing.unwrap_or(proxy.leaf);
         }
         self.check();
         self.hear(&authority);
@@ -75,15 +95,23 @@ impl World {
             (format!("shop/web-{n}"), said)
         });
         let sequence = authority.trust_bundle().sequence;
-        let replicas = [("operator-1".to_owned(), trust(sequence, authority.leaves().root))].into();
+        let replicas =
+            [("operator-1".to_owned(), trust(sequence, self.proxies.first().map_or(self.root(), |proxy| proxy.leaf)))]
+                .into();
         let everyone = Everyone { proxies: said.collect(), replicas, config_maps: sequence, webhooks: sequence };
         *self.said.0.lock() = Some(everyone);
     }
 
     /// The process ends; another begins with nothing but what the API server has.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         *self.said.0.lock() = None;
-        self.keeper = leader(&self.api, &self.said);
+        self.keeper = leader(&self.api, &self.said, self.requests.clone());
+    }
+
+    /// The same with other settings.
+    pub(super) fn restart_with(&mut self, requests: Option<Arc<Requests>>) {
+        self.requests = requests;
+        self.restart();
     }
 
     /// Until this phase.
@@ -120,11 +148,13 @@ impl World {
     }
 }
 
-fn leader(api: &FakeApi, said: &Arc<Said>) -> Keeper {
+fn leader(api: &FakeApi, said: &Arc<Said>, requests: Option<Arc<Requests>>) -> Keeper {
     Keeper::new(
         api.client(),
         "fairlead-system",
         trust_domain(),
+        Settings::default(),
+        requests,
         watch::channel(true).1,
         Arc::clone(said) as Arc<dyn Fleet>,
     )
@@ -292,7 +322,7 @@ async fn a_lost_root_in_the_middle_comes_from_memory_or_is_given_up_by_an_abort(
     // That some could not call each other for a while is what was lost.
     let mut standing = world.keeper.settle(world.now).await.unwrap();
     for _ in 0..100 {
-        let root = standing.0.leaves().root;
+        let root = standing.0.leaves().roots[0];
         for proxy in &mut world.proxies {
             *proxy = Proxy { away: false, bundle: standing.0.trust_bundle().clone(), leaf: root };
         }

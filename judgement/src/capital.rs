@@ -1,7 +1,7 @@
 //! Capitals are kept as logarithms: they grow and fall by many orders of magnitude.
 
 /// Who has less (logarithm) than this stops for good: it cannot decide anything any more. That is a bet on nothing, so it is fair.
-pub(crate) const BROKE: f64 = -60.0;
+pub(crate) const BROKE: f64 = -40.0;
 
 /// Which part of the capital against a good canary is bet from the first step of several on. The rest is for later steps, since who
 /// bet on a bad canary has little left after a good step.

@@ -30,7 +30,7 @@ const EDGE: f64 = 1e-9;
 const STEPS: usize = 24;
 
 /// How near is near enough, relative to the rate; what is left costs power of the second order.
-const NEAR: f64 = 1e-4;
+const NEAR: f64 = 1e-3;
 
 /// What each request of a block multiplies the evidence by; logarithms.
 #[derive(Clone, Copy, Debug)]

@@ -57,6 +57,8 @@ pub struct Evidence {
     form: u32,
     /// Names the step.
     step: i64,
+    /// Who counted what is taken.
+    source: Option<u64>,
     criteria: Vec<Kept>,
 }
 
@@ -86,7 +88,7 @@ impl Evidence {
             };
             Kept { criterion, taken: Tally::default(), test }
         };
-        Self { form: FORM, step, criteria: criteria.iter().map(kept).collect() }
+        Self { form: FORM, step, source: None, criteria: criteria.iter().map(kept).collect() }
     }
 
     /// Whether it is evidence on these criteria, in a form that is read here. If not, begin anew.
@@ -95,10 +97,21 @@ impl Evidence {
     }
 
     /// Takes the counters of the step by this name, in the order of the criteria: cumulative since it began, so that nothing is counted
-    /// twice. Where a counter fell (who counted is gone), what is there now is taken as known, and the evidence goes on from it.
-    /// Says whether a verdict may have changed.
-    pub fn observe(&mut self, step: i64, tallies: &[Tally]) -> bool {
+    /// twice. Says whether a verdict may have changed.
+    ///
+    /// `source` names who sums the counters. Sums of two sources are not comparable: one that starts anew may know more than its predecessor
+    /// took, or less, of callers that are gone. So where the source changes within a step, or a counter fell, what is there now is
+    /// taken as known, and evidence goes on from it. Requests in between are lost, whatever came of them; none is counted twice.
+    pub fn observe(&mut self, step: i64, source: u64, tallies: &[Tally]) -> bool {
         let begins = step != self.step;
+        let known = begins || self.source.is_none_or(|before| before == source);
+        self.source = Some(source);
+        if !known {
+            for (kept, tally) in self.criteria.iter_mut().zip(tallies) {
+                kept.taken = *tally;
+            }
+            return false;
+        }
         if begins {
             self.step = step;
             for kept in &mut self.criteria {

@@ -3,6 +3,7 @@
 //! Nothing here fails because a figure is missed: a busy machine must not turn a measurement into a broken build. Results also go to
 //! `.bench/results.json`.
 
+mod canary;
 mod control_plane;
 mod data_path;
 mod decision;
@@ -30,6 +31,8 @@ pub enum Part {
     Growth,
     /// What a decision about a caller costs, by how many rules there are.
     Decision,
+    /// How often verdicts on simulated releases are wrong, and how many requests they take.
+    Canary,
     /// What the control plane and a release cost; needs a cluster.
     ControlPlane,
 }
@@ -42,13 +45,14 @@ impl FromStr for Part {
             "proxy" => Ok(Self::Proxy),
             "growth" => Ok(Self::Growth),
             "decision" => Ok(Self::Decision),
+            "canary" => Ok(Self::Canary),
             "control-plane" => Ok(Self::ControlPlane),
             letter => {
                 Scenario::ALL.into_iter().find(|scenario| scenario.letter() == letter).map(Self::Scenario).ok_or_else(
                     || {
                         let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
                         format!(
-                            "there are proxy, growth, decision, control-plane, and of the data path {}",
+                            "there are proxy, growth, decision, canary, control-plane, and of the data path {}",
                             letters.join(", ")
                         )
                     },
@@ -107,6 +111,11 @@ async fn measure(options: &Options) -> Result<()> {
         let measured = decision::measure().await?;
         tables.push(figure::table(&measured));
         figures.extend(measured);
+    }
+    if options.includes(Part::Canary) {
+        let simulated = canary::measure(options.quick).await?;
+        tables.push(simulated.table);
+        figures.extend(simulated.figures);
     }
     if options.includes(Part::ControlPlane) {
         let measured = control_plane::measure().await?;

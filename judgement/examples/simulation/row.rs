@@ -10,8 +10,8 @@ use crate::traffic::Setting;
 
 /// Of the test of a fixed size.
 const POWER: f64 = 0.9;
-/// A test of a fixed size is done after one of these. Ours is looked at for longer, to see all of its mistakes.
-const LONGER: f64 = 1.5;
+/// A canary at the margin is looked at for as long as a test of a fixed size would take, after each request.
+const LOOKED_AT: f64 = 1.0;
 /// And a verdict is waited for until so many.
 const PATIENCE: f64 = 20.0;
 
@@ -111,7 +111,7 @@ pub(crate) fn simulate(scenario: &Scenario, releases: u32) -> Row {
         (0..releases).map(one).collect()
     };
     let good = run(0.0, false, PATIENCE * to_promote);
-    let at_margin = run(MARGIN, whole, LONGER * to_promote);
+    let at_margin = run(MARGIN, whole, LOOKED_AT * to_promote);
     let bad = run(2.0 * MARGIN, false, PATIENCE * to_roll_back);
     let of_rule = Setting { weight, ..setting };
     let cost = |ends: &[End], verdict: Verdict, fixed: f64| {

@@ -54,7 +54,23 @@ pub(crate) struct Traffic {
     hazard: f64,
     ln_stable: f64,
     ln_at_margin: f64,
+    present: Present,
 }
+
+/// What follows from the present rate, which is kept for some seconds: a swing hardly moves in them.
+#[derive(Clone, Copy)]
+struct Present {
+    until: f64,
+    stable: f64,
+    /// Of one request to the stable version.
+    hazard: f64,
+    canary: f64,
+    /// How much likelier a bad and a good request of the canary is if it is worse by just the margin; logarithms.
+    at_margin: (f64, f64),
+}
+
+/// Seconds.
+const KEPT: f64 = 30.0;
 
 impl Traffic {
     pub(crate) fn new(setting: Setting, seed: u64) -> Self {
@@ -72,6 +88,7 @@ impl Traffic {
             hazard,
             ln_stable: (-setting.weight).ln_1p(),
             ln_at_margin: 0.0,
+            present: Present { until: f64::NEG_INFINITY, stable: 0.0, hazard: 0.0, canary: 0.0, at_margin: (0.0, 0.0) },
         }
     }
 
@@ -91,10 +108,9 @@ impl Traffic {
         let requests = ((1.0 - uniform).ln() / self.ln_stable).floor();
         let stable = Side { requests, bad: self.failures(requests) };
         self.pass(1.0);
-        let rate = self.rate() + self.setting.worse;
-        let bad = self.random.random::<f64>() < rate;
-        let at_margin = rate - self.setting.worse + MARGIN;
-        self.ln_at_margin += if bad { (at_margin / rate).ln() } else { (-at_margin).ln_1p() - (-rate).ln_1p() };
+        let present = self.present();
+        let bad = self.random.random::<f64>() < present.canary;
+        self.ln_at_margin += if bad { present.at_margin.0 } else { present.at_margin.1 };
         (stable, Side { requests: 1.0, bad: f64::from(u8::from(bad)) })
     }
 
@@ -104,7 +120,7 @@ impl Traffic {
         let mut sum = 0.0;
         while self.now < end {
             // A swing hardly moves within a window.
-            let (rate, until) = (self.rate(), self.until.min(end));
+            let (rate, until) = (self.present().stable, self.until.min(end));
             sum += rate * (until - self.now);
             self.now = until;
             self.pass(0.0);
@@ -117,7 +133,7 @@ impl Traffic {
         let mut failed = 0.0;
         while requests > 0.0 {
             let here = ((self.until - self.now) * self.setting.traffic).ceil().clamp(1.0, requests);
-            let each = -(-self.rate()).ln_1p();
+            let each = self.present().hazard;
             let mut left = here;
             while self.hazard <= left * each {
                 left -= (self.hazard / each).ceil().max(1.0);
@@ -129,6 +145,21 @@ impl Traffic {
             requests -= here;
         }
         failed
+    }
+
+    fn present(&mut self) -> Present {
+        if self.now >= self.present.until {
+            let stable = self.rate();
+            let (canary, at_margin) = (stable + self.setting.worse, stable + MARGIN);
+            self.present = Present {
+                until: if self.setting.varies { self.now + KEPT } else { f64::INFINITY },
+                stable,
+                hazard: -(-stable).ln_1p(),
+                canary,
+                at_margin: ((at_margin / canary).ln(), (-at_margin).ln_1p() - (-canary).ln_1p()),
+            };
+        }
+        self.present
     }
 
     /// The stable version's rate at present.
@@ -147,6 +178,7 @@ impl Traffic {
         self.now += requests / self.setting.traffic;
         while self.now >= self.until {
             self.bursting = !self.bursting;
+            self.present.until = f64::NEG_INFINITY;
             self.until += if self.bursting { BURST } else { CALM } * exponential(&mut self.random);
         }
     }

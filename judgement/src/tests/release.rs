@@ -18,7 +18,7 @@ fn after(criteria: &[Criterion], total: Tally, parts: u64) -> Evidence {
         let share = |count: u64| (u128::from(count) * u128::from(part) / u128::from(parts)) as u64;
         let pair = |(requests, bad)| (share(requests), share(bad));
         let tally = tally(pair(total.canary), pair(total.stable));
-        evidence.observe(0, &vec![tally; criteria.len()]);
+        evidence.observe(0, 1, &vec![tally; criteria.len()]);
     }
     evidence
 }
@@ -78,7 +78,7 @@ fn a_failing_dependency_of_both_is_not_the_canarys_fault() {
     let calm = tally((1_000, 0), (10_000, 0));
     let mut evidence = after(&[MARGIN], calm, 50);
     for burst in 1..=20 {
-        evidence.observe(0, &[tally((1_000 + burst * 20, burst * 4), (10_000 + burst * 200, burst * 40))]);
+        evidence.observe(0, 1, &[tally((1_000 + burst * 20, burst * 4), (10_000 + burst * 200, burst * 40))]);
         assert_ne!(evidence.verdict(ERROR), Verdict::Regressed(0));
     }
 }
@@ -103,16 +103,16 @@ fn a_limit_refuses_what_is_no_worse_than_stable_and_must_itself_be_proved() {
 #[test]
 fn evidence_against_is_kept_over_steps_and_evidence_for_is_not() {
     let mut evidence = Evidence::new(&[MARGIN], 5, 10);
-    evidence.observe(10, &[tally((1_200, 0), (12_000, 0))]);
+    evidence.observe(10, 1, &[tally((1_200, 0), (12_000, 0))]);
     assert_eq!(evidence.verdict(ERROR), Verdict::NonInferior);
-    evidence.observe(20, &[Tally::default()]);
+    evidence.observe(20, 1, &[Tally::default()]);
     assert_eq!(evidence.verdict(ERROR), Verdict::Inconclusive);
     // What is good at a small weight and bad at a larger one is found there.
     for part in 1..=10 {
-        evidence.observe(20, &[tally((part * 20, part * 10), (part * 200, 0))]);
+        evidence.observe(20, 1, &[tally((part * 20, part * 10), (part * 200, 0))]);
     }
     assert_eq!(evidence.verdict(ERROR), Verdict::Regressed(0));
-    evidence.observe(30, &[Tally::default()]);
+    evidence.observe(30, 1, &[Tally::default()]);
     assert_eq!(evidence.verdict(ERROR), Verdict::Regressed(0), "a proof stays one");
 }
 
@@ -120,7 +120,7 @@ fn evidence_against_is_kept_over_steps_and_evidence_for_is_not() {
 fn a_canary_that_turns_bad_within_a_long_step_is_found() {
     let mut evidence = after(&[MARGIN], tally((20_000, 20), (20_000, 20)), 400);
     let needed = (1..200).find(|&more| {
-        evidence.observe(0, &[tally((20_000 + more, 20 + more), (20_000 + more, 20))]);
+        evidence.observe(0, 1, &[tally((20_000 + more, 20 + more), (20_000 + more, 20))]);
         evidence.verdict(ERROR) == Verdict::Regressed(0)
     });
     assert!(needed.is_some_and(|needed| needed <= 200), "{needed:?}");
@@ -132,17 +132,29 @@ fn no_request_is_counted_twice() {
     let mut often = once.clone();
     for n in 1..100u64 {
         let tally = tally((n * 10, n / 10), (n * 90, n));
-        once.observe(0, &[tally]);
+        once.observe(0, 1, &[tally]);
         for _ in 0..3 {
-            often.observe(0, &[tally]);
+            often.observe(0, 1, &[tally]);
         }
     }
     assert_eq!(once, often);
-    // One that counted is gone: nothing is taken for new until there is something new.
-    let before = once.clone().verdict(ERROR);
-    once.observe(0, &[tally((500, 4), (9_000, 99))]);
-    once.observe(0, &[tally((500, 4), (9_000, 99))]);
-    assert_eq!(once.verdict(ERROR), before);
+}
+
+#[test]
+fn another_source_goes_on_from_what_it_knows() {
+    let mut evidence = after(&[MARGIN], tally((500, 0), (5_000, 0)), 50);
+    let before = evidence.clone();
+    // It knows of fewer callers, or of more: neither is news.
+    for (source, counted) in [(2, tally((300, 0), (4_000, 0))), (3, tally((900, 90), (9_000, 0)))] {
+        assert!(!evidence.observe(0, source, &[counted]));
+        assert_eq!(evidence.verdict(ERROR), before.verdict(ERROR));
+    }
+    assert!(evidence.observe(0, 3, &[tally((1_000, 190), (10_000, 0))]));
+    assert_eq!(evidence.verdict(ERROR), Verdict::Regressed(0));
+    // Of a step that nobody took anything of all is news.
+    let mut next = before.clone();
+    assert!(next.observe(1, 2, &[tally((300, 200), (3_000, 0))]));
+    assert_eq!(next.verdict(ERROR), Verdict::Regressed(0));
 }
 
 #[test]
@@ -152,9 +164,9 @@ fn a_restart_changes_nothing() {
     let mut interrupted = whole.clone();
     for n in 1..200u64 {
         let tally = tally((n * 3, n / 40), (n * 20, n / 10));
-        whole.observe(5, &[tally; 2]);
+        whole.observe(5, 1, &[tally; 2]);
         interrupted = serde_json::from_str(&serde_json::to_string(&interrupted).unwrap()).unwrap();
-        interrupted.observe(5, &[tally; 2]);
+        interrupted.observe(5, 1, &[tally; 2]);
     }
     near(&whole, &interrupted);
     assert!(whole.is_about(&criteria) && !whole.is_about(&criteria[..1]));
@@ -184,7 +196,7 @@ proptest! {
     fn what_proxies_report_never_breaks_it(reports in prop::collection::vec(any::<[u64; 5]>(), 1..6), error: f64) {
         let mut evidence = Evidence::new(&[MARGIN, Criterion::Max(0.01), Criterion::Margin(1.0)], 3, 0);
         for [a, b, c, d, step] in reports {
-            evidence.observe((step % 3).cast_signed(), &[tally((a, b), (c, d)), tally((b, a), (d, c)), tally((a, c), (b, d))]);
+            evidence.observe((step % 3).cast_signed(), 1, &[tally((a, b), (c, d)), tally((b, a), (d, c)), tally((a, c), (b, d))]);
             let _ = evidence.verdict(error);
             near(&serde_json::from_str(&serde_json::to_string(&evidence).unwrap()).unwrap(), &evidence);
         }

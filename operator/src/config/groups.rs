@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use fairlead_proxy_api::v1;
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::canary::counts::{BUCKETS, Counts};
+use crate::canary::{Fresh, began};
 
 /// Counters of one instance in one group, in all. At some 350 bytes each this is 20 MB at the most; a release with 1,000 callers
 /// has 2,000 at each step.
@@ -20,10 +22,20 @@ const EXPIRY: Duration = Duration::from_hours(24);
 const MAX_NAME: usize = 640;
 
 /// Counters by group, then instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
     groups: HashMap<String, Group>,
     counts: usize,
+    /// Unix seconds.
+    began: i64,
+    /// Tells these from those of any other process.
+    source: u64,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { groups: HashMap::new(), counts: 0, began: Timestamp::now().as_second(), source: rand::random() }
+    }
 }
 
 #[derive(Debug)]
@@ -35,6 +47,8 @@ struct Group {
 #[derive(Debug)]
 struct Reported {
     counts: Counts,
+    /// What of it an earlier process may have taken for evidence.
+    before: Counts,
     /// By the proxy itself rather than by another replica.
     here: bool,
 }
@@ -65,7 +79,10 @@ impl Groups {
             .groups
             .entry(report.group.clone())
             .or_insert_with(|| Group { instances: HashMap::new(), reported: now });
-        group.instances.insert(instance.to_owned(), Reported { counts, here });
+        // Of a step that is older than this process, its predecessor knew what is said first.
+        let known = began(&report.group).is_some_and(|began| began <= self.began);
+        let before = if known { counts } else { Counts::default() };
+        group.instances.insert(instance.to_owned(), Reported { counts, before, here });
         self.counts += 1;
     }
 
@@ -77,6 +94,15 @@ impl Groups {
             sum.add(&reported.counts);
         }
         Some(sum)
+    }
+
+    /// The sum of what nobody but this process can have taken for evidence.
+    pub(super) fn fresh(&self, group: &str) -> Fresh {
+        let mut counts = Counts::default();
+        for reported in self.groups.get(group).into_iter().flat_map(|group| group.instances.values()) {
+            counts.add(&reported.counts.since(&reported.before));
+        }
+        Fresh { source: self.source, counts }
     }
 
     /// What proxies reported here, by instance.
@@ -154,6 +180,20 @@ mod tests {
         let here = groups.reported_here();
         assert_eq!(here["a"].len(), 1);
         assert_eq!(here["b"].len(), 1, "what another replica said is not said again");
+    }
+
+    #[tokio::test]
+    async fn what_a_predecessor_may_have_seen_is_not_fresh() {
+        let mut groups = Groups::default();
+        let [older, newer] = [-10, 10].map(|since| format!("shop/reviews/v2/0/{}/canary", groups.began + since));
+        for (group, first, second) in [(&older, 0, 20), (&newer, 30, 50)] {
+            groups.record("a", &report(group, 30, 3), true);
+            assert_eq!(groups.fresh(group).counts.requests, first);
+            groups.record("a", &report(group, 50, 5), true);
+            assert_eq!(groups.fresh(group).counts.requests, second);
+            assert_eq!(groups.sum(group).unwrap().requests, 50);
+        }
+        assert_eq!(groups.fresh("unknown").counts, Counts::default());
     }
 
     #[tokio::test]

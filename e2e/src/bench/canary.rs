@@ -11,6 +11,9 @@ use crate::cluster::Places;
 use crate::command::command;
 use crate::progress::Step;
 
+/// So many standard errors an estimate is above its mean once in a thousand times; the chances are near what is allowed, by design.
+const ONE_IN_A_THOUSAND: f64 = 3.09;
+
 /// One row, as far as something was promised of it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,6 +22,8 @@ struct Row {
     false_rollbacks: f64,
     chance_of_rollback_at_margin: f64,
     chance_of_false_promotion: f64,
+    /// Of these two.
+    standard_errors: [f64; 2],
     promotion: Cost,
     rollback: Cost,
 }
@@ -71,8 +76,12 @@ fn figures(rows: &[Row]) -> Vec<Figure> {
     };
     vec![
         percent("a good canary rolled back", |row| row.false_rollbacks),
-        percent("one at the margin rolled back", |row| row.chance_of_rollback_at_margin),
-        percent("one at the margin promoted", |row| row.chance_of_false_promotion),
+        percent("one at the margin rolled back, at least", |row| {
+            row.chance_of_rollback_at_margin - ONE_IN_A_THOUSAND * row.standard_errors[0]
+        }),
+        percent("one at the margin promoted, at least", |row| {
+            row.chance_of_false_promotion - ONE_IN_A_THOUSAND * row.standard_errors[1]
+        }),
         ratio("requests to promote a good one", |row| row.promotion.ratio),
         ratio("requests to roll back a bad one", |row| row.rollback.ratio),
     ]
@@ -87,6 +96,7 @@ mod tests {
         let row = |looks: &str, wrong: f64, ratio: f64| {
             format!(
                 r#"{{"rate": 0.01, "looks": "{looks}", "falseRollbacks": 0, "chanceOfRollbackAtMargin": 0.001, "chanceOfFalsePromotion": {wrong},
+                "standardErrors": [0, 0],
                 "promotion": {{"ratio": {ratio}}}, "rollback": {{"ratio": 0.8}}}}"#
             )
         };

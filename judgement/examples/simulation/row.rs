@@ -12,6 +12,8 @@ use crate::traffic::Setting;
 const POWER: f64 = 0.9;
 /// A canary at the margin is looked at for as long as a test of a fixed size would take, after each request.
 const LOOKED_AT: f64 = 1.0;
+/// Standard errors that an estimate is above its mean once in a thousand times.
+const ONE_IN_A_THOUSAND: f64 = 3.09;
 /// And a verdict is waited for until so many.
 const PATIENCE: f64 = 20.0;
 
@@ -67,19 +69,22 @@ pub(crate) struct Row {
     /// Of one that is worse by twice the margin.
     pub(crate) rollback: Cost,
     /// The chances of the latter two without an end, from the releases of a good and of a bad canary, each weighted with how much likelier it is at the
-    /// margin (importance sampling; Siegmund 1976): far more precise than the frequencies. Zero for whole releases.
+    /// margin (importance sampling; Siegmund 1976). Zero for whole releases.
     pub(crate) chance_of_rollback_at_margin: f64,
     pub(crate) chance_of_false_promotion: f64,
+    /// The standard errors of these two.
+    pub(crate) standard_errors: [f64; 2],
     /// What the common rule does: false rollbacks and false promotions, and how many requests of the canary it takes.
     pub(crate) rule: [f64; 3],
 }
 
 impl Row {
-    /// Whether wrong verdicts are as rare as promised.
+    /// Whether wrong verdicts are as rare as promised: not more frequent than one row in a thousand has by chance where they just are.
     pub(crate) fn is_right(&self) -> bool {
-        let chances = [self.false_rollbacks, self.chance_of_rollback_at_margin, self.chance_of_false_promotion];
-        let seen = [self.rollbacks_at_margin, self.false_promotions];
-        chances.into_iter().all(|chance| chance <= ERROR) && seen.into_iter().all(|share| share <= self.by_chance())
+        let chances = [self.chance_of_rollback_at_margin, self.chance_of_false_promotion];
+        let seen = [self.false_rollbacks, self.rollbacks_at_margin, self.false_promotions];
+        chances.into_iter().zip(self.standard_errors).all(|(chance, error)| chance - ONE_IN_A_THOUSAND * error <= ERROR)
+            && seen.into_iter().all(|share| share <= self.by_chance())
     }
 
     /// The share that one row in a thousand has by chance alone where the chance is just the error that is allowed.
@@ -119,6 +124,8 @@ pub(crate) fn simulate(scenario: &Scenario, releases: u32) -> Row {
         let fixed = if whole { 0.0 } else { fixed };
         Cost { reached: share(ends, verdict), mean, fixed, ratio: if whole { 0.0 } else { mean / fixed } }
     };
+    let chance_of_rollback = chance(&bad, Verdict::Regressed(0), whole);
+    let chance_of_promotion = chance(&good, Verdict::NonInferior, whole);
     Row {
         setting,
         looks,
@@ -128,8 +135,9 @@ pub(crate) fn simulate(scenario: &Scenario, releases: u32) -> Row {
         false_promotions: share(&at_margin, Verdict::NonInferior),
         promotion: cost(&good, Verdict::NonInferior, to_promote),
         rollback: cost(&bad, Verdict::Regressed(0), to_roll_back),
-        chance_of_rollback_at_margin: chance(&bad, Verdict::Regressed(0), whole),
-        chance_of_false_promotion: chance(&good, Verdict::NonInferior, whole),
+        chance_of_rollback_at_margin: chance_of_rollback.0,
+        chance_of_false_promotion: chance_of_promotion.0,
+        standard_errors: [chance_of_rollback.1, chance_of_promotion.1],
         rule: [
             1.0 - rule::passes(&Setting { worse: 0.0, ..of_rule }),
             rule::passes(&Setting { worse: MARGIN, ..of_rule }),
@@ -142,10 +150,14 @@ fn share(ends: &[End], verdict: Verdict) -> f64 {
     ends.iter().filter(|end| end.verdict == verdict).count() as f64 / ends.len() as f64
 }
 
-/// The chance of this verdict for a canary at the margin.
-fn chance(ends: &[End], verdict: Verdict, whole: bool) -> f64 {
+/// The chance of this verdict for a canary at the margin, and its standard error.
+fn chance(ends: &[End], verdict: Verdict, whole: bool) -> (f64, f64) {
     if whole {
-        return 0.0;
+        return (0.0, 0.0);
     }
-    ends.iter().filter(|end| end.verdict == verdict).map(|end| end.at_margin).sum::<f64>() / ends.len() as f64
+    let weight = |end: &End| if end.verdict == verdict { end.at_margin } else { 0.0 };
+    let count = ends.len() as f64;
+    let mean = ends.iter().map(weight).sum::<f64>() / count;
+    let variance = ends.iter().map(|end| (weight(end) - mean).powi(2)).sum::<f64>() / count;
+    (mean, (variance / count).sqrt())
 }

@@ -24,7 +24,7 @@ const MAX_NAME: usize = 640;
 /// Counters by group, then instance.
 #[derive(Debug)]
 pub(super) struct Groups {
-    groups: HashMap<String, Group>,
+    by_name: HashMap<String, Group>,
     counts: usize,
     /// Unix seconds.
     began: i64,
@@ -34,7 +34,7 @@ pub(super) struct Groups {
 
 impl Default for Groups {
     fn default() -> Self {
-        Self { groups: HashMap::new(), counts: 0, began: Timestamp::now().as_second(), source: rand::random() }
+        Self { by_name: HashMap::new(), counts: 0, began: Timestamp::now().as_second(), source: rand::random() }
     }
 }
 
@@ -61,7 +61,7 @@ impl Groups {
         }
         let now = Instant::now();
         let counts = counts(report);
-        if let Some(group) = self.groups.get_mut(&report.group) {
+        if let Some(group) = self.by_name.get_mut(&report.group) {
             group.reported = now;
             if let Some(known) = group.instances.get_mut(instance) {
                 known.here |= here;
@@ -76,7 +76,7 @@ impl Groups {
             return;
         }
         let group = self
-            .groups
+            .by_name
             .entry(report.group.clone())
             .or_insert_with(|| Group { instances: HashMap::new(), reported: now });
         // Of a step that is older than this process, its predecessor knew what is said first.
@@ -88,7 +88,7 @@ impl Groups {
 
     /// The sum over all instances; `None` where nobody counted anything.
     pub(super) fn sum(&self, group: &str) -> Option<Counts> {
-        let group = self.groups.get(group)?;
+        let group = self.by_name.get(group)?;
         let mut sum = Counts::default();
         for reported in group.instances.values() {
             sum.add(&reported.counts);
@@ -99,7 +99,7 @@ impl Groups {
     /// The sum of what nobody but this process can have taken for evidence.
     pub(super) fn fresh(&self, group: &str) -> Fresh {
         let mut counts = Counts::default();
-        for reported in self.groups.get(group).into_iter().flat_map(|group| group.instances.values()) {
+        for reported in self.by_name.get(group).into_iter().flat_map(|group| group.instances.values()) {
             counts.add(&reported.counts.since(&reported.before));
         }
         Fresh { source: self.source, counts }
@@ -108,7 +108,7 @@ impl Groups {
     /// What proxies reported here, by instance.
     pub(super) fn reported_here(&self) -> HashMap<&str, Vec<v1::GroupCounts>> {
         let mut by_instance: HashMap<&str, Vec<v1::GroupCounts>> = HashMap::new();
-        for (name, group) in &self.groups {
+        for (name, group) in &self.by_name {
             for (instance, reported) in group.instances.iter().filter(|(_, r)| r.here) {
                 let counts = v1::GroupCounts {
                     group: name.clone(),
@@ -125,9 +125,9 @@ impl Groups {
     /// Forgets groups that are over, and if there are none the one that was quiet for longest; never `wanted`.
     fn make_room(&mut self, wanted: &str, now: Instant) -> bool {
         let before = self.counts;
-        self.groups.retain(|name, group| name == wanted || now - group.reported < EXPIRY);
+        self.by_name.retain(|name, group| name == wanted || now - group.reported < EXPIRY);
         let quietest = self
-            .groups
+            .by_name
             .iter()
             .filter(|(name, _)| *name != wanted)
             .min_by_key(|(_, group)| group.reported)
@@ -137,14 +137,14 @@ impl Groups {
             && let Some(name) = quietest
         {
             tracing::warn!(group = name, "too many counters of releases: the quietest group is forgotten");
-            self.groups.remove(&name);
+            self.by_name.remove(&name);
             self.recount();
         }
         self.counts < MAX_COUNTS
     }
 
     fn recount(&mut self) {
-        self.counts = self.groups.values().map(|g| g.instances.len()).sum();
+        self.counts = self.by_name.values().map(|g| g.instances.len()).sum();
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
         groups.record("a", &odd, true);
         assert_eq!(groups.sum("g").unwrap().failures, 1);
         groups.record("a", &report(&"x".repeat(1000), 1, 0), true);
-        assert_eq!(groups.groups.len(), 1);
+        assert_eq!(groups.by_name.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,6 +115,7 @@ async fn measure(options: &Options) -> Result<()> {
     if options.includes(Part::Canary) {
         let simulated = canary::measure(options.quick).await?;
         tables.push(simulated.table);
+        tables.push(figure::table(&simulated.figures));
         figures.extend(simulated.figures);
     }
     if options.includes(Part::ControlPlane) {

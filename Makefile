@@ -12,7 +12,7 @@ export FAIRLEAD_BEGAN := $(shell date +%s)
 E2E = cargo run --quiet --locked --package fairlead-e2e --
 
 .DEFAULT_GOAL := help
-.PHONY: help cli demo test fuzz e2e manifests cluster load down bench bench-proxy images tools
+.PHONY: help cli demo test fuzz e2e manifests cluster load down bench bench-proxy bench-canary images tools
 
 help:
 	@echo 'make demo                 a cluster, the mesh on it, and a canary released through it'
@@ -27,12 +27,16 @@ help:
 	@echo 'make manifests            print the definitions of crds/ into manifests/'
 	@echo 'make bench                measure and print speed and size; ONLY=A,C QUICK=1 for a part, see docs/performance.md'
 	@echo 'make bench-proxy          the same of the data path alone, beside Envoy; needs no cluster'
+	@echo 'make bench-canary         simulate releases: how often verdicts are wrong, how many requests they take; QUICK=1 for a minute of it'
 
 demo test cluster images: tools
 	@$(E2E) $@
 
 bench: tools
 	@$(E2E) bench $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
+
+bench-canary: tools
+	@$(E2E) bench --only canary $(if $(QUICK),--quick)
 
 bench-proxy: tools
 	@$(E2E) bench --only proxy,growth $(if $(QUICK),--quick)

@@ -109,7 +109,7 @@ pub struct Analysis {
 #[serde(rename_all = "camelCase")]
 pub struct ErrorLimits {
     /// How many percentage points more than on the running version may fail. The evidence for a smaller margin takes more
-    /// requests: about 6 / margin hundred on the canary where nothing fails, so 1,200 for the default of 0.5.
+    /// requests: where nothing fails about 5.5 / margin hundred on the canary, so 1,100 for the default of 0.5.
     #[serde(default = "default_margin")]
     #[schemars(range(min = 0.01, max = 100))]
     pub margin: Percent,
@@ -152,6 +152,10 @@ pub struct CanaryStatus {
     /// What the evidence says at present, or said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// What the evidence weighs so far, for an operator that goes on from it: JSON in a form of its own, not for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub judgement: Option<String>,
     /// The last ten releases, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]

@@ -3,6 +3,7 @@
 //! Nothing here fails because a figure is missed: a busy machine must not turn a measurement into a broken build. Results also go to
 //! `.bench/results.json`.
 
+mod canary;
 mod control_plane;
 mod data_path;
 mod decision;
@@ -35,6 +36,8 @@ pub enum Part {
     Policy,
     /// What certificates cost, and thousands of proxies at once.
     Identity,
+    /// How often verdicts on simulated releases are wrong, and how many requests they take.
+    Canary,
     /// What the control plane and a release cost; needs a cluster.
     ControlPlane,
 }
@@ -49,6 +52,7 @@ impl FromStr for Part {
             "decision" => Ok(Self::Decision),
             "policy" => Ok(Self::Policy),
             "identity" => Ok(Self::Identity),
+            "canary" => Ok(Self::Canary),
             "control-plane" => Ok(Self::ControlPlane),
             letter => Scenario::ALL
                 .into_iter()
@@ -57,7 +61,7 @@ impl FromStr for Part {
                 .ok_or_else(|| {
                     let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
                     format!(
-                        "there are proxy, growth, decision, policy, identity, control-plane, and of the data path {}",
+                        "there are proxy, growth, decision, policy, identity, canary, control-plane, and of the data path {}",
                         letters.join(", ")
                     )
                 }),
@@ -124,6 +128,12 @@ async fn measure(options: &Options) -> Result<()> {
         let measured = identity::measure(options.quick).await?;
         tables.push(figure::table(&measured));
         figures.extend(measured);
+    }
+    if options.includes(Part::Canary) {
+        let simulated = canary::measure(options.quick).await?;
+        tables.push(simulated.table);
+        tables.push(figure::table(&simulated.figures));
+        figures.extend(simulated.figures);
     }
     if options.includes(Part::ControlPlane) {
         let measured = control_plane::measure().await?;

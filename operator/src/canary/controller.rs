@@ -219,8 +219,13 @@ impl Releases {
         let clone = self.get(&deployments, &clone::name(&workload)).await?;
         let read = deployment.as_ref().map(Deployment::read);
         let status = typed.status.clone().unwrap_or_default();
-        let (canary_counts, stable_counts) = groups(namespace, name, &status)
-            .map(|(canary, stable)| (self.evidence.counts(&canary), self.evidence.counts(&stable)))
+        let groups = groups(namespace, name, &status);
+        let (canary_counts, stable_counts) = groups
+            .as_ref()
+            .map(|(canary, stable)| (self.evidence.counts(canary), self.evidence.counts(stable)))
+            .unwrap_or_default();
+        let fresh = groups
+            .map(|(canary, stable)| (self.evidence.fresh(&canary), self.evidence.fresh(&stable)))
             .unwrap_or_default();
         let revision = read.as_ref().map(|deployment| deployment.revision.clone()).unwrap_or_default();
         let observed = Observed {
@@ -238,6 +243,7 @@ impl Releases {
             deployment: read,
             canary_counts: canary_counts.unwrap_or_default(),
             stable_counts: stable_counts.unwrap_or_default(),
+            fresh,
             proxies: self.programmed.acknowledgements(namespace, name, generation(&status)),
             canary: Subject {
                 generation: typed.metadata.generation.unwrap_or(0),

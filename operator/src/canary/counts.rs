@@ -36,6 +36,19 @@ impl Counts {
         }
     }
 
+    /// What came since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = Self {
+            requests: self.requests.saturating_sub(before.requests),
+            failures: self.failures.saturating_sub(before.failures),
+            latency: self.latency,
+        };
+        for (count, before) in since.latency.iter_mut().zip(before.latency) {
+            *count = count.saturating_sub(before);
+        }
+        since
+    }
+
     /// The smallest bucket limit, in milliseconds, that at least `share` (0 to 1) of the answers kept. `None` without answers.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let total: u128 = self.latency.iter().map(|&count| u128::from(count)).sum();

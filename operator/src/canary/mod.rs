@@ -34,7 +34,6 @@
 //! A reconciliation that fails is tried again with growing pauses; a conflict at once, as someone else merely wrote first.
 
 mod act;
-pub mod bounds;
 mod clone;
 pub mod controller;
 pub mod counts;
@@ -59,6 +58,18 @@ pub const TEMPLATE: &str = "fairlead.dev/template";
 pub trait Evidence: Send + Sync {
     /// The sum over all proxies of what they counted under this name since its beginning; `None` where nobody counted anything.
     fn counts(&self, group: &str) -> Option<Counts>;
+
+    /// Of these, what only this process can have taken for evidence.
+    fn fresh(&self, group: &str) -> Fresh;
+}
+
+/// Counters for evidence, of which each request must be taken once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fresh {
+    /// Who sums them: another process knows of other callers, so that its sums cannot be compared with these.
+    pub source: u64,
+    /// Cumulative, as long as the source is the same.
+    pub counts: Counts,
 }
 
 /// How far proxies follow. The registry of what proxies acknowledged implements it.
@@ -81,6 +92,11 @@ pub struct Acknowledgements {
 /// The number of a traffic split: what proxies acknowledge a Canary under. 0 before the first.
 pub fn generation(status: &CanaryStatus) -> i64 {
     status.step.as_ref().map_or(0, |step| step.since.0.as_second())
+}
+
+/// When the step began that is counted under this name, in unix seconds.
+pub fn began(group: &str) -> Option<i64> {
+    group.rsplit('/').nth(1)?.parse().ok()
 }
 
 /// The names under which proxies count the canary and the running version in the present step. `None` before the first.

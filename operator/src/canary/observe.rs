@@ -5,6 +5,7 @@ use fairlead_crds::{CANARY_LABEL, CanarySpec, CanaryStatus, INJECT_LABEL};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use super::Fresh;
 use super::counts::Counts;
 use super::hold::{HELD, REFUSED};
 use super::revision::revision;
@@ -41,6 +42,8 @@ pub struct Observed {
     pub canary_counts: Counts,
     /// And of the running version.
     pub stable_counts: Counts,
+    /// Of these what can be taken for evidence: of the canary, and of the running version.
+    pub fresh: (Fresh, Fresh),
     /// How far proxies follow the present split.
     pub proxies: Acknowledgements,
 }

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use self::record::version;
-use super::judge::judge;
+use super::judge::{self, judge};
 use super::observe::{Deployment, Observed};
 
 /// How long a clone is kept for proxies that do not acknowledge that they send it nothing: longer than any that is connected needs,
@@ -175,6 +175,7 @@ impl Planner<'_> {
                 self.status.stable = None;
                 self.status.canary = None;
                 self.status.verdict = None;
+                self.status.judgement = None;
                 if self.splits() {
                     self.split(None);
                 }
@@ -225,6 +226,7 @@ impl Planner<'_> {
         } else if deployment.paused {
             self.status.canary = Some(version(&deployment.revision));
             self.status.stable = Some(version(&stable.revision));
+            self.status.judgement = None;
             self.status.phase = Some(Phase::Progressing);
             self.verdict(VerdictResult::Inconclusive, "the new version is starting");
             return self.note(
@@ -323,8 +325,15 @@ impl Planner<'_> {
             return self.enter(index);
         }
         self.count();
-        let judgement =
-            judge(&self.observed.canary_counts, &self.observed.stable_counts, &spec.analysis.errors, spec.steps.len());
+        let (limits, number) = (&spec.analysis.errors, step.since.0.as_second());
+        let kept = judge::recall(self.status.judgement.as_deref(), limits, spec.steps.len(), number);
+        let mut evidence = kept.clone();
+        let (canary, stable) = &self.observed.fresh;
+        judge::weigh(&mut evidence, limits, number, canary, stable);
+        let judgement = judge(&evidence, &self.observed.canary_counts, &self.observed.stable_counts, limits);
+        if evidence != kept {
+            self.status.judgement = judge::keep(&evidence);
+        }
         self.status.verdict =
             Some(Verdict { result: judgement.result, evidence: judgement.evidence, reason: judgement.reason.clone() });
         let phase = match judgement.result {
@@ -421,6 +430,7 @@ impl Planner<'_> {
             self.split(None);
         }
         self.status.canary = Some(version(&deployment.revision));
+        self.status.judgement = None;
         self.status.phase = Some(Phase::Progressing);
         self.verdict(VerdictResult::Inconclusive, "the template changed again: the release starts over");
         self.note(

@@ -1,12 +1,16 @@
 //! What releases ask of the registry.
 
 use super::registry::Registry;
-use crate::canary::{Acknowledgements, Counts, Evidence, Programmed};
+use crate::canary::{Acknowledgements, Counts, Evidence, Fresh, Programmed};
 use crate::model::{ObjectName, Source, SourceKind, SourceRef};
 
 impl Evidence for Registry {
     fn counts(&self, group: &str) -> Option<Counts> {
         Self::counts(self, group)
+    }
+
+    fn fresh(&self, group: &str) -> Fresh {
+        Self::fresh(self, group)
     }
 }
 

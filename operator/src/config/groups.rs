@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use fairlead_proxy_api::v1;
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::canary::counts::{BUCKETS, Counts};
+use crate::canary::{Fresh, began};
 
 /// Counters of one instance in one group, in all. At some 350 bytes each this is 20 MB at the most; a release with 1,000 callers
 /// has 2,000 at each step.
@@ -20,10 +22,20 @@ const EXPIRY: Duration = Duration::from_hours(24);
 const MAX_NAME: usize = 640;
 
 /// Counters by group, then instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
-    groups: HashMap<String, Group>,
+    by_name: HashMap<String, Group>,
     counts: usize,
+    /// Unix seconds.
+    began: i64,
+    /// Tells these from those of any other process.
+    source: u64,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), counts: 0, began: Timestamp::now().as_second(), source: rand::random() }
+    }
 }
 
 #[derive(Debug)]
@@ -35,6 +47,8 @@ struct Group {
 #[derive(Debug)]
 struct Reported {
     counts: Counts,
+    /// What of it an earlier process may have taken for evidence.
+    before: Counts,
     /// By the proxy itself rather than by another replica.
     here: bool,
 }
@@ -47,7 +61,7 @@ impl Groups {
         }
         let now = Instant::now();
         let counts = counts(report);
-        if let Some(group) = self.groups.get_mut(&report.group) {
+        if let Some(group) = self.by_name.get_mut(&report.group) {
             group.reported = now;
             if let Some(known) = group.instances.get_mut(instance) {
                 known.here |= here;
@@ -62,16 +76,19 @@ impl Groups {
             return;
         }
         let group = self
-            .groups
+            .by_name
             .entry(report.group.clone())
             .or_insert_with(|| Group { instances: HashMap::new(), reported: now });
-        group.instances.insert(instance.to_owned(), Reported { counts, here });
+        // Of a step that is older than this process, its predecessor knew what is said first.
+        let known = began(&report.group).is_some_and(|began| began <= self.began);
+        let before = if known { counts } else { Counts::default() };
+        group.instances.insert(instance.to_owned(), Reported { counts, before, here });
         self.counts += 1;
     }
 
     /// The sum over all instances; `None` where nobody counted anything.
     pub(super) fn sum(&self, group: &str) -> Option<Counts> {
-        let group = self.groups.get(group)?;
+        let group = self.by_name.get(group)?;
         let mut sum = Counts::default();
         for reported in group.instances.values() {
             sum.add(&reported.counts);
@@ -79,10 +96,19 @@ impl Groups {
         Some(sum)
     }
 
+    /// The sum of what nobody but this process can have taken for evidence.
+    pub(super) fn fresh(&self, group: &str) -> Fresh {
+        let mut counts = Counts::default();
+        for reported in self.by_name.get(group).into_iter().flat_map(|group| group.instances.values()) {
+            counts.add(&reported.counts.since(&reported.before));
+        }
+        Fresh { source: self.source, counts }
+    }
+
     /// What proxies reported here, by instance.
     pub(super) fn reported_here(&self) -> HashMap<&str, Vec<v1::GroupCounts>> {
         let mut by_instance: HashMap<&str, Vec<v1::GroupCounts>> = HashMap::new();
-        for (name, group) in &self.groups {
+        for (name, group) in &self.by_name {
             for (instance, reported) in group.instances.iter().filter(|(_, r)| r.here) {
                 let counts = v1::GroupCounts {
                     group: name.clone(),
@@ -99,9 +125,9 @@ impl Groups {
     /// Forgets groups that are over, and if there are none the one that was quiet for longest; never `wanted`.
     fn make_room(&mut self, wanted: &str, now: Instant) -> bool {
         let before = self.counts;
-        self.groups.retain(|name, group| name == wanted || now - group.reported < EXPIRY);
+        self.by_name.retain(|name, group| name == wanted || now - group.reported < EXPIRY);
         let quietest = self
-            .groups
+            .by_name
             .iter()
             .filter(|(name, _)| *name != wanted)
             .min_by_key(|(_, group)| group.reported)
@@ -111,14 +137,14 @@ impl Groups {
             && let Some(name) = quietest
         {
             tracing::warn!(group = name, "too many counters of releases: the quietest group is forgotten");
-            self.groups.remove(&name);
+            self.by_name.remove(&name);
             self.recount();
         }
         self.counts < MAX_COUNTS
     }
 
     fn recount(&mut self) {
-        self.counts = self.groups.values().map(|g| g.instances.len()).sum();
+        self.counts = self.by_name.values().map(|g| g.instances.len()).sum();
     }
 }
 
@@ -157,6 +183,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_predecessor_may_have_seen_is_not_fresh() {
+        let mut groups = Groups::default();
+        let [older, newer] = [-10, 10].map(|since| format!("shop/reviews/v2/0/{}/canary", groups.began + since));
+        for (group, first, second) in [(&older, 0, 20), (&newer, 30, 50)] {
+            groups.record("a", &report(group, 30, 3), true);
+            assert_eq!(groups.fresh(group).counts.requests, first);
+            groups.record("a", &report(group, 50, 5), true);
+            assert_eq!(groups.fresh(group).counts.requests, second);
+            assert_eq!(groups.sum(group).unwrap().requests, 50);
+        }
+        assert_eq!(groups.fresh("unknown").counts, Counts::default());
+    }
+
+    #[tokio::test]
     async fn contradictions_are_cut() {
         let mut groups = Groups::default();
         let mut odd = report("g", 1, 7);
@@ -164,7 +204,7 @@ mod tests {
         groups.record("a", &odd, true);
         assert_eq!(groups.sum("g").unwrap().failures, 1);
         groups.record("a", &report(&"x".repeat(1000), 1, 0), true);
-        assert_eq!(groups.groups.len(), 1);
+        assert_eq!(groups.by_name.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use super::groups::Groups;
 use super::plain_callers::PlainCallers;
 use super::trust::{trust_from_wire, trust_to_wire};
 use crate::ca::rotation::Trust;
+use crate::canary::Fresh;
 use crate::canary::counts::Counts;
 use crate::model::{ObjectName, ResourceName, Source, SourceKind, SourceRef};
 
@@ -286,6 +287,11 @@ impl Registry {
     /// What all proxies counted of a group, since they began; `None` where none did.
     pub fn counts(&self, group: &str) -> Option<Counts> {
         self.inner.lock().groups.sum(group)
+    }
+
+    /// Of these what no other process can have taken for evidence.
+    pub fn fresh(&self, group: &str) -> Fresh {
+        self.inner.lock().groups.fresh(group)
     }
 
     /// All that proxies said to this replica, for the one that leads.

@@ -9,7 +9,7 @@ mod passages;
 
 use super::*;
 use crate::canary::hold::{HELD, REFUSED};
-use crate::canary::{Acknowledgements, Counts};
+use crate::canary::{Acknowledgements, Counts, Fresh};
 use crate::fake_api::FakeApi;
 
 const CANARY: &str = "/apis/fairlead.dev/v1alpha1/namespaces/shop/canaries/reviews";
@@ -28,6 +28,10 @@ impl Evidence for Proxies {
     fn counts(&self, group: &str) -> Option<Counts> {
         let counts = self.counts.lock();
         Some(if group.ends_with("/canary") { counts.0 } else { counts.1 })
+    }
+
+    fn fresh(&self, group: &str) -> Fresh {
+        Fresh { source: 1, counts: self.counts(group).unwrap_or_default() }
     }
 }
 

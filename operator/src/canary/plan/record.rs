@@ -17,6 +17,7 @@ impl Planner<'_> {
         self.status.phase = Some(phase);
         self.status.canary = None;
         self.status.verdict = None;
+        self.status.judgement = None;
         if let Some(stable) = &mut self.status.stable {
             *stable = version(&stable.revision);
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::canary::observe::{CloneDeployment, Rollout, Subject};
-use crate::canary::{Acknowledgements, Counts, generation};
+use crate::canary::{Acknowledgements, Counts, Fresh, generation};
 
 /// Requests per second to the Service.
 const TRAFFIC: f64 = 20_000.0;
@@ -31,6 +31,9 @@ struct World {
     stalled: bool,
     /// Counted in the present step.
     counted: (Counts, Counts),
+    /// Of it, what an operator that stopped had heard of, and the number of the one that runs.
+    before: (Counts, Counts),
+    source: u64,
     /// Share of the canary's requests that fail, and of the others'.
     failing: (f64, f64),
     /// Phases and weights as they came.
@@ -76,6 +79,8 @@ impl World {
             unready: false,
             stalled: false,
             counted: Default::default(),
+            before: Default::default(),
+            source: 1,
             failing: (0.0, 0.0),
             story: Vec::new(),
             told: Vec::new(),
@@ -126,6 +131,7 @@ impl World {
 
     fn observe(&self) -> Observed {
         let behind = self.applied.0 < generation(&self.status);
+        let fresh = |counted: &Counts, before| Fresh { source: self.source, counts: counted.since(before) };
         Observed {
             now: Timestamp::from_second(self.now).unwrap(),
             canary: Subject {
@@ -141,6 +147,7 @@ impl World {
             injected: self.injected,
             canary_counts: self.counted.0,
             stable_counts: self.counted.1,
+            fresh: (fresh(&self.counted.0, &self.before.0), fresh(&self.counted.1, &self.before.1)),
             proxies: Acknowledgements { proxies: 3, acknowledged: if behind { 2 } else { 3 }, refused: None },
         }
     }
@@ -148,7 +155,12 @@ impl World {
     /// Whether the operator stops here.
     fn wrote(&mut self) -> bool {
         self.writes += 1;
-        self.stop_after == Some(self.writes)
+        let stops = self.stop_after == Some(self.writes);
+        if stops {
+            self.source += 1;
+            self.before = self.counted;
+        }
+        stops
     }
 
     /// One reconciliation. Answers whether anything was written.
@@ -162,6 +174,7 @@ impl World {
                 let weight = plan.status.step.as_ref().unwrap().weight;
                 self.story.push(format!("{weight} %"));
                 self.counted = Default::default();
+                self.before = Default::default();
             }
             if plan.status.phase != self.status.phase {
                 self.story.push(format!("{:?}", plan.status.phase.unwrap()));
@@ -452,6 +465,24 @@ fn a_clone_that_makes_no_progress_is_given_up_when_kubernetes_gives_it_up() {
     world.clone.as_mut().unwrap().rollout.stuck = Some("exceeded its progress deadline".to_owned());
     world.until_phase(Phase::Failed);
     assert_eq!(world.status.history[0].reason, "its pods did not become ready: exceeded its progress deadline");
+}
+
+#[test]
+fn evidence_outlives_the_operator_and_ends_with_the_release() {
+    let mut world = World::releasing();
+    world.run(2);
+    assert!(world.reconcile(), "what was counted since");
+    let kept = world.status.judgement.clone();
+    assert!(kept.is_some());
+    assert!(!world.reconcile() && world.status.judgement == kept, "nothing new is nothing to write");
+    // Another one knows the same counters, and takes none of them again.
+    world.source += 1;
+    world.before = world.counted;
+    assert!(world.reconcile() && !world.reconcile());
+    world.until_phase(Phase::Succeeded);
+    world.change("v3");
+    world.run(1);
+    assert_eq!(world.status.judgement, None);
 }
 
 #[test]

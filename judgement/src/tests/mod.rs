@@ -1,0 +1,4 @@
+//! The promises, tested on whole modules.
+
+mod release;
+mod validity;

@@ -96,12 +96,32 @@ pub struct CanaryStep {
 }
 
 /// What the new version is measured by.
-#[derive(JsonSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
+    /// Percent. Of a hundred releases of versions that are good by every limit here at most 100 - confidence are rolled back by a verdict, and
+    /// of a hundred that are bad by one of them at most as many are promoted: over the whole release, however often it is looked at. More takes
+    /// more requests: half as many again for 99.9 instead of 99.
+    #[serde(default = "default_confidence")]
+    #[schemars(range(min = 50, max = 99.99))]
+    pub confidence: Percent,
     /// Limits to the share of requests that fail: answered 5xx, with a failed gRPC status, or not at all.
     #[serde(default)]
     pub errors: ErrorLimits,
+    /// Limits to how long answers take. Absent: latency is shown and not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyLimits>,
+}
+
+impl Default for Analysis {
+    fn default() -> Self {
+        Self { confidence: default_confidence(), errors: ErrorLimits::default(), latency: None }
+    }
+}
+
+/// One release in a hundred judged wrongly: rarer than people judge wrongly, and proved with some thousand requests.
+fn default_confidence() -> Percent {
+    Percent::whole(99)
 }
 
 /// Limits to the share of requests that fail.
@@ -128,6 +148,47 @@ impl Default for ErrorLimits {
 /// Small enough to notice, large enough to be proved with some thousand requests.
 fn default_margin() -> Percent {
     Percent::half()
+}
+
+/// Limits to how long answers take, as callers' proxies measure it, from the request to the head of its answer.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.threshold) >= duration('1ms') && duration(self.threshold) <= duration('2m')")
+    .message("latency.threshold: from 1ms to 2m"))]
+pub struct LatencyLimits {
+    /// Answers that take longer are slow. Proxies count by a scale of 0.25 ms × √2ⁿ, so it is taken as the next value of that scale, which is at
+    /// most 1.42 times this; the status says which.
+    pub threshold: Duration,
+    /// How many percentage points more of the answers than on the running version may be slow.
+    #[serde(default = "default_latency_margin")]
+    #[schemars(range(min = 0.01, max = 100))]
+    pub margin: Percent,
+    /// The percentage that may be slow at most, however the running version does. Absent: no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 100))]
+    pub max: Option<Percent>,
+    /// Quantiles that have a limit, however the running version does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub quantiles: Vec<QuantileLimit>,
+}
+
+/// Of answers a tenth as precious as failures are.
+fn default_latency_margin() -> Percent {
+    Percent::whole(1)
+}
+
+/// A quantile of latency and what it may be.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.atMost) >= duration('1ms') && duration(self.atMost) <= duration('2m')")
+    .message("latency.quantiles.atMost: from 1ms to 2m"))]
+pub struct QuantileLimit {
+    /// Percent: 99 is p99.
+    #[schemars(range(min = 1, max = 99.99))]
+    pub quantile: Percent,
+    /// So many percent of the answers take at most this; taken as the threshold is.
+    pub at_most: Duration,
 }
 
 /// Where a release stands. The whole state of it is here: an operator that starts anew goes on from it.
@@ -233,7 +294,7 @@ pub struct Verdict {
     /// NonInferior: not worse by more than the margin, the next step follows. Regressed: worse, it is rolled back. Inconclusive:
     /// too little is known, the step goes on; low traffic is not a failure.
     pub result: VerdictResult,
-    /// The intervals within which the shares of failed requests lie, with a confidence of 99 % however often they are looked at.
+    /// The intervals within which the shares of failed requests lie, with the confidence of the analysis, however often they are looked at.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub evidence: String,

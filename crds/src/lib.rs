@@ -23,8 +23,8 @@ mod schema;
 mod traffic_policy;
 
 pub use canary::{
-    Analysis, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, ErrorLimits, Outcome, Phase, Release,
-    Verdict, VerdictResult, VersionStatus, WorkloadKind, WorkloadRef,
+    Analysis, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, ErrorLimits, LatencyLimits, Outcome,
+    Phase, QuantileLimit, Release, Verdict, VerdictResult, VersionStatus, WorkloadKind, WorkloadRef,
 };
 pub use condition::{ConditionType, Fact, set_condition};
 pub use duration::{Duration, ParseDurationError};

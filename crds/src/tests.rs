@@ -249,7 +249,14 @@ fn the_kinds_round_trip() {
         "spec": {
             "workloadRef": {"kind": "Deployment", "name": "reviews"},
             "steps": [{"weight": 1, "hold": "2m"}, {"weight": 12.5, "hold": "0s"}],
-            "analysis": {"errors": {"margin": 0.5, "max": 5}},
+            "analysis": {
+                "confidence": 99.9,
+                "errors": {"margin": 0.5, "max": 5},
+                "latency": {
+                    "threshold": "250ms", "margin": 1, "max": 10,
+                    "quantiles": [{"quantile": 99, "atMost": "1s"}],
+                },
+            },
             "suspend": false,
         },
         "status": {
@@ -285,6 +292,7 @@ fn what_is_left_out_gets_its_default_in_the_schema_and_in_rust_alike() {
     let weights: Vec<f64> = canary.steps.iter().map(|step| step.weight.value()).collect();
     assert_eq!(weights, [1.0, 5.0, 10.0, 25.0, 50.0]);
     assert_eq!(canary.analysis.errors.margin.to_string(), "0.5");
+    assert_eq!(canary.analysis.confidence.to_string(), "99");
 
     let (_, schema) = schemas().pop().unwrap();
     let spec = &schema["properties"]["spec"]["properties"];

@@ -24,6 +24,10 @@ struct Shop {
 
 impl Shop {
     async fn open(name: &str) -> Result<Self> {
+        Self::open_with(name, "{errors: {margin: 2}}").await
+    }
+
+    async fn open_with(name: &str, analysis: &str) -> Result<Self> {
         let mesh = mesh().await?;
         let ns = TempNamespace::injected(&mesh, name).await?;
         let outside = TempNamespace::plain(&mesh, &format!("{name}-outside")).await?;
@@ -32,7 +36,7 @@ impl Shop {
         mesh.apply(&client().yaml(outside.name())).await?;
         mesh.apply(&format!(
             "apiVersion: fairlead.dev/v1alpha1\nkind: Canary\nmetadata: {{name: reviews, namespace: {}}}\nspec:\n  workloadRef: {{kind: Deployment, name: reviews}}\n  \
-             steps: [{{weight: 20}}, {{weight: 50, hold: 5s}}]\n  analysis: {{errors: {{margin: 2}}}}\n",
+             steps: [{{weight: 20}}, {{weight: 50, hold: 5s}}]\n  analysis: {analysis}\n",
             ns.name()
         ))
         .await?;
@@ -193,6 +197,23 @@ async fn a_bad_version_is_rolled_back_and_only_its_own_requests_failed() -> Resu
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_slow_version_is_rolled_back_though_it_answers_every_request() -> Result<()> {
+    let shop = Shop::open_with("slow", "{errors: {margin: 2}, latency: {threshold: 250ms, margin: 5}}").await?;
+    shop.release(&reviews("v1").arg("--latency=600ms")).await?;
+    let canary = shop.ends_as("Failed").await?;
+    shop.clone_is_gone().await?;
+    ensure!(canary["status"]["verdict"]["result"] == "Regressed", "status: {:#}", canary["status"]);
+    let reason = text(&canary["status"]["verdict"]["reason"]);
+    ensure!(
+        reason.contains("answers took more than 256 ms") && reason.ends_with("worse by more than 5 points"),
+        "the reason does not say what was seen: {reason}"
+    );
+    let report = shop.load.report().await?;
+    ensure!(report.ok > 1000 && report.failed == 0, "requests failed: {report:?}");
+    Ok(())
 }
 
 #[tokio::test]

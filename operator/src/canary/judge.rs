@@ -4,14 +4,15 @@
 //! since, [`judge`] says what it allows to conclude, and [`keep`] writes it down. Why verdicts are right with the stated confidence is
 //! derived in `docs/canary.md`.
 
-use fairlead_crds::{ErrorLimits, Percent, VerdictResult};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use fairlead_crds::{Analysis, Percent, VerdictResult};
 use fairlead_judgement::{Criterion, Evidence, Interval, Tally, Verdict, interval};
+use serde::{Deserialize, Serialize};
 
 use super::Fresh;
-use super::counts::Counts;
-
-/// The chance of a wrong promotion, and of a wrong rollback, over a whole release.
-const ERROR: f64 = 0.01;
+use super::counts::{BUCKETS, Counts, bucket_limit};
 
 /// What the counts allow to conclude.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,64 +25,148 @@ pub struct Judgement {
     pub reason: String,
 }
 
+/// One limit of an analysis.
+struct Rule {
+    criterion: Criterion,
+    bad: Bad,
+    /// What follows from its being broken, to follow a semicolon.
+    broken: String,
+}
+
+/// Which requests are bad.
+#[derive(Clone, Copy)]
+enum Bad {
+    Failed,
+    /// Those of later buckets than this one.
+    Slow(usize),
+}
+
+impl Bad {
+    /// Of how many so many.
+    fn of(self, counts: &Counts) -> (u64, u64) {
+        match self {
+            Self::Failed => (counts.requests, counts.failures),
+            Self::Slow(bucket) => {
+                let sum = |buckets: &[u64]| buckets.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
+                (sum(&counts.latency), sum(&counts.latency[bucket + 1..]))
+            }
+        }
+    }
+}
+
+/// The bucket whose limit is the first that is no less; of the last one nobody knows how slow it is.
+fn bucket_of(threshold: Duration) -> usize {
+    let milliseconds = threshold.as_secs_f64() * 1000.0;
+    (0..BUCKETS - 2).find(|bucket| bucket_limit(*bucket) >= milliseconds).unwrap_or(BUCKETS - 2)
+}
+
+/// All limits of an analysis.
+fn rules(analysis: &Analysis) -> Vec<Rule> {
+    let margin = |margin: Percent, bad| Rule {
+        criterion: Criterion::Margin(margin.fraction()),
+        bad,
+        broken: format!("worse by more than {margin} points"),
+    };
+    let max = |max: Percent, bad| Rule {
+        criterion: Criterion::Max(max.fraction()),
+        bad,
+        broken: match bad {
+            Bad::Failed => format!("more than the {max} % that may fail at most"),
+            Bad::Slow(_) => format!("more than the {max} % that may be slow at most"),
+        },
+    };
+    let errors = &analysis.errors;
+    let mut rules = vec![margin(errors.margin, Bad::Failed)];
+    rules.extend(errors.max.map(|limit| max(limit, Bad::Failed)));
+    if let Some(latency) = &analysis.latency {
+        let slow = Bad::Slow(bucket_of(latency.threshold.as_std()));
+        rules.push(margin(latency.margin, slow));
+        rules.extend(latency.max.map(|limit| max(limit, slow)));
+        rules.extend(latency.quantiles.iter().map(|limit| Rule {
+            criterion: Criterion::Max(1.0 - limit.quantile.fraction()),
+            bad: Bad::Slow(bucket_of(limit.at_most.as_std())),
+            broken: format!("p{} is above that", limit.quantile),
+        }));
+    }
+    rules
+}
+
+/// As it lies in the status. Evidence on other limits is none.
+#[derive(Deserialize, Serialize)]
+struct Kept<A, E> {
+    about: A,
+    evidence: E,
+}
+
 /// The evidence as it was kept, or none yet: at the begin of a release, where limits were changed, or where it was kept in a form
 /// that is not read any more. `step` numbers the split.
-pub fn recall(kept: Option<&str>, limits: &ErrorLimits, steps: usize, step: i64) -> Evidence {
-    let criteria = criteria(limits);
-    let kept = kept.and_then(|kept| serde_json::from_str::<Evidence>(kept).ok());
-    kept.filter(|evidence| evidence.is_about(&criteria))
-        .unwrap_or_else(|| Evidence::new(&criteria, u32::try_from(steps).unwrap_or(u32::MAX), step))
+pub fn recall(kept: Option<&str>, analysis: &Analysis, steps: usize, step: i64) -> Evidence {
+    let criteria: Vec<_> = rules(analysis).iter().map(|rule| rule.criterion).collect();
+    let kept = kept.and_then(|kept| serde_json::from_str::<Kept<Analysis, Evidence>>(kept).ok());
+    kept.filter(|kept| kept.about == *analysis && kept.evidence.is_about(&criteria))
+        .map_or_else(|| Evidence::new(&criteria, u32::try_from(steps).unwrap_or(u32::MAX), step), |kept| kept.evidence)
 }
 
 /// Takes what was counted since the last time.
-pub fn weigh(evidence: &mut Evidence, limits: &ErrorLimits, step: i64, canary: &Fresh, stable: &Fresh) {
-    let pair = |counts: &Counts| (counts.requests, counts.failures);
-    let tally = Tally { canary: pair(&canary.counts), stable: pair(&stable.counts) };
-    evidence.observe(step, canary.source, &vec![tally; criteria(limits).len()]);
+pub fn weigh(evidence: &mut Evidence, analysis: &Analysis, step: i64, canary: &Fresh, stable: &Fresh) {
+    let tally = |rule: &Rule| Tally { canary: rule.bad.of(&canary.counts), stable: rule.bad.of(&stable.counts) };
+    let tallies: Vec<_> = rules(analysis).iter().map(tally).collect();
+    evidence.observe(step, canary.source, &tallies);
 }
 
 /// For the next [`recall`].
-pub fn keep(evidence: &Evidence) -> Option<String> {
-    serde_json::to_string(evidence).ok()
+pub fn keep(evidence: &Evidence, analysis: &Analysis) -> Option<String> {
+    serde_json::to_string(&Kept { about: analysis, evidence }).ok()
 }
 
 /// Judges a step by the evidence; the counts of both sides are for people.
-pub fn judge(evidence: &Evidence, canary: &Counts, stable: &Counts, limits: &ErrorLimits) -> Judgement {
-    let verdict = evidence.verdict(ERROR);
-    let (result, conclusion) = match verdict {
-        Verdict::Regressed(criterion) => {
-            let conclusion = match (criterion, limits.max) {
-                (1, Some(max)) => format!("; more than the {max} % that may fail at most"),
-                _ => format!("; worse by more than {} points", limits.margin),
-            };
-            (VerdictResult::Regressed, conclusion)
+pub fn judge(evidence: &Evidence, canary: &Counts, stable: &Counts, analysis: &Analysis) -> Judgement {
+    let error = 1.0 - analysis.confidence.fraction();
+    let rules = rules(analysis);
+    let mut reason = compared(Bad::Failed, canary, stable);
+    // What is slow by the threshold; a quantile is told only where it is what decides.
+    if let Some(slow) = rules.iter().map(|rule| rule.bad).find(|bad| matches!(bad, Bad::Slow(_))) {
+        let _ = write!(reason, ", {}", compared(slow, canary, stable));
+    }
+    let result = match evidence.verdict(error) {
+        Verdict::Regressed(index) => {
+            if let Some(rule) = rules.get(index) {
+                reason = format!("{}; {}", compared(rule.bad, canary, stable), rule.broken);
+            }
+            VerdictResult::Regressed
         }
-        Verdict::NonInferior => (VerdictResult::NonInferior, String::new()),
+        Verdict::NonInferior => VerdictResult::NonInferior,
         Verdict::Inconclusive => {
-            let conclusion = match evidence.still_needed(ERROR) {
-                Some(needed) => format!("; about {} more will tell", grouped(needed)),
-                None => "; at these rates no number of requests tells on which side of the margin it is".to_owned(),
-            };
-            (VerdictResult::Inconclusive, conclusion)
+            match evidence.still_needed(error) {
+                Some(needed) => {
+                    let _ = write!(reason, "; about {} more will tell", grouped(needed));
+                }
+                None => {
+                    reason.push_str("; at these rates no number of requests tells on which side of the margin it is");
+                }
+            }
+            VerdictResult::Inconclusive
         }
     };
-    let reason = format!(
-        "{} of {} requests failed; stable {} of {}{conclusion}",
-        grouped(canary.failures),
-        grouped(canary.requests),
-        grouped(stable.failures),
-        grouped(stable.requests),
-    );
     // Together they hold with the confidence of the release.
-    let rate = |counts: &Counts| interval(counts.requests as f64, counts.failures as f64, ERROR / 2.0);
+    let rate = |counts: &Counts| interval(counts.requests as f64, counts.failures as f64, error / 2.0);
     let evidence = format!("canary {}, stable {}", percent_range(rate(canary)), percent_range(rate(stable)));
     Judgement { result, evidence, reason }
 }
 
-/// In an order that [`judge`] relies on.
-fn criteria(limits: &ErrorLimits) -> Vec<Criterion> {
-    let max = limits.max.map(|max: Percent| Criterion::Max(max.fraction()));
-    [Some(Criterion::Margin(limits.margin.fraction())), max].into_iter().flatten().collect()
+/// `3 of 400 requests failed; stable 0 of 4,000`.
+fn compared(bad: Bad, canary: &Counts, stable: &Counts) -> String {
+    let ((all, of_them), (all_stable, of_stable)) = (bad.of(canary), bad.of(stable));
+    let what = match bad {
+        Bad::Failed => "requests failed".to_owned(),
+        Bad::Slow(bucket) => format!("answers took more than {}", milliseconds(bucket_limit(bucket))),
+    };
+    format!("{} of {} {what}; stable {} of {}", grouped(of_them), grouped(all), grouped(of_stable), grouped(all_stable))
+}
+
+/// `0.71 ms`, `362 ms`.
+fn milliseconds(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2} ms") } else { format!("{value:.0} ms") }
 }
 
 /// `0.00–0.53 %`.
@@ -104,6 +189,7 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fairlead_crds::{ErrorLimits, LatencyLimits, QuantileLimit};
     use proptest::prelude::*;
 
     use super::VerdictResult::{Inconclusive, NonInferior, Regressed};
@@ -113,12 +199,35 @@ mod tests {
         Counts { requests, failures, ..Counts::default() }
     }
 
-    fn limits(max: Option<f64>) -> ErrorLimits {
-        ErrorLimits { max: max.map(|max| Percent::try_from(max).unwrap()), ..ErrorLimits::default() }
+    fn limits(max: Option<f64>) -> Analysis {
+        let errors = ErrorLimits { max: max.map(|max| Percent::try_from(max).unwrap()), ..ErrorLimits::default() };
+        Analysis { errors, ..Analysis::default() }
+    }
+
+    fn percent(value: f64) -> Percent {
+        Percent::try_from(value).unwrap()
+    }
+
+    /// The most that can be asked.
+    fn with_latency() -> Analysis {
+        let quantile =
+            |quantile, at_most: &str| QuantileLimit { quantile: percent(quantile), at_most: at_most.parse().unwrap() };
+        let latency = LatencyLimits {
+            threshold: "250ms".parse().unwrap(),
+            margin: percent(1.0),
+            max: Some(percent(10.0)),
+            quantiles: vec![
+                quantile(50.0, "90ms"),
+                quantile(90.0, "300ms"),
+                quantile(99.0, "1s"),
+                quantile(99.9, "2s"),
+            ],
+        };
+        Analysis { latency: Some(latency), ..limits(Some(5.0)) }
     }
 
     /// What is judged in the end of a step that is reported in equal parts, by an operator that begins anew each time.
-    fn after(canary: (u64, u64), stable: (u64, u64), limits: &ErrorLimits) -> Judgement {
+    fn after(canary: (u64, u64), stable: (u64, u64), limits: &Analysis) -> Judgement {
         const PARTS: u64 = 40;
         let part =
             |(requests, failures): (u64, u64), part: u64| counts(requests * part / PARTS, failures * part / PARTS);
@@ -128,7 +237,7 @@ mod tests {
             evidence = recall(kept.as_deref(), limits, 5, 7);
             let fresh = |side| Fresh { source: 1, counts: part(side, at) };
             weigh(&mut evidence, limits, 7, &fresh(canary), &fresh(stable));
-            kept = keep(&evidence);
+            kept = keep(&evidence, limits);
         }
         judge(&evidence, &part(canary, PARTS), &part(stable, PARTS), limits)
     }
@@ -178,14 +287,105 @@ mod tests {
         let mut evidence = recall(None, &limits(None), 5, 7);
         let fresh = |counts| Fresh { source: 1, counts };
         weigh(&mut evidence, &limits(None), 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
-        let kept = keep(&evidence).unwrap();
+        let kept = keep(&evidence, &limits(None)).unwrap();
         assert!(kept.len() < 16_384, "{} are more than the status has room for", kept.len());
-        let recalled = |kept: &str, limits: &ErrorLimits| {
+        let recalled = |kept: &str, limits: &Analysis| {
             judge(&recall(Some(kept), limits, 5, 7), &Counts::default(), &Counts::default(), limits).result
         };
         assert_eq!(recalled(&kept, &limits(None)), Regressed);
         assert_eq!(recalled(&kept, &limits(Some(5.0))), Inconclusive);
         assert_eq!(recalled("{", &limits(None)), Inconclusive);
+    }
+
+    /// A step of 4,000 and 40,000 requests of which these shares are slow.
+    fn slow(canary: f64, stable: f64, limits: &Analysis) -> Judgement {
+        let side = |requests: u64, share: f64, part: u64| {
+            let requests = requests * part / 40;
+            let slow = (requests as f64 * share) as u64;
+            let mut counts = Counts { requests, ..Counts::default() };
+            (counts.latency[10], counts.latency[22]) = (requests - slow, slow);
+            counts
+        };
+        let mut evidence = recall(None, limits, 5, 7);
+        let sides = |part| (side(4_000, canary, part), side(40_000, stable, part));
+        for part in 1..=40 {
+            let (canary, stable) = sides(part);
+            let fresh = |counts| Fresh { source: 1, counts };
+            weigh(&mut evidence, limits, 7, &fresh(canary), &fresh(stable));
+        }
+        let (canary, stable) = sides(40);
+        judge(&evidence, &canary, &stable, limits)
+    }
+
+    #[test]
+    fn a_slow_version_is_found_and_the_limit_that_it_broke_is_named() {
+        let threshold = |max: Option<f64>, quantiles: &[(f64, &str)]| {
+            let quantiles = quantiles.iter().map(|(quantile, at_most)| QuantileLimit {
+                quantile: percent(*quantile),
+                at_most: at_most.parse().unwrap(),
+            });
+            let latency = LatencyLimits {
+                threshold: "250ms".parse().unwrap(),
+                margin: percent(1.0),
+                max: max.map(percent),
+                quantiles: quantiles.collect(),
+            };
+            Analysis { latency: Some(latency), ..Analysis::default() }
+        };
+        let by_margin = slow(0.05, 0.01, &threshold(None, &[]));
+        assert_eq!(by_margin.result, Regressed);
+        assert_eq!(
+            by_margin.reason,
+            "200 of 4,000 answers took more than 256 ms; stable 400 of 40,000; worse by more than 1 points"
+        );
+        let good = slow(0.01, 0.01, &threshold(None, &[]));
+        assert_eq!(good.result, NonInferior);
+        assert_eq!(
+            good.reason,
+            "0 of 4,000 requests failed; stable 0 of 40,000, 40 of 4,000 answers took more than 256 ms; stable 400 of 40,000"
+        );
+        let by_max = slow(0.2, 0.2, &threshold(Some(10.0), &[]));
+        assert_eq!(by_max.result, Regressed);
+        assert!(by_max.reason.ends_with("; more than the 10 % that may be slow at most"), "{}", by_max.reason);
+        let by_quantile = slow(0.2, 0.2, &threshold(None, &[(90.0, "300ms")]));
+        assert_eq!(by_quantile.result, Regressed);
+        assert_eq!(
+            by_quantile.reason,
+            "800 of 4,000 answers took more than 362 ms; stable 8,000 of 40,000; p90 is above that"
+        );
+        // Without limits nothing of it is judged.
+        assert_eq!(slow(0.5, 0.01, &Analysis::default()).result, NonInferior);
+    }
+
+    #[test]
+    fn less_confidence_takes_fewer_requests() {
+        let bold = Analysis { confidence: percent(90.0), ..Analysis::default() };
+        assert_eq!(after((700, 0), (7_000, 0), &bold).result, NonInferior);
+        assert_eq!(after((700, 0), (7_000, 0), &Analysis::default()).result, Inconclusive);
+    }
+
+    #[test]
+    fn another_threshold_begins_anew() {
+        let (before, mut after) = (with_latency(), with_latency());
+        after.latency.as_mut().unwrap().threshold = "260ms".parse().unwrap();
+        let mut evidence = recall(None, &before, 5, 7);
+        let fresh = |counts| Fresh { source: 1, counts };
+        weigh(&mut evidence, &before, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
+        let kept = keep(&evidence, &before).unwrap();
+        assert!(kept.len() < 16_384, "{} are more than the status has room for", kept.len());
+        assert_eq!(recall(Some(&kept), &before, 5, 7), evidence);
+        assert_eq!(recall(Some(&kept), &after, 5, 7), recall(None, &after, 5, 7));
+    }
+
+    #[test]
+    fn thresholds_are_limits_of_buckets() {
+        for (threshold, limit) in
+            [("1ms", 1.0), ("250ms", 256.0), ("256ms", 256.0), ("300ms", 362.04), ("2m", 131_072.0)]
+        {
+            let bucket = bucket_of(threshold.parse::<fairlead_crds::Duration>().unwrap().as_std());
+            assert!((bucket_limit(bucket) - limit).abs() < 0.01, "{threshold}: {}", bucket_limit(bucket));
+        }
+        assert_eq!(bucket_of(Duration::MAX), BUCKETS - 2);
     }
 
     #[test]
@@ -199,8 +399,19 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
+        fn whatever_the_limits_are_what_was_kept_is_gone_on_from(margin in 0.01f64..100.0, quantile in 1.0f64..99.99) {
+            let mut analysis = with_latency();
+            analysis.errors.margin = percent(margin);
+            analysis.latency.as_mut().unwrap().quantiles[0].quantile = percent(quantile);
+            let mut evidence = recall(None, &analysis, 5, 7);
+            let fresh = |counts| Fresh { source: 1, counts };
+            weigh(&mut evidence, &analysis, 7, &fresh(counts(100, 9)), &fresh(counts(1_000, 3)));
+            prop_assert_eq!(recall(keep(&evidence, &analysis).as_deref(), &analysis, 5, 7), evidence);
+        }
+
+        #[test]
         fn what_proxies_report_never_breaks_it(a: u64, b: u64, c: u64, d: u64) {
-            let limits = limits(Some(1.0));
+            let limits = with_latency();
             let mut evidence = recall(None, &limits, 20, 1);
             let fresh = |counts| Fresh { source: 1, counts };
             weigh(&mut evidence, &limits, 1, &fresh(counts(a, b)), &fresh(counts(c, d)));

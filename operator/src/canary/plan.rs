@@ -325,14 +325,14 @@ impl Planner<'_> {
             return self.enter(index);
         }
         self.count();
-        let (limits, number) = (&spec.analysis.errors, step.since.0.as_second());
-        let kept = judge::recall(self.status.judgement.as_deref(), limits, spec.steps.len(), number);
+        let (analysis, number) = (&spec.analysis, step.since.0.as_second());
+        let kept = judge::recall(self.status.judgement.as_deref(), analysis, spec.steps.len(), number);
         let mut evidence = kept.clone();
         let (canary, stable) = &self.observed.fresh;
-        judge::weigh(&mut evidence, limits, number, canary, stable);
-        let judgement = judge(&evidence, &self.observed.canary_counts, &self.observed.stable_counts, limits);
+        judge::weigh(&mut evidence, analysis, number, canary, stable);
+        let judgement = judge(&evidence, &self.observed.canary_counts, &self.observed.stable_counts, analysis);
         if evidence != kept {
-            self.status.judgement = judge::keep(&evidence);
+            self.status.judgement = judge::keep(&evidence, analysis);
         }
         self.status.verdict =
             Some(Verdict { result: judgement.result, evidence: judgement.evidence, reason: judgement.reason.clone() });

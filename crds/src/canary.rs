@@ -294,7 +294,8 @@ pub struct Verdict {
     /// NonInferior: not worse by more than the margin, the next step follows. Regressed: worse, it is rolled back. Inconclusive:
     /// too little is known, the step goes on; low traffic is not a failure.
     pub result: VerdictResult,
-    /// The intervals within which the shares of failed requests lie, with the confidence of the analysis, however often they are looked at.
+    /// The intervals within which the shares of failed requests of this step lie, with the confidence of the analysis, however often they are looked at, if
+    /// the shares stay as they are.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub evidence: String,

@@ -16,6 +16,9 @@ use crate::limit::Limit;
 /// Of the form in which evidence is kept. Evidence of another version is not read.
 pub const FORM: u32 = 1;
 
+/// Sums nothing; sources are random.
+const NOBODY: u64 = 0;
+
 /// Where estimates of what is still needed end: with more requests than this nobody wants to be told a number.
 const MOST_REQUESTS: f64 = 1e8;
 
@@ -89,6 +92,12 @@ impl Evidence {
             Kept { criterion, taken: Tally::default(), test }
         };
         Self { form: FORM, step, source: None, criteria: criteria.iter().map(kept).collect() }
+    }
+
+    /// For a step that is under way: what was counted of it so far was looked at already, so evidence goes on from it.
+    #[must_use]
+    pub fn amid(self) -> Self {
+        Self { source: Some(NOBODY), ..self }
     }
 
     /// Whether it is evidence on these criteria, in a form that is read here. If not, begin anew.

@@ -253,7 +253,6 @@ async fn an_issuer_of_the_users_takes_over_under_load_and_gives_back() -> Result
             "certificateRequests:\n  issuerRef: {group: cert-manager.io, kind: Issuer, name: mesh}\n  phaseOut: true\n",
         )
         .await?;
-    world.annotate(ROOT, "fairlead.dev/rotate-root", "home").await?;
     world.reach("Publishing").await?;
     world.reach("Settled").await?;
     world.mesh.kubectl().run(&["delete", "configmap", "-n", OPERATOR_NAMESPACE, "fairlead-roots"]).await?.ok()?;

@@ -287,9 +287,13 @@ impl Keeper {
         let lost = rotating && next.is_none();
         let by_next = record.as_ref().is_some_and(|record| record.phase == Phase::Signing);
         let above = next.as_ref().filter(|_| by_next).unwrap_or(&root);
+        // What the user offers for it signs under it, and the issuer does not.
+        let offered = offer.as_ref().is_some_and(|offer| {
+            offer.root.id() == above.id() && (offer.root.has_key() || offer.intermediate.is_some())
+        });
         let asked = delegation.as_ref().filter(|delegation| {
             let here = found.as_ref().ok().and_then(Option::as_ref);
-            delegation.covers(above, here)
+            !offered && delegation.covers(above, here)
         });
         let signs_under = |intermediate: &Intermediate, root: &Root| intermediate.check_under(root).is_ok();
         let intermediate = if asked.is_some() {
@@ -344,12 +348,14 @@ impl Keeper {
                 let (leaves, renewed_since) = (asked_leaves.to_owned(), now.unix_timestamp());
                 return self.write_record(root_secret, &Record { leaves, renewed_since, ..record }).await;
             }
+            // The issuer still signs, and is not to.
+            let is_leaving = asked.is_some() && to_delegate.is_none();
             let may_sign =
                 |root: &Root| root.has_key() || offer.as_ref().is_some_and(|offer| offer.root.id() == root.id());
             let sight = Sight {
                 record: &record,
                 root: root.id(),
-                due: root.has_key() && root.validity.is_half_over(now),
+                due: is_leaving || (root.has_key() && root.validity.is_half_over(now)),
                 root_signs: may_sign(&root),
                 next: next.as_ref().map(Root::id),
                 next_signs: next.as_ref().is_some_and(may_sign),

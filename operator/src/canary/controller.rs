@@ -95,6 +95,7 @@ impl Releases {
                 }
             }
         }
+        self.evidence.take_over();
         let mut triggers = self.triggers();
         let mut queue = Queue::default();
         let mut running = JoinSet::new();

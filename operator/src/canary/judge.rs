@@ -98,13 +98,20 @@ struct Kept<A, E> {
     evidence: E,
 }
 
-/// The evidence as it was kept, or none yet: at the begin of a release, where limits were changed, or where it was kept in a form
-/// that is not read any more. `step` numbers the split.
+/// The evidence as it was kept, or none yet: at the begin of a release, and where limits were changed or it was kept in a form that is not read any
+/// more; then nothing that was counted before is judged by the new limits. `step` numbers the split.
 pub fn recall(kept: Option<&str>, analysis: &Analysis, steps: usize, step: i64) -> Evidence {
     let criteria: Vec<_> = rules(analysis).iter().map(|rule| rule.criterion).collect();
-    let kept = kept.and_then(|kept| serde_json::from_str::<Kept<Analysis, Evidence>>(kept).ok());
-    kept.filter(|kept| kept.about == *analysis && kept.evidence.is_about(&criteria))
-        .map_or_else(|| Evidence::new(&criteria, u32::try_from(steps).unwrap_or(u32::MAX), step), |kept| kept.evidence)
+    let anew = || Evidence::new(&criteria, u32::try_from(steps).unwrap_or(u32::MAX), step);
+    let Some(kept) = kept else { return anew() };
+    let kept = serde_json::from_str::<Kept<Analysis, Evidence>>(kept).ok();
+    kept.filter(|kept| kept.about == about(analysis) && kept.evidence.is_about(&criteria))
+        .map_or_else(|| anew().amid(), |kept| kept.evidence)
+}
+
+/// What evidence depends on: how much of it is enough does not matter to it.
+fn about(analysis: &Analysis) -> Analysis {
+    Analysis { confidence: Percent::ZERO, ..analysis.clone() }
 }
 
 /// Takes what was counted since the last time.
@@ -116,7 +123,7 @@ pub fn weigh(evidence: &mut Evidence, analysis: &Analysis, step: i64, canary: &F
 
 /// For the next [`recall`].
 pub fn keep(evidence: &Evidence, analysis: &Analysis) -> Option<String> {
-    serde_json::to_string(&Kept { about: analysis, evidence }).ok()
+    serde_json::to_string(&Kept { about: about(analysis), evidence }).ok()
 }
 
 /// Judges a step by the evidence; the counts of both sides are for people.
@@ -374,7 +381,13 @@ mod tests {
         let kept = keep(&evidence, &before).unwrap();
         assert!(kept.len() < 16_384, "{} are more than the status has room for", kept.len());
         assert_eq!(recall(Some(&kept), &before, 5, 7), evidence);
-        assert_eq!(recall(Some(&kept), &after, 5, 7), recall(None, &after, 5, 7));
+        // What was counted before the change was looked at already, and is not judged by it.
+        let mut anew = recall(Some(&kept), &after, 5, 7);
+        weigh(&mut anew, &after, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
+        assert_eq!(judge(&anew, &counts(100, 90), &counts(100, 0), &after).result, Inconclusive);
+        // More confidence is wanted of the same evidence.
+        let bolder = Analysis { confidence: percent(99.9), ..before.clone() };
+        assert_eq!(recall(Some(&kept), &bolder, 5, 7), evidence);
     }
 
     #[test]

@@ -59,7 +59,10 @@ pub trait Evidence: Send + Sync {
     /// The sum over all proxies of what they counted under this name since its beginning; `None` where nobody counted anything.
     fn counts(&self, group: &str) -> Option<Counts>;
 
-    /// Of these, what only this process can have taken for evidence.
+    /// Called once, when this process begins to judge.
+    fn take_over(&self);
+
+    /// Of these, what nobody but this process can have taken for evidence, since [`Evidence::take_over`].
     fn fresh(&self, group: &str) -> Fresh;
 }
 

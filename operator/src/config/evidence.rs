@@ -9,6 +9,10 @@ impl Evidence for Registry {
         Self::counts(self, group)
     }
 
+    fn take_over(&self) {
+        Self::take_over(self);
+    }
+
     fn fresh(&self, group: &str) -> Fresh {
         Self::fresh(self, group)
     }

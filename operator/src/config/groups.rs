@@ -26,9 +26,9 @@ const MAX_NAME: usize = 640;
 pub(super) struct Groups {
     by_name: HashMap<String, Group>,
     counts: usize,
-    /// Unix seconds.
+    /// Since when this process takes evidence, unix seconds.
     began: i64,
-    /// Tells these from those of any other process.
+    /// Tells these from those of any other process, and from its own of another leadership.
     source: u64,
 }
 
@@ -47,8 +47,10 @@ struct Group {
 #[derive(Debug)]
 struct Reported {
     counts: Counts,
-    /// What of it an earlier process may have taken for evidence.
+    /// What of it an earlier leader may have taken for evidence.
     before: Counts,
+    /// What an earlier leader took may be more: the next report says how much there is.
+    stale: bool,
     /// By the proxy itself rather than by another replica.
     here: bool,
 }
@@ -61,14 +63,22 @@ impl Groups {
         }
         let now = Instant::now();
         let counts = counts(report);
+        // Of a step that is older than this leadership, an earlier leader knew what is said first.
+        let is_older = began(&report.group).is_some_and(|began| began <= self.began);
         if let Some(group) = self.by_name.get_mut(&report.group) {
             group.reported = now;
             if let Some(known) = group.instances.get_mut(instance) {
+                // The replica that it was at before may have told an earlier leader more than it told us.
+                let moved = here && !known.here;
                 known.here |= here;
                 // Two ways may differ in how old their news is.
                 if counts.requests >= known.counts.requests {
                     known.counts = counts;
                 }
+                if (moved || known.stale) && is_older {
+                    known.before = known.counts;
+                }
+                known.stale = false;
                 return;
             }
         }
@@ -79,11 +89,20 @@ impl Groups {
             .by_name
             .entry(report.group.clone())
             .or_insert_with(|| Group { instances: HashMap::new(), reported: now });
-        // Of a step that is older than this process, its predecessor knew what is said first.
-        let known = began(&report.group).is_some_and(|began| began <= self.began);
-        let before = if known { counts } else { Counts::default() };
-        group.instances.insert(instance.to_owned(), Reported { counts, before, here });
+        let before = if is_older { counts } else { Counts::default() };
+        group.instances.insert(instance.to_owned(), Reported { counts, before, stale: false, here });
         self.counts += 1;
+    }
+
+    /// This process takes evidence from now on, and none of what an earlier leader may have taken: of steps that began before, evidence goes on from the
+    /// next report of each instance.
+    pub(super) fn take_over(&mut self) {
+        self.began = Timestamp::now().as_second();
+        self.source = rand::random();
+        for reported in self.by_name.values_mut().flat_map(|group| group.instances.values_mut()) {
+            reported.before = reported.counts;
+            reported.stale = true;
+        }
     }
 
     /// The sum over all instances; `None` where nobody counted anything.
@@ -180,6 +199,33 @@ mod tests {
         let here = groups.reported_here();
         assert_eq!(here["a"].len(), 1);
         assert_eq!(here["b"].len(), 1, "what another replica said is not said again");
+    }
+
+    #[tokio::test]
+    async fn a_standby_that_takes_over_counts_nothing_that_its_predecessor_took() {
+        let mut groups = Groups { began: 0, ..Groups::default() };
+        let group = format!("shop/reviews/v2/0/{}/canary", Timestamp::now().as_second() - 10);
+        let source = groups.fresh(&group).source;
+        // One is here, one at the replica that led, whose share is a little old, and one is not known yet.
+        groups.record("here", &report(&group, 100, 0), true);
+        groups.record("there", &report(&group, 100, 0), false);
+        groups.take_over();
+        assert_eq!(groups.fresh(&group).counts.requests, 0);
+        assert_ne!(groups.fresh(&group).source, source);
+        groups.record("here", &report(&group, 110, 0), true);
+        groups.record("there", &report(&group, 100, 0), false);
+        groups.record("there", &report(&group, 140, 0), true);
+        groups.record("late", &report(&group, 500, 0), true);
+        assert_eq!(groups.fresh(&group).counts.requests, 0);
+        for (instance, requests) in [("here", 111), ("there", 142), ("late", 504)] {
+            groups.record(instance, &report(&group, requests, 0), true);
+        }
+        assert_eq!(groups.fresh(&group).counts.requests, 1 + 2 + 4);
+        // A step that begins under it is its own from the first request on, wherever a proxy is connected.
+        let next = format!("shop/reviews/v2/1/{}/canary", groups.began + 10);
+        groups.record("there", &report(&next, 30, 0), false);
+        groups.record("there", &report(&next, 40, 0), true);
+        assert_eq!(groups.fresh(&next).counts.requests, 40);
     }
 
     #[tokio::test]

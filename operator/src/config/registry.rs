@@ -289,6 +289,11 @@ impl Registry {
         self.inner.lock().groups.sum(group)
     }
 
+    /// This replica leads from now on.
+    pub fn take_over(&self) {
+        self.inner.lock().groups.take_over();
+    }
+
     /// Of these what no other process can have taken for evidence.
     pub fn fresh(&self, group: &str) -> Fresh {
         self.inner.lock().groups.fresh(group)

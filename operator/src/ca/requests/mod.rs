@@ -231,6 +231,10 @@ impl Requests {
         let made =
             match timeout(TIMEOUT, self.api.create(&PostParams::default(), &object::of(ask, self.issuer()))).await {
                 Ok(Ok(made)) => made,
+                // Of this one alone.
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 422) => {
+                    return Err(RequestError::Invalid(ask.identity.clone(), bounded(&status.message)));
+                }
                 Ok(Err(error)) => return Err(self.not_made("create", &error.to_string())),
                 // It may have been made all the same; then the sweep finds it.
                 Err(_) => return Err(self.not_made("create", "no answer in time")),

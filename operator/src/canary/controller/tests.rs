@@ -30,6 +30,8 @@ impl Evidence for Proxies {
         Some(if group.ends_with("/canary") { counts.0 } else { counts.1 })
     }
 
+    fn take_over(&self) {}
+
     fn fresh(&self, group: &str) -> Fresh {
         Fresh { source: 1, counts: self.counts(group).unwrap_or_default() }
     }

@@ -3,6 +3,7 @@
 use super::super::super::authority::tests::serial;
 use super::super::super::requests::tests::requests;
 use super::rotation::World;
+use super::user;
 use super::*;
 
 const ROOTS: &str = "/api/v1/namespaces/fairlead-system/configmaps/fairlead-roots";
@@ -191,9 +192,8 @@ async fn a_mesh_comes_back_to_a_root_of_its_own() {
     world.restart_with(None);
     let error = world.turn().await.unwrap_err().to_string();
     assert!(error.contains("bring back Secret fairlead-ca, or certificateRequests"), "{error}");
+    // Nobody has to ask for it: that the issuer is phased out says it.
     world.restart_with(Some(requests(&world.api, true)));
-    world.turn().await.unwrap();
-    annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, "own");
     world.reach(Phase::Publishing).await;
     assert_eq!(world.proxies[0].leaf, root.id());
     world.reach(Phase::Settled).await;
@@ -210,10 +210,25 @@ async fn a_mesh_comes_back_to_a_root_of_its_own() {
     world.reach(Phase::Settled).await;
     world.assert_settled(root.id()).await;
     world.restart_with(Some(requests(&world.api, true)));
-    annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, "own again");
     world.reach(Phase::Signing).await;
     world.reach(Phase::Settled).await;
     assert!(has_key(&world.api));
+}
+
+#[tokio::test]
+async fn a_mesh_goes_from_an_issuer_to_an_intermediate_of_the_users() {
+    let root = company(10);
+    let mut world = delegated(&root).await;
+    let (theirs, intermediate) = user::theirs(30, now());
+    put(&world.api, USER_SECRET, &user::of_user(&intermediate, &theirs));
+    world.restart_with(Some(requests(&world.api, true)));
+    for phase in [Phase::Publishing, Phase::Signing, Phase::Settled] {
+        world.reach(phase).await;
+    }
+    world.assert_settled(theirs.id()).await;
+    world.restart_with(None);
+    world.turn().await.unwrap();
+    world.assert_settled(theirs.id()).await;
 }
 
 #[tokio::test]

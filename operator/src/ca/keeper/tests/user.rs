@@ -3,12 +3,12 @@
 use super::rotation::World;
 use super::*;
 
-fn of_user(intermediate: &Intermediate, root: &Root) -> Secret {
+pub(super) fn of_user(intermediate: &Intermediate, root: &Root) -> Secret {
     secrets::new(USER_SECRET, secrets::intermediate_data(intermediate, root))
 }
 
 /// A root that stays with the user, and an intermediate below it.
-fn theirs(seed: u8, at: OffsetDateTime) -> (Root, Intermediate) {
+pub(super) fn theirs(seed: u8, at: OffsetDateTime) -> (Root, Intermediate) {
     let root = Root::new(&super::super::super::authority::tests::serial(seed), at).unwrap();
     let intermediate = root.new_intermediate(&super::super::super::authority::tests::serial(seed + 1), at).unwrap();
     (root, intermediate)

@@ -23,8 +23,10 @@ mod schema;
 mod traffic_policy;
 
 pub use canary::{
-    Analysis, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, ErrorLimits, LatencyLimits, Outcome,
-    Phase, QuantileLimit, Release, Verdict, VerdictResult, VersionStatus, WorkloadKind, WorkloadRef,
+    Analysis, Approval, Canary, CanarySpec, CanaryStatus, CanaryStep, CanaryStepStatus, Check, CheckPhase, Dark,
+    ErrorLimits, LatencyLimits, Metric, Notify, NotifyFormat, OnInconclusive, Outcome, Phase, Prometheus,
+    QuantileLimit, Release, Replicas, Request, Rollout, SecretKey, UnknownRequest, Verdict, VerdictResult,
+    VersionStatus, WorkloadKind, WorkloadRef,
 };
 pub use condition::{ConditionType, Fact, set_condition};
 pub use duration::{Duration, ParseDurationError};
@@ -52,6 +54,15 @@ pub const CANARY_LABEL: &str = "fairlead.dev/canary";
 
 /// On the clone of a Deployment and on the clone's pods: the name of the Deployment that it was made from.
 pub const CLONE_OF_LABEL: &str = "fairlead.dev/clone-of";
+
+/// On a Canary: a [`Request`] of the user. The operator takes it away before it does what it says.
+pub const REQUEST_ANNOTATION: &str = "fairlead.dev/request";
+
+/// On a Secret: `true` where its owner agrees that what it holds is sent where a Canary of its namespace says.
+pub const OUTBOUND_LABEL: &str = "fairlead.dev/outbound";
+
+/// On a pod template: a digest of the ConfigMaps and Secrets that it names, written when a change of theirs is promoted.
+pub const CONFIG_ANNOTATION: &str = "fairlead.dev/config";
 
 /// On a namespace or pod: `enabled` asks for a sidecar, `disabled` opts out; the pod's wins.
 pub const INJECT_LABEL: &str = "fairlead.dev/inject";

@@ -289,7 +289,7 @@ fn a_retry_that_says_nothing_more_is_a_careful_one() {
 fn what_is_left_out_gets_its_default_in_the_schema_and_in_rust_alike() {
     let canary: CanarySpec =
         serde_json::from_value(serde_json::json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}})).unwrap();
-    let weights: Vec<f64> = canary.steps.iter().map(|step| step.weight.value()).collect();
+    let weights: Vec<f64> = canary.steps.iter().map(|step| step.weight.unwrap().value()).collect();
     assert_eq!(weights, [1.0, 5.0, 10.0, 25.0, 50.0]);
     assert_eq!(canary.analysis.errors.margin.to_string(), "0.5");
     assert_eq!(canary.analysis.confidence.to_string(), "99");

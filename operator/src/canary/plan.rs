@@ -9,7 +9,9 @@ mod record;
 
 use std::time::Duration;
 
-use fairlead_crds::{CanaryStatus, ConditionType, Fact, Outcome, Phase, Verdict, VerdictResult, set_condition};
+use fairlead_crds::{
+    CanaryStatus, ConditionType, Fact, Outcome, Percent, Phase, Verdict, VerdictResult, set_condition,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -136,7 +138,7 @@ impl Planner<'_> {
         if let Some(objection) = objection {
             self.again = BLOCKED;
             return match phase {
-                Some(Phase::Progressing | Phase::Holding | Phase::Suspended) => {
+                Some(Phase::Progressing | Phase::Holding | Phase::WaitingApproval | Phase::Suspended) => {
                     self.roll_back(None, &objection.message)
                 }
                 // What has begun is finished.
@@ -157,7 +159,9 @@ impl Planner<'_> {
         match phase {
             None => self.begin(deployment),
             Some(Phase::Initialized | Phase::Succeeded | Phase::Failed) => self.idle(deployment),
-            Some(Phase::Progressing | Phase::Holding | Phase::Suspended) => self.releasing(deployment),
+            Some(Phase::Progressing | Phase::Holding | Phase::WaitingApproval | Phase::Suspended) => {
+                self.releasing(deployment)
+            }
             Some(Phase::Promoting) => self.promoting(deployment),
             Some(Phase::RollingBack) => self.rolling_back(),
         }
@@ -321,7 +325,7 @@ impl Planner<'_> {
         let Some(step) = self.status.step.clone() else { return Moved::No };
         let index = usize::try_from(step.index).unwrap_or(0);
         let wanted = spec.steps.get(index);
-        if wanted.is_some_and(|wanted| wanted.weight != step.weight) {
+        if wanted.is_some_and(|wanted| wanted.weight.unwrap_or(Percent::ZERO) != step.weight) {
             return self.enter(index);
         }
         self.count();
@@ -441,17 +445,15 @@ impl Planner<'_> {
 
     fn enter(&mut self, index: usize) -> Moved {
         let Some(step) = self.observed.canary.spec.steps.get(index) else { return Moved::No };
-        self.split(Some((index, step.weight)));
+        let weight = step.weight.unwrap_or(Percent::ZERO);
+        self.split(Some((index, weight)));
         self.status.phase = Some(Phase::Progressing);
         for side in [&mut self.status.canary, &mut self.status.stable].into_iter().flatten() {
             *side = version(&side.revision);
         }
         self.verdict(VerdictResult::Inconclusive, "the step has just begun");
         let of = self.observed.canary.spec.steps.len();
-        self.note(
-            "Step",
-            format!("Step {} of {of}: {} % of the traffic goes to the new version", index + 1, step.weight),
-        )
+        self.note("Step", format!("Step {} of {of}: {weight} % of the traffic goes to the new version", index + 1))
     }
 
     fn promote(&mut self, why: &str) -> Moved {

@@ -25,7 +25,14 @@ impl Canary {
         let generation = status.step.as_ref().map_or(0, |s| s.since.0.as_second());
         let moving = matches!(
             status.phase,
-            Some(Phase::Progressing | Phase::Holding | Phase::Promoting | Phase::RollingBack | Phase::Suspended)
+            Some(
+                Phase::Progressing
+                    | Phase::Holding
+                    | Phase::WaitingApproval
+                    | Phase::Promoting
+                    | Phase::RollingBack
+                    | Phase::Suspended
+            )
         );
         let step = status.step.as_ref().filter(|_| moving);
         let share = step.map_or(0, |s| (s.weight.fraction() * f64::from(WHOLE)).round() as u32);

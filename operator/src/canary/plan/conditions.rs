@@ -57,7 +57,10 @@ impl Planner<'_> {
 
     /// What [`clone_refused`] wrote, while it is true.
     pub(super) fn refusal(&self) -> Option<String> {
-        let releasing = matches!(self.status.phase, Some(Phase::Progressing | Phase::Holding | Phase::Suspended));
+        let releasing = matches!(
+            self.status.phase,
+            Some(Phase::Progressing | Phase::Holding | Phase::WaitingApproval | Phase::Suspended)
+        );
         let wanted = self.observed.deployment.as_ref().filter(|_| releasing)?;
         let clone = self.observed.clone.as_ref();
         if clone.is_some_and(|clone| clone.revision == wanted.revision && clone.replicas == wanted.replicas) {

@@ -79,7 +79,14 @@ impl Planner<'_> {
         let since = Timestamp::from_second(self.observed.now.as_second().max(earliest)).unwrap_or(self.observed.now);
         let index = to.map_or(last.map_or(0, |step| step.index), |(index, _)| i32::try_from(index).unwrap_or(i32::MAX));
         let weight = to.map_or(Percent::ZERO, |(_, weight)| weight);
-        self.status.step = Some(CanaryStepStatus { index, weight, since: Time(since) });
+        self.status.step = Some(CanaryStepStatus {
+            index,
+            weight,
+            mirror: None,
+            matches: Vec::new(),
+            approved: false,
+            since: Time(since),
+        });
     }
 
     pub(super) fn count(&mut self) {

@@ -731,7 +731,7 @@ fn a_clone_that_someone_deletes_comes_back() {
 #[test]
 fn another_weight_in_the_spec_is_a_new_step() {
     let mut world = World::releasing();
-    world.spec.steps[0].weight = Percent::try_from(2.0).unwrap();
+    world.spec.steps[0].weight = Some(Percent::try_from(2.0).unwrap());
     world.generation += 1;
     world.run(1);
     let step = world.status.step.as_ref().unwrap();
@@ -745,7 +745,7 @@ fn splits_within_one_second_are_still_numbered_apart() {
     let mut numbers = vec![generation(&world.status)];
     // The clock stands still.
     for weight in 2..6 {
-        world.spec.steps[0].weight = Percent::try_from(f64::from(weight)).unwrap();
+        world.spec.steps[0].weight = Some(Percent::try_from(f64::from(weight)).unwrap());
         world.reconcile();
         numbers.push(generation(&world.status));
     }

@@ -30,4 +30,4 @@ pub use self::interval::{Interval, interval};
 pub use self::limit::Limit;
 pub use self::quantile::{Band, band, slower};
 pub use self::ratio::{Null, nearest};
-pub use self::release::{Criterion, Evidence, FORM, Tally, Verdict};
+pub use self::release::{By, Criterion, Evidence, FORM, Tally, Verdict};

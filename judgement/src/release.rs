@@ -41,6 +41,21 @@ pub struct Tally {
     pub stable: (u64, u64),
 }
 
+/// By which criteria a step is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// All of them.
+    All,
+    /// Every [`Criterion::Max`] alone, where there is nothing to compare with.
+    Limits,
+}
+
+impl By {
+    fn counts(self, criterion: &Criterion) -> bool {
+        self == Self::All || matches!(criterion, Criterion::Max(_))
+    }
+}
+
 /// What the evidence says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -108,10 +123,12 @@ impl Evidence {
     /// Takes the counters of the step by this name, in the order of the criteria: cumulative since it began, so that nothing is counted
     /// twice. Says whether a verdict may have changed.
     ///
+    /// Of a step that is judged [`By::Limits`] the other criteria are told nothing, as what is not comparable is no evidence for them.
+    ///
     /// `source` names who sums the counters. Sums of two sources are not comparable: one that starts anew may know more than its predecessor
     /// took, or less, of callers that are gone. So where the source changes within a step, or a counter fell, what is there now is
     /// taken as known, and evidence goes on from it. Requests in between are lost, whatever came of them; none is counted twice.
-    pub fn observe(&mut self, step: i64, source: u64, tallies: &[Tally]) -> bool {
+    pub fn observe(&mut self, step: i64, source: u64, by: By, tallies: &[Tally]) -> bool {
         let begins = step != self.step;
         let known = begins || self.source.is_none_or(|before| before == source);
         self.source = Some(source);
@@ -128,11 +145,13 @@ impl Evidence {
             }
         }
         // Each must see its own.
-        self.criteria.iter_mut().zip(tallies).fold(begins, |changed, (kept, tally)| kept.observe(tally) || changed)
+        let told = self.criteria.iter_mut().zip(tallies).filter(|(kept, _)| by.counts(&kept.criterion));
+        told.fold(begins, |changed, (kept, tally)| kept.observe(tally) || changed)
     }
 
-    /// The verdict on the present step, with this chance of a wrong rollback, and of a wrong promotion, in the whole release.
-    pub fn verdict(&self, error: f64) -> Verdict {
+    /// The verdict on the present step, with this chance of a wrong rollback, and of a wrong promotion, in the whole release. By no criterion at all
+    /// nothing can be said.
+    pub fn verdict(&self, error: f64, by: By) -> Verdict {
         let error = if error > 0.0 { error.min(1.0) } else { f64::MIN_POSITIVE };
         let enough = -error.ln();
         let against: Vec<f64> = self.criteria.iter().map(|kept| kept.test.for_bad()).collect();
@@ -141,15 +160,22 @@ impl Evidence {
             let worst = (0..against.len()).max_by(|&a, &b| against[a].total_cmp(&against[b]));
             return Verdict::Regressed(worst.unwrap_or(0));
         }
-        if !self.criteria.is_empty() && self.criteria.iter().all(|kept| kept.test.for_good() >= enough) {
+        let mut judging = self.criteria.iter().filter(|kept| by.counts(&kept.criterion)).peekable();
+        if judging.peek().is_some() && judging.all(|kept| kept.test.for_good() >= enough) {
             return Verdict::NonInferior;
         }
         Verdict::Inconclusive
     }
 
+    /// The criterion, by its place, on which least speaks for the canary: what an inconclusive verdict waits for.
+    pub fn weakest(&self, by: By) -> Option<usize> {
+        let judging = self.criteria.iter().enumerate().filter(|(_, kept)| by.counts(&kept.criterion));
+        judging.min_by(|(_, a), (_, b)| a.test.for_good().total_cmp(&b.test.for_good())).map(|(place, _)| place)
+    }
+
     /// How many more requests of the canary bring a verdict if both sides go on as in this step; two digits, because it is an estimate.
     /// `None`: at these rates no number does. A canary that got nothing yet is taken to be as good as can be.
-    pub fn still_needed(&self, error: f64) -> Option<u64> {
+    pub fn still_needed(&self, error: f64, by: By) -> Option<u64> {
         let mut future = self.clone();
         let rates: Vec<Block> = self.criteria.iter().map(|kept| kept.test.per_canary_request()).collect();
         let begun = self.criteria.iter().map(|kept| kept.test.canary_requests()).fold(0.0, f64::max);
@@ -158,10 +184,11 @@ impl Evidence {
         while more < MOST_REQUESTS {
             let step = ((begun + more) / 32.0).max(1.0);
             more += step;
-            for (kept, rate) in future.criteria.iter_mut().zip(&rates) {
+            let told = future.criteria.iter_mut().zip(&rates).filter(|(kept, _)| by.counts(&kept.criterion));
+            for (kept, rate) in told {
                 kept.test.observe(&rate.times(step));
             }
-            if future.verdict(error) != Verdict::Inconclusive {
+            if future.verdict(error, by) != Verdict::Inconclusive {
                 let unit = 10f64.powf((more.log10().floor() - 1.0).max(0.0));
                 return Some(((more / unit).ceil() * unit) as u64);
             }

@@ -168,6 +168,10 @@ impl FakeApi {
                         return failure(422, "Invalid");
                     }
                 } else {
+                    if kind == "application/apply-patch+yaml" && body["status"].is_object() {
+                        // Whoever applied it before applies it now, and what is left out goes.
+                        object["status"] = Value::Null;
+                    }
                     json_patch::merge(&mut object, &body);
                 }
                 stored(&path, object)

@@ -80,9 +80,10 @@ pub enum Phase {
 #[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CanaryStepStatus {
-    /// Into spec.steps, from 0.
+    /// Into spec.steps, from 0. Absent: no step runs, and the new version gets nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 19))]
-    pub index: i32,
+    pub index: Option<i32>,
     /// Percent of the Deployment's traffic that goes to the new version.
     pub weight: Percent,
     /// Of these requests the new version gets copies.
@@ -95,6 +96,9 @@ pub struct CanaryStepStatus {
     /// Somebody approved it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approved: bool,
+    /// It had no verdict by its deadline.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
     /// When this split was decided. Each later split has a later time, to the second, so that it numbers them: the counters of a
     /// step and the acknowledgement of a split by proxies are told from earlier ones by it.
     pub since: Time,

@@ -1,6 +1,6 @@
 //! One simulated release, judged.
 
-use fairlead_judgement::{Criterion, Evidence, Tally, Verdict};
+use fairlead_judgement::{By, Criterion, Evidence, Tally, Verdict};
 
 use crate::row::Looks;
 use crate::traffic::{Setting, Traffic};
@@ -51,7 +51,7 @@ pub(crate) fn release(setting: Setting, late: bool, seed: u64, most: f64) -> End
 fn follow(traffic: &mut Traffic, weight: f64, looks: Looks, evidence: &mut Evidence, step: i64, most: f64) -> End {
     let mut tally = Tally::default();
     let mut second = 1.0;
-    evidence.observe(step, 0, &[tally]);
+    evidence.observe(step, 0, By::All, &[tally]);
     while (tally.canary.0 as f64) < most {
         let (stable, canary) = traffic.run();
         let (mut requests, mut bad) = (stable.requests as u64, stable.bad as u64);
@@ -82,10 +82,10 @@ fn follow(traffic: &mut Traffic, weight: f64, looks: Looks, evidence: &mut Evide
 }
 
 fn look(evidence: &mut Evidence, step: i64, tally: &Tally, traffic: &Traffic) -> Option<End> {
-    if !evidence.observe(step, 0, &[*tally]) {
+    if !evidence.observe(step, 0, By::All, &[*tally]) {
         return None;
     }
-    let verdict = evidence.verdict(ERROR);
+    let verdict = evidence.verdict(ERROR, By::All);
     let end = || End { verdict, requests: tally.canary.0 as f64, at_margin: traffic.ln_at_margin().exp() };
     (verdict != Verdict::Inconclusive).then(end)
 }

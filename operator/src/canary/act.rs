@@ -3,7 +3,7 @@
 //! What is ours alone (the clone, the label, the status) is written by server-side apply. What ends a hold is a merge
 //! patch: applying `paused: false` would make the field ours, and then nobody else's.
 
-use fairlead_crds::{CANARY_LABEL, Canary, CanaryStatus};
+use fairlead_crds::{CANARY_LABEL, CONFIG_ANNOTATION, Canary, CanaryStatus, REQUEST_ANNOTATION};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::hold::{HELD, REFUSED};
 use super::observe::quote;
 use super::plan::Action;
+use super::revision::config_of;
 use super::{FIELD_MANAGER, clone};
 
 /// What a decision was made about, as it was read.
@@ -19,8 +20,10 @@ pub(super) struct Subjects<'a> {
     pub canary: &'a Value,
     /// Its Deployment.
     pub deployment: Option<&'a Value>,
-    /// The revision of the Deployment's template.
+    /// The revision of the Deployment.
     pub revision: &'a str,
+    /// How long the clone's pods may take, in seconds, if the Canary says it.
+    pub progress_deadline: Option<u64>,
     /// The Deployment `<name>-canary`.
     pub clone: Option<&'a Value>,
 }
@@ -70,9 +73,10 @@ pub(super) async fn perform(client: &Client, action: &Action, subjects: &Subject
             });
             deployments.patch(named(deployment), &applying(), &Patch::Apply(body)).await.map(drop)
         }
-        (Action::ApplyClone, Some(deployment)) => {
+        (Action::ApplyClone { replicas }, Some(deployment)) => {
             let owner = clone::Owner { name, uid: metadata["uid"].as_str().unwrap_or_default() };
-            let body = clone::manifest(deployment, subjects.revision, &owner);
+            let size = clone::Size { replicas: *replicas, progress_deadline: subjects.progress_deadline };
+            let body = clone::manifest(deployment, subjects.revision, size, &owner);
             deployments.patch(&clone::name(named(deployment)), &applying(), &Patch::Apply(body)).await.map(drop)
         }
         (Action::DeleteClone, _) => {
@@ -94,22 +98,41 @@ pub(super) async fn perform(client: &Client, action: &Action, subjects: &Subject
             });
             deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
         }
-        (Action::Refuse, Some(deployment)) => {
+        (Action::Refuse | Action::Forgive, Some(deployment)) => {
+            let refused = (*action == Action::Refuse).then_some(subjects.revision);
             let body = json!({
                 "metadata": {
                     "resourceVersion": deployment["metadata"]["resourceVersion"],
-                    "annotations": {REFUSED: subjects.revision},
+                    "annotations": {REFUSED: refused},
                 },
             });
             deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
         }
-        (Action::Release { unpause }, Some(deployment)) => return release(client, deployment, *unpause).await,
-        (Action::Manage | Action::ApplyClone | Action::Unpause | Action::Refuse | Action::Release { .. }, None) => {
-            Ok(())
+        (Action::Restart, Some(deployment)) => {
+            // The webhook lets it pass: our own note is no part of a template's revision.
+            let note = json!({CONFIG_ANNOTATION: config_of(subjects.revision)});
+            let body = json!({
+                "metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]},
+                "spec": {"template": {"metadata": {"annotations": note}}},
+            });
+            deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
         }
+        (Action::TakeRequest, _) => {
+            // The version as it was read: one that was asked for since stays.
+            let body = json!({
+                "metadata": {
+                    "resourceVersion": metadata["resourceVersion"],
+                    "annotations": {REQUEST_ANNOTATION: null},
+                },
+            });
+            canaries(client, namespace).patch(name, &merging(), &Patch::Merge(body)).await.map(drop)
+        }
+        (Action::Release { unpause }, Some(deployment)) => return release(client, deployment, *unpause).await,
+        // Asked elsewhere, or of what is not there.
+        (Action::Ask(_), _) | (_, None) => Ok(()),
     };
     match result {
-        Err(error) if is_not_found(&error) && !matches!(action, Action::ApplyClone) => Ok(()),
+        Err(error) if is_not_found(&error) && !matches!(action, Action::ApplyClone { .. }) => Ok(()),
         other => other,
     }
 }

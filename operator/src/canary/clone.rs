@@ -6,11 +6,20 @@ use serde_json::{Map, Value, json};
 use super::TEMPLATE;
 
 /// What of the user's Deployment the clone has as well: how its pods are started and when that is given up.
-const ALIKE: [&str; 4] = ["replicas", "strategy", "minReadySeconds", "progressDeadlineSeconds"];
+const ALIKE: [&str; 3] = ["strategy", "minReadySeconds", "progressDeadlineSeconds"];
 
 /// The name of a Deployment's clone. At most 63 characters, because the schema takes at most 56 for the Deployment's.
 pub(super) fn name(deployment: &str) -> String {
     format!("{deployment}-canary")
+}
+
+/// How a clone runs.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    /// How many pods.
+    pub replicas: i64,
+    /// How long they may take to become ready, in seconds, if not as long as the Deployment's own.
+    pub progress_deadline: Option<u64>,
 }
 
 /// The Canary that a clone belongs to.
@@ -24,13 +33,17 @@ pub(super) struct Owner<'a> {
 /// The clone of a Deployment with the template that it holds. The pods keep the app's labels, so that its network policies, budgets
 /// and dashboards cover them; one label more tells them apart and keeps the two Deployments' selectors from claiming each other's.
 /// The Canary owns it, so that it goes with it. No other label is taken along: those of delivery tools would claim it for them.
-pub(super) fn manifest(deployment: &Value, revision: &str, owner: &Owner<'_>) -> Value {
+pub(super) fn manifest(deployment: &Value, revision: &str, size: Size, owner: &Owner<'_>) -> Value {
     let source = deployment["metadata"]["name"].as_str().unwrap_or_default();
     let mut spec: Map<String, Value> = Map::new();
     for field in ALIKE {
         if let Some(value) = deployment["spec"].get(field).filter(|value| !value.is_null()) {
             spec.insert(field.to_owned(), value.clone());
         }
+    }
+    spec.insert("replicas".to_owned(), json!(size.replicas));
+    if let Some(seconds) = size.progress_deadline {
+        spec.insert("progressDeadlineSeconds".to_owned(), json!(seconds));
     }
     let mut selector = object(&deployment["spec"]["selector"]);
     entry(&mut selector, "matchLabels").insert(CLONE_OF_LABEL.to_owned(), json!(source));
@@ -107,7 +120,7 @@ mod tests {
 
     #[test]
     fn it_runs_the_template_under_the_apps_labels_and_one_more() {
-        let clone = manifest(&deployment(), "abc", &Owner { name: "reviews", uid: "c1" });
+        let clone = manifest(&deployment(), "abc", Size { replicas: 3, progress_deadline: None }, &Owner { name: "reviews", uid: "c1" });
         assert_eq!(clone["metadata"]["name"], "reviews-canary");
         assert_eq!(
             clone["metadata"]["labels"],
@@ -131,6 +144,13 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn it_has_the_size_and_the_patience_that_are_asked_for() {
+        let size = Size { replicas: 1, progress_deadline: Some(120) };
+        let clone = manifest(&deployment(), "abc", size, &Owner { name: "reviews", uid: "c1" });
+        assert_eq!((&clone["spec"]["replicas"], &clone["spec"]["progressDeadlineSeconds"]), (&json!(1), &json!(120)));
     }
 
     #[test]

@@ -7,27 +7,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_crds::{CANARY_LABEL, CLONE_OF_LABEL, Canary};
+use fairlead_crds::{CANARY_LABEL, CLONE_OF_LABEL, Canary, REQUEST_ANNOTATION};
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment as ApiDeployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::act::{self, Subjects};
-use super::observe::{self, CloneDeployment, Deployment, Observed, Subject};
-use super::plan::{Action, Note, clone_refused, plan};
-use super::{Evidence, Programmed, clone, generation, groups, passage};
+use super::observe::Deployment;
+use super::outside::World;
+use super::{Evidence, Programmed, act, passage};
 
 /// Canaries that are worked on at once.
 const AT_ONCE: usize = 4;
@@ -50,8 +46,8 @@ const RIVALS: u32 = 500;
 /// Namespace and name of a Canary.
 type Key = (String, String);
 
-/// The Canaries there are: of each, the generation, and whether it is being deleted.
-type Seen = HashMap<Key, (Option<i64>, bool)>;
+/// The Canaries there are: of each, the generation, whether it is being deleted, and what its user asks for.
+type Seen = HashMap<Key, (Option<i64>, bool, Option<String>)>;
 
 /// The reconciler of Canaries.
 pub struct Releases {
@@ -59,6 +55,7 @@ pub struct Releases {
     recorder: Recorder,
     evidence: Arc<dyn Evidence>,
     programmed: Arc<dyn Programmed>,
+    world: Arc<dyn World>,
 }
 
 /// Why a Canary could not be worked on.
@@ -78,10 +75,11 @@ impl Releases {
         client: Client,
         evidence: Arc<dyn Evidence>,
         programmed: Arc<dyn Programmed>,
+        world: Arc<dyn World>,
         instance: Option<String>,
     ) -> Arc<Self> {
         let recorder = Recorder::new(client.clone(), Reporter { controller: "fairlead-operator".to_owned(), instance });
-        Arc::new(Self { client, recorder, evidence, programmed })
+        Arc::new(Self { client, recorder, evidence, programmed, world })
     }
 
     /// Waits until this replica leads, then works until `shutdown` is done. What is being written then is finished.
@@ -130,8 +128,9 @@ impl Releases {
                 Ok(watcher::Event::Apply(canary) | watcher::Event::InitApply(canary)) => {
                     own_key(&canary).filter(|key| {
                         // Writes of the status are our own.
-                        let now = (canary.metadata.generation, canary.metadata.deletion_timestamp.is_some());
-                        seen.lock().insert(key.clone(), now) != Some(now)
+                        let asked = canary.annotations().get(REQUEST_ANNOTATION).cloned();
+                        let now = (canary.metadata.generation, canary.metadata.deletion_timestamp.is_some(), asked);
+                        seen.lock().insert(key.clone(), now.clone()) != Some(now)
                     })
                 }
                 Ok(watcher::Event::Delete(canary)) => own_key(&canary).inspect(|key| {
@@ -197,136 +196,6 @@ impl Releases {
         (key, again)
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Again, Error> {
-        let (namespace, name) = key;
-        let canary = self.get(&act::canaries(&self.client, namespace), name).await?;
-        // One that another controller's finalizer still keeps decides nothing any more.
-        let canary = canary.filter(|canary| !canary["metadata"]["deletionTimestamp"].is_string());
-        let Some(mut canary) = canary else {
-            self.release_orphans(namespace, name, None).await?;
-            let left = self.keep_passages(namespace, name, None).await?.lingering;
-            return Ok(if left { Again::In(SOON) } else { Again::Never });
-        };
-        let typed: Canary = serde_json::from_value(canary.clone())?;
-        let reference = typed.object_ref(&());
-        let uid = typed.uid().unwrap_or_default();
-        let workload = typed.spec.workload_ref.name.clone();
-        if typed.status.as_ref().is_none_or(|status| status.phase.is_none()) {
-            // Left by an earlier Canary of this name that was about another Deployment.
-            self.release_orphans(namespace, name, Some(&workload)).await?;
-        }
-        let deployments = act::deployments(&self.client, namespace);
-        let deployment = self.get(&deployments, &workload).await?;
-        let clone = self.get(&deployments, &clone::name(&workload)).await?;
-        let read = deployment.as_ref().map(Deployment::read);
-        let status = typed.status.clone().unwrap_or_default();
-        let groups = groups(namespace, name, &status);
-        let (canary_counts, stable_counts) = groups
-            .as_ref()
-            .map(|(canary, stable)| (self.evidence.counts(canary), self.evidence.counts(stable)))
-            .unwrap_or_default();
-        let fresh = groups
-            .map(|(canary, stable)| (self.evidence.fresh(&canary), self.evidence.fresh(&stable)))
-            .unwrap_or_default();
-        let revision = read.as_ref().map(|deployment| deployment.revision.clone()).unwrap_or_default();
-        let observed = Observed {
-            now: Timestamp::now(),
-            rival: self.rival(&canary, &workload).await?,
-            injected: match &deployment {
-                Some(deployment) => self.injected(namespace, deployment).await?,
-                None => false,
-            },
-            trouble: match &clone {
-                Some(_) => observe::trouble(&self.pods(namespace, &workload).await?, &revision),
-                None => None,
-            },
-            clone: clone.as_ref().map(|clone| CloneDeployment::read(clone, &uid)),
-            deployment: read,
-            canary_counts: canary_counts.unwrap_or_default(),
-            stable_counts: stable_counts.unwrap_or_default(),
-            fresh,
-            proxies: self.programmed.acknowledgements(namespace, name, generation(&status)),
-            canary: Subject {
-                generation: typed.metadata.generation.unwrap_or(0),
-                name: name.clone(),
-                spec: typed.spec,
-                status,
-            },
-        };
-        let plan = plan(&observed);
-        if plan.status != observed.canary.status {
-            canary = act::persist(&self.client, &canary, &plan.status).await?;
-        }
-        for note in &plan.notes {
-            self.tell(note, &reference).await;
-        }
-        let subjects =
-            Subjects { canary: &canary, deployment: deployment.as_ref(), revision: &revision, clone: clone.as_ref() };
-        let handing_over = passages::HandingOver::read(&subjects, plan.actions.contains(&Action::ApplyClone));
-        for action in &plan.actions {
-            tracing::debug!(namespace, canary = name, ?action, "release");
-            let result = async {
-                if *action == Action::ApplyClone {
-                    // Open before a caller can reach the new pods.
-                    let kept = self.keep_passages(namespace, name, handing_over.as_ref()).await?;
-                    if let Some(note) = kept.closed {
-                        self.tell(&note, &reference).await;
-                    }
-                }
-                act::perform(&self.client, action, &subjects).await
-            };
-            let result = result.await;
-            if let Err(error) = &result
-                && *action == Action::ApplyClone
-                && let Some(refusal) = act::refusal(error)
-            {
-                let status = clone_refused(&plan.status, &refusal, observed.now);
-                if status != plan.status {
-                    act::persist(&self.client, &canary, &status).await?;
-                }
-            }
-            result?;
-        }
-        let kept = self.keep_passages(namespace, name, handing_over.as_ref()).await?;
-        Ok(Again::In(if kept.lingering { plan.again.min(SOON) } else { plan.again }))
-    }
-
-    async fn get(&self, api: &Api<DynamicObject>, name: &str) -> Result<Option<Value>, Error> {
-        Ok(api.get_opt(name).await?.map(serde_json::to_value).transpose()?)
-    }
-
-    /// The name of an older Canary about the same Deployment.
-    async fn rival(&self, canary: &Value, workload: &str) -> Result<Option<String>, Error> {
-        let age = |metadata: &kube::core::ObjectMeta| {
-            let created = metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0);
-            (created, metadata.name.clone().unwrap_or_default())
-        };
-        let metadata: kube::core::ObjectMeta = serde_json::from_value(canary["metadata"].clone())?;
-        let namespace = metadata.namespace.as_deref().unwrap_or_default();
-        let all = act::canaries(&self.client, namespace).list(&ListParams::default().limit(RIVALS)).await?;
-        let others = all.items.into_iter().filter(|other| {
-            other.data["spec"]["workloadRef"]["name"] == workload
-                && other.metadata.deletion_timestamp.is_none()
-                && age(&other.metadata) < age(&metadata)
-        });
-        Ok(others.min_by_key(|other| age(&other.metadata)).and_then(|other| other.metadata.name))
-    }
-
-    async fn injected(&self, namespace: &str, deployment: &Value) -> Result<bool, Error> {
-        let resource = ApiResource::erase::<Namespace>(&());
-        let namespaces = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
-        let object = self.get(&namespaces, namespace).await?.unwrap_or_default();
-        Ok(observe::injected(&object, deployment))
-    }
-
-    async fn pods(&self, namespace: &str, workload: &str) -> Result<Vec<Value>, Error> {
-        let resource = ApiResource::erase::<Pod>(&());
-        let pods = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
-        let params = ListParams::default().labels(&format!("{CLONE_OF_LABEL}={workload}")).limit(PODS);
-        let list = pods.list(&params).await?;
-        Ok(list.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
-    }
-
     /// Releases the Deployments, except for `own`, that are labelled with a Canary that is gone: otherwise the webhook would go on
     /// holding their changes with nobody to judge them. Where there are more than one page of them, the watch calls here again.
     async fn release_orphans(&self, namespace: &str, canary: &str, own: Option<&str>) -> Result<(), Error> {
@@ -337,7 +206,8 @@ impl Releases {
                 continue;
             }
             let deployment = serde_json::to_value(deployment)?;
-            let read = Deployment::read(&deployment);
+            let config = self.config(namespace, &deployment).await?;
+            let read = Deployment::read(&deployment, config.as_deref());
             act::release(&self.client, &deployment, read.rolls_out_on_release()).await?;
             let still_paused = read.paused && !read.rolls_out_on_release();
             tracing::info!(
@@ -349,27 +219,6 @@ impl Releases {
             );
         }
         Ok(())
-    }
-
-    /// An event that cannot be told is not worth a failure: the status says the same.
-    async fn tell(&self, note: &Note, reference: &k8s_openapi::api::core::v1::ObjectReference) {
-        let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.to_owned(),
-            note: Some(note.message.chars().take(1000).collect()),
-            action: "Release".to_owned(),
-            secondary: None,
-        };
-        tracing::info!(
-            namespace = reference.namespace,
-            canary = reference.name,
-            reason = note.reason,
-            "{}",
-            note.message
-        );
-        if let Err(error) = self.recorder.publish(&event, reference).await {
-            tracing::warn!(%error, reason = note.reason, "event not written");
-        }
     }
 }
 
@@ -454,5 +303,6 @@ impl Queue {
 }
 
 mod passages;
+mod reconcile;
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use fairlead_crds::{Analysis, Percent, VerdictResult};
-use fairlead_judgement::{Criterion, Evidence, Interval, Tally, Verdict, interval};
+use fairlead_crds::{Analysis, ErrorLimits, LatencyLimits, Percent, VerdictResult};
+pub use fairlead_judgement::By;
+use fairlead_judgement::{Criterion, Evidence, Interval, Tally, Verdict, band, interval};
 use serde::{Deserialize, Serialize};
 
 use super::Fresh;
@@ -23,6 +24,11 @@ pub struct Judgement {
     pub evidence: String,
     /// One sentence.
     pub reason: String,
+}
+
+/// Whether an analysis has limits that need nothing to compare with.
+pub fn has_limits(analysis: &Analysis) -> bool {
+    rules(analysis).iter().any(|rule| matches!(rule.criterion, Criterion::Max(_)))
 }
 
 /// One limit of an analysis.
@@ -91,10 +97,18 @@ fn rules(analysis: &Analysis) -> Vec<Rule> {
     rules
 }
 
+/// What evidence depends on. How much of it is enough, and how long it may take, does not matter to it.
+#[derive(Deserialize, Serialize, PartialEq)]
+struct About {
+    errors: ErrorLimits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    latency: Option<LatencyLimits>,
+}
+
 /// As it lies in the status. Evidence on other limits is none.
 #[derive(Deserialize, Serialize)]
-struct Kept<A, E> {
-    about: A,
+struct Kept<E> {
+    about: About,
     evidence: E,
 }
 
@@ -104,21 +118,20 @@ pub fn recall(kept: Option<&str>, analysis: &Analysis, steps: usize, step: i64) 
     let criteria: Vec<_> = rules(analysis).iter().map(|rule| rule.criterion).collect();
     let anew = || Evidence::new(&criteria, u32::try_from(steps).unwrap_or(u32::MAX), step);
     let Some(kept) = kept else { return anew() };
-    let kept = serde_json::from_str::<Kept<Analysis, Evidence>>(kept).ok();
+    let kept = serde_json::from_str::<Kept<Evidence>>(kept).ok();
     kept.filter(|kept| kept.about == about(analysis) && kept.evidence.is_about(&criteria))
         .map_or_else(|| anew().amid(), |kept| kept.evidence)
 }
 
-/// What evidence depends on: how much of it is enough does not matter to it.
-fn about(analysis: &Analysis) -> Analysis {
-    Analysis { confidence: Percent::ZERO, ..analysis.clone() }
+fn about(analysis: &Analysis) -> About {
+    About { errors: analysis.errors.clone(), latency: analysis.latency.clone() }
 }
 
 /// Takes what was counted since the last time.
-pub fn weigh(evidence: &mut Evidence, analysis: &Analysis, step: i64, canary: &Fresh, stable: &Fresh) {
+pub fn weigh(evidence: &mut Evidence, analysis: &Analysis, by: By, step: i64, canary: &Fresh, stable: &Fresh) {
     let tally = |rule: &Rule| Tally { canary: rule.bad.of(&canary.counts), stable: rule.bad.of(&stable.counts) };
     let tallies: Vec<_> = rules(analysis).iter().map(tally).collect();
-    evidence.observe(step, canary.source, &tallies);
+    evidence.observe(step, canary.source, by, &tallies);
 }
 
 /// For the next [`recall`].
@@ -127,48 +140,89 @@ pub fn keep(evidence: &Evidence, analysis: &Analysis) -> Option<String> {
 }
 
 /// Judges a step by the evidence; the counts of both sides are for people.
-pub fn judge(evidence: &Evidence, canary: &Counts, stable: &Counts, analysis: &Analysis) -> Judgement {
+pub fn judge(evidence: &Evidence, by: By, canary: &Counts, stable: &Counts, analysis: &Analysis) -> Judgement {
     let error = 1.0 - analysis.confidence.fraction();
     let rules = rules(analysis);
-    let mut reason = compared(Bad::Failed, canary, stable);
+    let compared = |bad| compared(bad, by, canary, stable);
+    let mut reason = compared(Bad::Failed);
     // What is slow by the threshold; a quantile is told only where it is what decides.
     if let Some(slow) = rules.iter().map(|rule| rule.bad).find(|bad| matches!(bad, Bad::Slow(_))) {
-        let _ = write!(reason, ", {}", compared(slow, canary, stable));
+        let _ = write!(reason, ", {}", compared(slow));
     }
-    let result = match evidence.verdict(error) {
+    let result = match evidence.verdict(error, by) {
         Verdict::Regressed(index) => {
             if let Some(rule) = rules.get(index) {
-                reason = format!("{}; {}", compared(rule.bad, canary, stable), rule.broken);
+                reason = format!("{}; {}", compared(rule.bad), rule.broken);
             }
             VerdictResult::Regressed
         }
         Verdict::NonInferior => VerdictResult::NonInferior,
         Verdict::Inconclusive => {
-            match evidence.still_needed(error) {
+            // With several limits, which one is open is not plain.
+            let open = evidence.weakest(by).and_then(|index| rules.get(index)).filter(|_| rules.len() > 1);
+            let about = open.map(|rule| format!(" whether it is {}", rule.broken)).unwrap_or_default();
+            match evidence.still_needed(error, by) {
                 Some(needed) => {
-                    let _ = write!(reason, "; about {} more will tell", grouped(needed));
+                    let _ = write!(reason, "; about {} more will tell{about}", grouped(needed));
                 }
                 None => {
-                    reason.push_str("; at these rates no number of requests tells on which side of the margin it is");
+                    let _ = write!(reason, "; at these rates no number of requests tells{}", if about.is_empty() {
+                        " on which side of the margin it is"
+                    } else {
+                        &about
+                    });
                 }
             }
             VerdictResult::Inconclusive
         }
     };
-    // Together they hold with the confidence of the release.
-    let rate = |counts: &Counts| interval(counts.requests as f64, counts.failures as f64, error / 2.0);
-    let evidence = format!("canary {}, stable {}", percent_range(rate(canary)), percent_range(rate(stable)));
-    Judgement { result, evidence, reason }
+    Judgement { result, evidence: ranges(by, canary, stable, error), reason }
+}
+
+/// `3 of 400 requests failed`.
+pub fn seen(canary: &Counts) -> String {
+    compared(Bad::Failed, By::Limits, canary, &Counts::default())
+}
+
+/// Where the shares of failed requests lie, and the p99, which all hold together with the confidence of the release.
+fn ranges(by: By, canary: &Counts, stable: &Counts, error: f64) -> String {
+    let sides = match by {
+        By::All => vec![("canary", canary), ("stable", stable)],
+        By::Limits => vec![("canary", canary)],
+    };
+    let each = error / (2 * sides.len()) as f64;
+    let rates = sides.iter().map(|(name, counts)| {
+        format!("{name} {}", percent_range(interval(counts.requests as f64, counts.failures as f64, each)))
+    });
+    let mut text = rates.collect::<Vec<_>>().join(", ");
+    let limits: Vec<f64> = (0..BUCKETS).map(bucket_limit).collect();
+    let bands: Vec<_> = sides.iter().map(|(name, counts)| (name, band(&limits, &counts.latency, 0.99, each))).collect();
+    // Before there are some hundred answers nothing is known of where so rare ones lie.
+    if bands.iter().all(|(_, band)| band.at_most.is_finite()) {
+        let bands = bands.iter().map(|(name, band)| format!("{name} {}", range(band.above, band.at_most)));
+        let _ = write!(text, "; p99 {}", bands.collect::<Vec<_>>().join(", "));
+    }
+    text
+}
+
+/// `11–16 ms`.
+fn range(above: f64, at_most: f64) -> String {
+    let at_most = milliseconds(at_most);
+    if above > 0.0 { format!("{}–{at_most}", milliseconds(above).trim_end_matches(" ms")) } else { format!("≤ {at_most}") }
 }
 
 /// `3 of 400 requests failed; stable 0 of 4,000`.
-fn compared(bad: Bad, canary: &Counts, stable: &Counts) -> String {
+fn compared(bad: Bad, by: By, canary: &Counts, stable: &Counts) -> String {
     let ((all, of_them), (all_stable, of_stable)) = (bad.of(canary), bad.of(stable));
     let what = match bad {
         Bad::Failed => "requests failed".to_owned(),
         Bad::Slow(bucket) => format!("answers took more than {}", milliseconds(bucket_limit(bucket))),
     };
-    format!("{} of {} {what}; stable {} of {}", grouped(of_them), grouped(all), grouped(of_stable), grouped(all_stable))
+    let mut text = format!("{} of {} {what}", grouped(of_them), grouped(all));
+    if by == By::All {
+        let _ = write!(text, "; stable {} of {}", grouped(of_stable), grouped(all_stable));
+    }
+    text
 }
 
 /// `0.71 ms`, `362 ms`.
@@ -196,7 +250,7 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fairlead_crds::{ErrorLimits, LatencyLimits, QuantileLimit};
+    use fairlead_crds::QuantileLimit;
     use proptest::prelude::*;
 
     use super::VerdictResult::{Inconclusive, NonInferior, Regressed};
@@ -243,10 +297,10 @@ mod tests {
         for at in 1..=PARTS {
             evidence = recall(kept.as_deref(), limits, 5, 7);
             let fresh = |side| Fresh { source: 1, counts: part(side, at) };
-            weigh(&mut evidence, limits, 7, &fresh(canary), &fresh(stable));
+            weigh(&mut evidence, limits, By::All, 7, &fresh(canary), &fresh(stable));
             kept = keep(&evidence, limits);
         }
-        judge(&evidence, &part(canary, PARTS), &part(stable, PARTS), limits)
+        judge(&evidence, By::All, &part(canary, PARTS), &part(stable, PARTS), limits)
     }
 
     #[test]
@@ -293,11 +347,11 @@ mod tests {
     fn what_was_kept_is_gone_on_from_unless_limits_changed_or_it_is_nonsense() {
         let mut evidence = recall(None, &limits(None), 5, 7);
         let fresh = |counts| Fresh { source: 1, counts };
-        weigh(&mut evidence, &limits(None), 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
+        weigh(&mut evidence, &limits(None), By::All, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
         let kept = keep(&evidence, &limits(None)).unwrap();
         assert!(kept.len() < 16_384, "{} are more than the status has room for", kept.len());
         let recalled = |kept: &str, limits: &Analysis| {
-            judge(&recall(Some(kept), limits, 5, 7), &Counts::default(), &Counts::default(), limits).result
+            judge(&recall(Some(kept), limits, 5, 7), By::All, &Counts::default(), &Counts::default(), limits).result
         };
         assert_eq!(recalled(&kept, &limits(None)), Regressed);
         assert_eq!(recalled(&kept, &limits(Some(5.0))), Inconclusive);
@@ -318,10 +372,10 @@ mod tests {
         for part in 1..=40 {
             let (canary, stable) = sides(part);
             let fresh = |counts| Fresh { source: 1, counts };
-            weigh(&mut evidence, limits, 7, &fresh(canary), &fresh(stable));
+            weigh(&mut evidence, limits, By::All, 7, &fresh(canary), &fresh(stable));
         }
         let (canary, stable) = sides(40);
-        judge(&evidence, &canary, &stable, limits)
+        judge(&evidence, By::All, &canary, &stable, limits)
     }
 
     #[test]
@@ -377,17 +431,19 @@ mod tests {
         after.latency.as_mut().unwrap().threshold = "260ms".parse().unwrap();
         let mut evidence = recall(None, &before, 5, 7);
         let fresh = |counts| Fresh { source: 1, counts };
-        weigh(&mut evidence, &before, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
+        weigh(&mut evidence, &before, By::All, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
         let kept = keep(&evidence, &before).unwrap();
         assert!(kept.len() < 16_384, "{} are more than the status has room for", kept.len());
         assert_eq!(recall(Some(&kept), &before, 5, 7), evidence);
         // What was counted before the change was looked at already, and is not judged by it.
         let mut anew = recall(Some(&kept), &after, 5, 7);
-        weigh(&mut anew, &after, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
-        assert_eq!(judge(&anew, &counts(100, 90), &counts(100, 0), &after).result, Inconclusive);
+        weigh(&mut anew, &after, By::All, 7, &fresh(counts(100, 90)), &fresh(counts(100, 0)));
+        assert_eq!(judge(&anew, By::All, &counts(100, 90), &counts(100, 0), &after).result, Inconclusive);
         // More confidence is wanted of the same evidence.
         let bolder = Analysis { confidence: percent(99.9), ..before.clone() };
         assert_eq!(recall(Some(&kept), &bolder, 5, 7), evidence);
+        let patient = Analysis { step_deadline: "2h".parse().unwrap(), ..before.clone() };
+        assert_eq!(recall(Some(&kept), &patient, 5, 7), evidence);
     }
 
     #[test]
@@ -418,7 +474,7 @@ mod tests {
             analysis.latency.as_mut().unwrap().quantiles[0].quantile = percent(quantile);
             let mut evidence = recall(None, &analysis, 5, 7);
             let fresh = |counts| Fresh { source: 1, counts };
-            weigh(&mut evidence, &analysis, 7, &fresh(counts(100, 9)), &fresh(counts(1_000, 3)));
+            weigh(&mut evidence, &analysis, By::All, 7, &fresh(counts(100, 9)), &fresh(counts(1_000, 3)));
             prop_assert_eq!(recall(keep(&evidence, &analysis).as_deref(), &analysis, 5, 7), evidence);
         }
 
@@ -427,8 +483,8 @@ mod tests {
             let limits = with_latency();
             let mut evidence = recall(None, &limits, 20, 1);
             let fresh = |counts| Fresh { source: 1, counts };
-            weigh(&mut evidence, &limits, 1, &fresh(counts(a, b)), &fresh(counts(c, d)));
-            let judgement = judge(&evidence, &counts(a, b), &counts(c, d), &limits);
+            weigh(&mut evidence, &limits, By::All, 1, &fresh(counts(a, b)), &fresh(counts(c, d)));
+            let judgement = judge(&evidence, By::All, &counts(a, b), &counts(c, d), &limits);
             prop_assert!(judgement.reason.len() < 512 && judgement.evidence.len() < 256);
         }
     }

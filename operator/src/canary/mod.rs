@@ -35,11 +35,13 @@
 
 mod act;
 mod clone;
+pub mod config;
 pub mod controller;
 pub mod counts;
 pub mod hold;
 pub mod judge;
 pub mod observe;
+pub mod outside;
 pub mod passage;
 pub mod plan;
 pub mod revision;
@@ -105,7 +107,7 @@ pub fn began(group: &str) -> Option<i64> {
 /// The names under which proxies count the canary and the running version in the present step. `None` before the first.
 pub fn groups(namespace: &str, canary: &str, status: &CanaryStatus) -> Option<(String, String)> {
     let revision = &status.canary.as_ref()?.revision;
-    let index = status.step.as_ref()?.index;
+    let index = status.step.as_ref()?.index?;
     let prefix = format!("{namespace}/{canary}/{revision}/{index}/{}", generation(status));
     Some((format!("{prefix}/canary"), format!("{prefix}/stable")))
 }

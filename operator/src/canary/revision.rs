@@ -1,21 +1,69 @@
-//! What names a version: a digest of its pod template.
+//! What names a version: a digest of its pod template and, where that names ConfigMaps or Secrets, of what they hold.
 //!
 //! Made here rather than taken from a ReplicaSet's `pod-template-hash`, because a held template has no ReplicaSet yet, and because the
 //! template that a clone runs must be told to be the one that its Deployment holds.
 
 use std::fmt::Write as _;
 
+use fairlead_crds::CONFIG_ANNOTATION;
 use ring::digest::{Context, SHA256};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::config::Kind;
 
 /// Bytes of the digest that are kept: enough that no two of a Deployment's templates share a name, short enough to read.
 const KEPT: usize = 5;
 
+/// Between the digest of a template and that of its configuration.
+const AND: char = '-';
+
 /// The revision of a pod template: ten hexadecimal digits that do not depend on the order of keys. Fields that are null count as
-/// absent, as they do for the API server.
+/// absent, as they do for the API server. Our own note of its configuration is no part of it.
 pub fn revision(template: &Value) -> String {
+    let noted = template["metadata"]["annotations"].as_object().filter(|all| all.contains_key(CONFIG_ANNOTATION));
+    let Some(annotations) = noted else { return digest(template) };
+    let mut annotations = annotations.clone();
+    annotations.remove(CONFIG_ANNOTATION);
+    let mut bare = template.clone();
+    // As if there had never been any: who writes an annotation first makes the object for it.
+    bare["metadata"]["annotations"] = if annotations.is_empty() { Value::Null } else { annotations.into() };
+    digest(&bare)
+}
+
+/// The name of a version: of its template, and of its configuration if it names any.
+pub fn version(template: &str, config: Option<&str>) -> String {
+    config.map_or_else(|| template.to_owned(), |config| format!("{template}{AND}{config}"))
+}
+
+/// What of a version's name is its template.
+pub fn template_of(version: &str) -> &str {
+    version.split_once(AND).map_or(version, |(template, _)| template)
+}
+
+/// What of a version's name is its configuration.
+pub fn config_of(version: &str) -> Option<&str> {
+    version.split_once(AND).map(|(_, config)| config)
+}
+
+/// The digest of what a template's ConfigMaps and Secrets hold, in their order. `None` where it names none.
+///
+/// Revisions are shown in statuses and metrics, so what a Secret holds is digested with its UID, which only those know who may read it: nobody
+/// else can find a short secret by trying.
+pub fn config(objects: &[(Kind, Option<Value>)]) -> Option<String> {
+    if objects.is_empty() {
+        return None;
+    }
+    let held = objects.iter().map(|(kind, object)| {
+        let object = object.as_ref()?;
+        let salt = (*kind == Kind::Secret).then(|| &object["metadata"]["uid"]);
+        Some(json!([object["metadata"]["name"], object["data"], object["binaryData"], salt]))
+    });
+    Some(digest(&json!(held.collect::<Vec<_>>())))
+}
+
+fn digest(value: &Value) -> String {
     let mut context = Context::new(&SHA256);
-    feed(&mut context, template);
+    feed(&mut context, value);
     let digest = context.finish();
     digest.as_ref().iter().take(KEPT).fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -74,6 +122,35 @@ mod tests {
         ] {
             assert_ne!(revision(&template), revision(&other), "{other}");
         }
+    }
+
+    #[test]
+    fn our_own_note_is_no_part_of_it() {
+        let bare = json!({"spec": {"containers": []}});
+        let noted = json!({"metadata": {"annotations": {CONFIG_ANNOTATION: "x"}}, "spec": {"containers": []}});
+        let other = json!({"metadata": {"annotations": {CONFIG_ANNOTATION: "x", "a": "b"}}, "spec": {"containers": []}});
+        let another = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"containers": []}});
+        // The same to whoever writes the annotation into metadata that was empty, and into one that was absent.
+        assert_eq!(revision(&noted), revision(&json!({"metadata": {}, "spec": {"containers": []}})));
+        assert_eq!(revision(&other), revision(&another));
+        assert_ne!(revision(&bare), revision(&other));
+    }
+
+    #[test]
+    fn a_version_is_its_template_and_what_its_configuration_holds() {
+        assert_eq!(config(&[]), None);
+        let map = |data: &str, uid: &str| {
+            (Kind::ConfigMap, Some(json!({"metadata": {"name": "c", "uid": uid}, "data": {"a": data}})))
+        };
+        let secret = |uid: &str| (Kind::Secret, Some(json!({"metadata": {"name": "s", "uid": uid}, "data": {"a": "eA=="}})));
+        let of = |object| config(&[object]).unwrap();
+        assert_eq!(of(map("1", "a")), of(map("1", "b")), "one that was made anew with the same in it");
+        assert_ne!(of(map("1", "a")), of(map("2", "a")));
+        assert_ne!(of(map("1", "a")), of((Kind::ConfigMap, None)), "one that is missing");
+        assert_ne!(of(secret("1")), of(secret("2")), "the same digest would tell what it holds");
+        let version = version("aa", Some("bb"));
+        assert_eq!((template_of(&version), config_of(&version)), ("aa", Some("bb")));
+        assert_eq!((template_of("aa"), config_of("aa")), ("aa", None));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Canary {
         let step = status.step.as_ref().filter(|_| moving);
         let share = step.map_or(0, |s| (s.weight.fraction() * f64::from(WHOLE)).round() as u32);
         let revision = status.canary.as_ref().map_or("", |c| c.revision.as_str());
-        let index = step.map_or(0, |s| s.index);
+        let index = step.and_then(|s| s.index).unwrap_or(0);
         Self {
             deployment: spec.workload_ref.name.clone(),
             share: share.min(WHOLE),

@@ -126,7 +126,7 @@ impl Releases {
     }
 
     /// The labels of a Deployment's own pods, each set once.
-    async fn stable_labels(&self, namespace: &str, selector: &LabelSelector) -> kube::Result<Vec<Labels>> {
+    pub(super) async fn stable_labels(&self, namespace: &str, selector: &LabelSelector) -> kube::Result<Vec<Labels>> {
         let Ok(selector) = Selector::try_from(selector.clone()) else { return Ok(Vec::new()) };
         let params = ListParams::default().labels_from(&selector).limit(PODS);
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace).list_metadata(&params).await?;

@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fairlead_crds::{Check, CheckPhase, Metric, Notify};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 mod passages;
 
 use super::*;
 use crate::canary::hold::{HELD, REFUSED};
+use crate::canary::outside::{Asked, CheckAnswer, CheckBody, Look, Names, Told};
 use crate::canary::{Acknowledgements, Counts, Fresh};
 use crate::fake_api::FakeApi;
 
@@ -35,6 +37,23 @@ impl Evidence for Proxies {
     fn fresh(&self, group: &str) -> Fresh {
         Fresh { source: 1, counts: self.counts(group).unwrap_or_default() }
     }
+}
+
+/// Nobody is asked, and nobody answers.
+impl World for Proxies {
+    fn check(&self, _: &Asked, _: CheckPhase, _: &[Check], _: &CheckBody) {}
+
+    fn answer(&self, _: &Asked, _: CheckPhase) -> Option<CheckAnswer> {
+        None
+    }
+
+    fn look(&self, _: &Asked, _: &[Metric], _: &Names) {}
+
+    fn seen(&self, _: &Asked) -> Vec<Look> {
+        Vec::new()
+    }
+
+    fn tell(&self, _: &[Notify], _: &Told) {}
 }
 
 impl Programmed for Proxies {
@@ -64,7 +83,7 @@ impl Cluster {
             }),
         );
         let proxies = Arc::new(Proxies::default());
-        let releases = Releases::new(api.client(), proxies.clone(), proxies.clone(), None);
+        let releases = Releases::new(api.client(), proxies.clone(), proxies.clone(), proxies.clone(), None);
         Self { api, proxies, releases }
     }
 
@@ -305,7 +324,7 @@ async fn a_canary_that_is_deleted_while_the_operator_is_away_is_found_by_the_lab
     // What the watch of labelled Deployments lists first when the next operator starts.
     let labelled: PartialObjectMeta<ApiDeployment> =
         serde_json::from_value(cluster.api.get(DEPLOYMENT).unwrap()).unwrap();
-    let next = Releases::new(cluster.api.client(), cluster.proxies.clone(), cluster.proxies.clone(), None);
+    let next = Releases::new(cluster.api.client(), cluster.proxies.clone(), cluster.proxies.clone(), cluster.proxies.clone(), None);
     assert_eq!(next.reconcile(&canary_of(&labelled).unwrap()).await.unwrap(), Again::Never);
     cluster.assert_released("Progressing", false);
 }

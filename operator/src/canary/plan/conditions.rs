@@ -3,7 +3,7 @@
 use fairlead_crds::{CanaryStatus, ConditionType, Fact, Phase, set_condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{CLONE_REFUSED, Note, Planner};
+use super::{CLONE_REFUSED, Note, Planner, steps};
 
 /// Why a Canary is not in force.
 pub(super) struct Objection {
@@ -63,7 +63,8 @@ impl Planner<'_> {
         );
         let wanted = self.observed.deployment.as_ref().filter(|_| releasing)?;
         let clone = self.observed.clone.as_ref();
-        if clone.is_some_and(|clone| clone.revision == wanted.revision && clone.replicas == wanted.replicas) {
+        let replicas = steps::replicas(&self.observed.canary.spec, self.index().unwrap_or(0), wanted.replicas);
+        if clone.is_some_and(|clone| clone.revision == wanted.revision && clone.replicas == replicas) {
             return None;
         }
         let known = self.status.conditions.iter().find(|known| known.reason == CLONE_REFUSED)?;
@@ -78,6 +79,22 @@ impl Planner<'_> {
             (ConditionType::Accepted, Fact::holds("Accepted", "Changes of the Deployment are released step by step")),
             (ConditionType::ResolvedRefs, Fact::holds("ResolvedRefs", "The Deployment exists")),
         ];
+        if let Some(missed) = &self.observed.missed_by {
+            facts[0].1 = Fact::fails(
+                "ServiceSelectsVersion",
+                format!(
+                    "{missed}, which the new version's pods do not have, so it gets none of that Service's requests: take it out of the selector"
+                ),
+            );
+        }
+        if let Some(message) = &self.observed.trouble.unschedulable {
+            facts[0].1 = Fact::fails(
+                "Unschedulable",
+                format!(
+                    "No node takes the new version's pods: make room for as many as the running version has, loosen anti-affinity, or say fewer                      in spec.rollout.replicas or a step's replicas ({message})"
+                ),
+            );
+        }
         if let Some(refusal) = self.refusal() {
             facts[0].1 = Fact::fails(CLONE_REFUSED, refusal);
         }

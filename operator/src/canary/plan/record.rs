@@ -1,11 +1,12 @@
 //! What a plan is put together from: the split, the clone that goes, verdict, history and notes.
 
-use fairlead_crds::{CanaryStepStatus, Outcome, Percent, Phase, Release, Verdict, VerdictResult, VersionStatus};
+use fairlead_crds::{CanaryStepStatus, CheckPhase, Outcome, Percent, Phase, Release, Verdict, VerdictResult, VersionStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::super::counts::Counts;
 use super::super::observe::Deployment;
+use super::super::outside::CheckAnswer;
 use super::{ACKNOWLEDGE_WITHIN, Action, Moved, Note, Planner, SOON};
 
 /// How many releases the status remembers.
@@ -18,21 +19,24 @@ impl Planner<'_> {
         self.status.canary = None;
         self.status.verdict = None;
         self.status.judgement = None;
+        self.status.ending = None;
         if let Some(stable) = &mut self.status.stable {
             *stable = version(&stable.revision);
         }
     }
 
-    /// Whether the canary gets traffic.
-    pub(super) fn splits(&self) -> bool {
-        self.status.step.as_ref().is_some_and(|step| step.weight > Percent::ZERO)
+    /// Which step runs.
+    pub(super) fn index(&self) -> Option<usize> {
+        self.status.step.as_ref()?.index.and_then(|index| usize::try_from(index).ok())
     }
 
-    /// Whether no proxy sends the canary anything, or those that might had their time.
-    pub(super) fn unused(&self) -> bool {
-        if self.splits() {
-            return false;
-        }
+    /// Whether a step runs: only then may anybody send the new version anything.
+    pub(super) fn in_step(&self) -> bool {
+        self.index().is_some()
+    }
+
+    /// Whether every proxy follows the present split, or had its time to.
+    pub(super) fn acknowledged(&self) -> bool {
         let proxies = &self.observed.proxies;
         let over = self
             .status
@@ -40,6 +44,22 @@ impl Planner<'_> {
             .as_ref()
             .is_none_or(|step| self.observed.now.duration_since(step.since.0) > ACKNOWLEDGE_WITHIN);
         over || proxies.acknowledged >= proxies.proxies
+    }
+
+    /// Whether no proxy sends the canary anything, or those that might had their time.
+    pub(super) fn unused(&self) -> bool {
+        !self.in_step() && self.acknowledged()
+    }
+
+    /// Has the checks of a phase asked, and says what they answered so far. Without any they have passed.
+    pub(super) fn ask(&mut self, phase: CheckPhase) -> Option<CheckAnswer> {
+        if !self.observed.canary.spec.checks.iter().any(|check| check.phase == phase) {
+            return Some(CheckAnswer::Passed);
+        }
+        // Also while they are asked: that somebody still waits keeps them being asked.
+        self.actions.push(Action::Ask(phase));
+        self.again = self.again.min(SOON);
+        self.observed.checks.get(&phase).cloned()
     }
 
     /// Takes the clone away once it is unused. True when there is none.
@@ -72,19 +92,29 @@ impl Planner<'_> {
         }
     }
 
-    /// A new split, later than all before. `None`: the canary gets nothing.
-    pub(super) fn split(&mut self, to: Option<(usize, Percent)>) {
+    /// No step runs any more: the canary gets nothing.
+    pub(super) fn leave_step(&mut self) {
+        if self.in_step() {
+            self.number(None, Percent::ZERO);
+        }
+    }
+
+    /// A new split, later than all before.
+    pub(super) fn split(&mut self, index: usize, weight: Percent) {
+        self.number(i32::try_from(index).ok(), weight);
+    }
+
+    fn number(&mut self, index: Option<i32>, weight: Percent) {
         let last = self.status.step.as_ref();
         let earliest = last.map_or(Timestamp::MIN.as_second(), |step| step.since.0.as_second() + 1);
         let since = Timestamp::from_second(self.observed.now.as_second().max(earliest)).unwrap_or(self.observed.now);
-        let index = to.map_or(last.map_or(0, |step| step.index), |(index, _)| i32::try_from(index).unwrap_or(i32::MAX));
-        let weight = to.map_or(Percent::ZERO, |(_, weight)| weight);
         self.status.step = Some(CanaryStepStatus {
             index,
             weight,
             mirror: None,
             matches: Vec::new(),
             approved: false,
+            overdue: false,
             since: Time(since),
         });
     }
@@ -108,6 +138,20 @@ impl Planner<'_> {
             _ => String::new(),
         };
         self.status.verdict = Some(Verdict { result, evidence, reason: bounded(reason) });
+    }
+
+    /// What is waited for now, instead of what the verdict said.
+    pub(super) fn waits(&mut self, reason: &str) {
+        if let Some(verdict) = &mut self.status.verdict {
+            verdict.reason = bounded(reason);
+        }
+    }
+
+    /// And what besides.
+    pub(super) fn also(&mut self, reason: &str) {
+        if let Some(verdict) = &mut self.status.verdict {
+            verdict.reason = bounded(&format!("{}; {reason}", verdict.reason));
+        }
     }
 
     pub(super) fn remember(&mut self, outcome: Outcome, reason: &str) {

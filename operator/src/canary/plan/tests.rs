@@ -1,10 +1,17 @@
 //! Releases from the first write to the last, in a world that behaves like a cluster with its proxies.
 
-use fairlead_crds::{CanarySpec, CanaryStep, Percent};
+use std::collections::HashMap;
+
+use fairlead_crds::{CanarySpec, CanaryStep, CanaryStepStatus, Percent};
 use serde_json::json;
 
+mod asked;
+mod config;
+mod steps;
+
 use super::*;
-use crate::canary::observe::{CloneDeployment, Rollout, Subject};
+use crate::canary::observe::{CloneDeployment, Rollout, Subject, Trouble};
+use crate::canary::outside::{CheckAnswer, Look};
 use crate::canary::{Acknowledgements, Counts, Fresh, generation};
 
 /// Requests per second to the Service.
@@ -18,10 +25,17 @@ struct World {
     generation: i64,
     deployment: Option<Deployment>,
     clone: Option<CloneDeployment>,
-    trouble: Option<String>,
+    trouble: Trouble,
+    missed_by: Option<String>,
+    /// The annotation on the Canary.
+    request: Option<String>,
+    /// What checks answer, and how often they were asked.
+    answers: HashMap<CheckPhase, CheckAnswer>,
+    asked: Vec<CheckPhase>,
+    looks: Vec<Look>,
     rival: Option<String>,
     injected: bool,
-    /// What proxies apply: the number of the split and the weight.
+    /// What proxies apply: the number of the split, and what they send the new version, in percent.
     applied: (i64, f64),
     /// Proxies do not follow.
     hanging: bool,
@@ -53,6 +67,13 @@ fn rollout(done: bool) -> Rollout {
     }
 }
 
+/// What the new version gets in a split, in percent of the requests.
+fn gets(step: &CanaryStepStatus) -> f64 {
+    let copies = step.mirror.map_or(0.0, |dark| dark.percent.value() * f64::from(dark.copies));
+    let matched = if step.matches.is_empty() { 0.0 } else { 2.0 };
+    step.weight.value() + copies + matched
+}
+
 impl World {
     fn new() -> Self {
         let spec = serde_json::from_value(json!({"workloadRef": {"kind": "Deployment", "name": "reviews"}})).unwrap();
@@ -63,15 +84,22 @@ impl World {
             generation: 1,
             deployment: Some(Deployment {
                 revision: "v1".to_owned(),
+                noted_config: None,
                 paused: false,
                 held: false,
                 refused: false,
                 managed_by: None,
                 replicas: 2,
+                unavailable: 0,
                 rollout: rollout(true),
             }),
             clone: None,
-            trouble: None,
+            trouble: Trouble::default(),
+            missed_by: None,
+            request: None,
+            answers: HashMap::new(),
+            asked: Vec::new(),
+            looks: Vec::new(),
             rival: None,
             injected: true,
             applied: (0, 0.0),
@@ -111,7 +139,19 @@ impl World {
     }
 
     fn splits(&self) -> bool {
-        self.status.step.as_ref().is_some_and(|step| step.weight > Percent::ZERO)
+        self.status.step.as_ref().is_some_and(|step| gets(step) > 0.0)
+    }
+
+    fn set_steps(&mut self, steps: serde_json::Value) {
+        self.spec.steps = serde_json::from_value::<Vec<CanaryStep>>(steps).unwrap();
+    }
+
+    fn index(&self) -> Option<i32> {
+        self.status.step.as_ref().and_then(|step| step.index)
+    }
+
+    fn reason(&self) -> &str {
+        &self.status.verdict.as_ref().unwrap().reason
     }
 
     /// The user applies another template; the webhook holds it.
@@ -136,13 +176,19 @@ impl World {
             now: Timestamp::from_second(self.now).unwrap(),
             canary: Subject {
                 generation: self.generation,
+                uid: "c1".to_owned(),
+                namespace: "shop".to_owned(),
                 name: "reviews".to_owned(),
+                request: self.request.clone(),
                 spec: self.spec.clone(),
                 status: self.status.clone(),
             },
             deployment: self.deployment.clone(),
             clone: self.clone.clone(),
             trouble: self.trouble.clone(),
+            missed_by: self.missed_by.clone(),
+            checks: self.answers.clone(),
+            looks: self.looks.clone(),
             rival: self.rival.clone(),
             injected: self.injected,
             canary_counts: self.counted.0,
@@ -168,11 +214,17 @@ impl World {
         let plan = plan(&self.observe());
         let before = self.writes;
         if plan.status != self.status {
-            let split = |status: &CanaryStatus| status.step.clone();
+            let split = |status: &CanaryStatus| {
+                status.step.clone().map(|step| CanaryStepStatus { approved: false, overdue: false, ..step })
+            };
             if split(&plan.status) != split(&self.status) {
                 assert!(generation(&plan.status) > generation(&self.status), "splits are numbered upwards");
-                let weight = plan.status.step.as_ref().unwrap().weight;
-                self.story.push(format!("{weight} %"));
+                let step = plan.status.step.as_ref().unwrap();
+                self.story.push(match step {
+                    CanaryStepStatus { mirror: Some(dark), .. } => format!("mirror {} %", dark.percent),
+                    step if !step.matches.is_empty() => "matches".to_owned(),
+                    step => format!("{} %", step.weight),
+                });
                 self.counted = Default::default();
                 self.before = Default::default();
             }
@@ -189,7 +241,7 @@ impl World {
         self.told.extend(plan.notes.iter().map(|note| note.reason));
         for action in &plan.actions {
             self.perform(action);
-            if self.wrote() {
+            if !matches!(action, Action::Ask(_)) && self.wrote() {
                 return true;
             }
         }
@@ -199,7 +251,7 @@ impl World {
     fn perform(&mut self, action: &Action) {
         match action {
             Action::Manage => self.deployment.as_mut().unwrap().managed_by = Some("reviews".to_owned()),
-            Action::ApplyClone => {
+            Action::ApplyClone { replicas } => {
                 let deployment = self.deployment.clone().unwrap();
                 if let Some(clone) = &self.clone
                     && clone.revision != deployment.revision
@@ -210,9 +262,19 @@ impl World {
                     revision: deployment.revision,
                     ours: true,
                     deleting: false,
-                    replicas: deployment.replicas,
+                    replicas: *replicas,
                     rollout: rollout(false),
                 });
+            }
+            Action::Ask(phase) => {
+                self.asked.push(*phase);
+            }
+            Action::TakeRequest => self.request = None,
+            Action::Forgive => self.deployment.as_mut().unwrap().refused = false,
+            Action::Restart => {
+                let deployment = self.deployment.as_mut().unwrap();
+                deployment.noted_config = config_of(&deployment.revision).map(str::to_owned);
+                deployment.rollout = rollout(false);
             }
             Action::DeleteClone => {
                 assert!(self.applied.1 == 0.0 || self.hanging, "a clone that gets traffic is deleted");
@@ -251,13 +313,14 @@ impl World {
             deployment.rollout.done |= !deployment.paused && !self.stalled;
         }
         let weight = self.status.step.as_ref().map_or(0.0, |step| step.weight.value());
+        let gets = self.status.step.as_ref().map_or(0.0, gets);
         if !self.hanging {
-            self.applied = (generation(&self.status), weight);
+            self.applied = (generation(&self.status), gets);
         }
         if self.splits() && self.clone.as_ref().is_some_and(|clone| clone.rollout.done) {
-            let share = weight / 100.0;
+            let rest = 1.0 - weight / 100.0;
             for (counts, share, failing) in
-                [(&mut self.counted.0, share, self.failing.0), (&mut self.counted.1, 1.0 - share, self.failing.1)]
+                [(&mut self.counted.0, gets / 100.0, self.failing.0), (&mut self.counted.1, rest, self.failing.1)]
             {
                 let requests = (TRAFFIC * share) as u64;
                 counts.requests += requests;
@@ -411,7 +474,7 @@ fn the_old_template_in_the_middle_ends_the_release() {
 #[test]
 fn another_template_in_the_middle_starts_over() {
     let mut world = World::releasing();
-    world.until(|world| world.status.step.as_ref().is_some_and(|step| step.index == 2));
+    world.until(|world| world.status.step.as_ref().is_some_and(|step| step.index == Some(2)));
     world.story.clear();
     world.change("v3");
     world.until_phase(Phase::Succeeded);
@@ -442,7 +505,7 @@ fn pods_that_crash_end_the_release_with_their_own_words() {
     let verdict = world.status.verdict.clone().unwrap();
     assert_eq!(verdict.reason, "the new version is starting: 0 of 2 pods are ready");
     assert!(!world.splits(), "no traffic before the pods are ready");
-    world.trouble = Some("pod a, container b: CrashLoopBackOff: back-off".to_owned());
+    world.trouble.hopeless = Some("pod a, container b: CrashLoopBackOff: back-off".to_owned());
     world.until_phase(Phase::Failed);
     assert_eq!(world.status.verdict.as_ref().unwrap().reason, "pod a, container b: CrashLoopBackOff: back-off");
     assert!(world.clone.is_none() && world.deployment().paused);
@@ -451,7 +514,7 @@ fn pods_that_crash_end_the_release_with_their_own_words() {
 #[test]
 fn pods_that_crash_later_end_the_release_as_well() {
     let mut world = World::releasing();
-    world.trouble = Some("pod a, container b: CrashLoopBackOff: back-off".to_owned());
+    world.trouble.hopeless = Some("pod a, container b: CrashLoopBackOff: back-off".to_owned());
     world.until_phase(Phase::Failed);
     assert!(world.clone.is_none());
 }
@@ -735,7 +798,7 @@ fn another_weight_in_the_spec_is_a_new_step() {
     world.generation += 1;
     world.run(1);
     let step = world.status.step.as_ref().unwrap();
-    assert_eq!((step.index, step.weight.value()), (0, 2.0));
+    assert_eq!((step.index, step.weight.value()), (Some(0), 2.0));
     assert_eq!(world.status.observed_generation, Some(2));
 }
 
@@ -796,7 +859,7 @@ fn the_history_keeps_ten() {
     for release in 2..15 {
         world.change(&format!("v{release}"));
         world.until_phase(Phase::Succeeded);
-        world.change(&format!("v{release}-next"));
+        world.change(&format!("v{release}next"));
         world.until(|world| world.status.phase != Some(Phase::Succeeded));
     }
     assert_eq!(world.status.history.len(), 10);
@@ -808,6 +871,8 @@ fn end(world: &World) -> serde_json::Value {
         "phase": world.status.phase,
         "stable": world.status.stable.as_ref().map(|version| &version.revision),
         "weight": world.status.step.as_ref().map(|step| step.weight),
+        "index": world.index(),
+        "request": (&world.request, &world.status.request),
         "history": world.status.history.iter().map(|release| (&release.revision, release.outcome)).collect::<Vec<_>>(),
         "clone": world.clone.is_some(),
         "paused": world.deployment.as_ref().map(|deployment| deployment.paused),

@@ -37,11 +37,16 @@ impl Delegation {
         Self { requests: Arc::clone(requests), listed: ids, wanted }
     }
 
+    /// Whether the user lists it.
+    pub(super) fn lists(&self, root: RootId) -> bool {
+        self.listed.contains(&root)
+    }
+
     /// Whether the authority signs under `root`: it is one of those listed, or at least nobody can sign under it here. `intermediate` is what could.
     pub(super) fn covers(&self, root: &Root, intermediate: Option<&Intermediate>) -> bool {
         let signs_here =
             || root.has_key() || intermediate.is_some_and(|intermediate| intermediate.check_under(root).is_ok());
-        self.listed.contains(&root.id()) || !signs_here()
+        self.lists(root.id()) || !signs_here()
     }
 
     /// Under which its answers may be: the one that is to sign, and where everybody trusts two of its roots, the other. Of the authority's change from one to the

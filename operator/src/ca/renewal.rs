@@ -34,7 +34,7 @@ pub(super) enum Upkeep {
     Note(Renewal),
 }
 
-/// Decides it; `above` is the root that the intermediate is under. `None`: nothing.
+/// Decides it; `above` is the root that the intermediate is under, `offer` what the user has for that root. `None`: nothing.
 pub(super) fn upkeep(
     secret: Option<&Secret>,
     intermediate: &Intermediate,
@@ -58,7 +58,7 @@ pub(super) fn upkeep(
         // Whoever asks for a new intermediate may have lost the key of the old one, which signed the leaves.
         next.since = now.unix_timestamp();
     }
-    let offered = offer.filter(|offer| offer.root.id() == above.id()).and_then(|offer| offer.intermediate.as_ref());
+    let offered = offer.and_then(|offer| offer.intermediate.as_ref());
     let sign = if let Some(offered) = offered {
         offered.chain() != intermediate.chain()
     } else {

@@ -90,7 +90,9 @@ impl Metrics {
         }
         let waited_for = standing.waiting.as_ref().map_or(0, |waiting| waiting.proxy_count);
         self.waited_for.set(i64::try_from(waited_for).unwrap_or(i64::MAX));
-        self.expiry.remove(&Of { certificate: "next root" });
+        for certificate in ["next root", "intermediate", "issuer"] {
+            self.expiry.remove(&Of { certificate });
+        }
         for certificate in &standing.certificates {
             let ends = certificate.validity.not_after.unix_timestamp();
             self.expiry.get_or_create(&Of { certificate: certificate.name }).set(ends);
@@ -227,7 +229,8 @@ fn data(standing: Option<&Standing>, broken: Option<&str>) -> BTreeMap<String, S
     for certificate in standing.iter().flat_map(|standing| &standing.certificates) {
         let ends = time_of(certificate.validity.not_after.unix_timestamp());
         let root = certificate.root.map(|root| format!(", SHA-256 {root}")).unwrap_or_default();
-        let _ = writeln!(certificates, "{} (Secret {}): ends {ends}{root}", certificate.name, certificate.secret);
+        let place = certificate.secret.map(|secret| format!(" (Secret {secret})")).unwrap_or_default();
+        let _ = writeln!(certificates, "{}{place}: ends {ends}{root}", certificate.name);
     }
     for complaint in standing.iter().flat_map(|standing| &standing.complaints) {
         let _ = writeln!(problems, "{}", complaint.sentence);
@@ -330,7 +333,7 @@ mod tests {
             aborted: false,
             waiting: None,
             signer: "this operator".into(),
-            certificates: vec![Certificate { name: "root", secret: ROOT_SECRET, validity, root: None }],
+            certificates: vec![Certificate { name: "root", secret: Some(ROOT_SECRET), validity, root: None }],
             complaints: Vec::new(),
         }
     }
@@ -410,7 +413,20 @@ mod tests {
         ] {
             assert!(text().contains(line), "{line} is not in\n{}", text());
         }
-        metrics.set(&standing(Phase::Settled));
+        let settled = standing(Phase::Settled);
+        metrics.set(&settled);
         assert!(!text().contains("reason=\"Expiring\""));
+
+        // Another authority signs now: of the intermediate nothing is told any more.
+        for name in ["intermediate", "issuer"] {
+            let of = Certificate { name, secret: None, ..settled.certificates[0] };
+            metrics.set(&Standing { certificates: vec![of], ..settled.clone() });
+            assert!(text().contains(&format!("{{certificate=\"{name}\"}} 1800864000")), "{}", text());
+            assert!(
+                data(Some(&Standing { certificates: vec![of], ..settled.clone() }), None)["certificates"]
+                    .starts_with(&format!("{name}: ends 2027"))
+            );
+        }
+        assert!(!text().contains("certificate=\"intermediate\""), "{}", text());
     }
 }

@@ -78,8 +78,10 @@ pub(super) struct Record {
     pub(super) sequence: u64,
     /// The root beside the first one that `sequence` numbers, in hexadecimal.
     pub(super) next: Option<String>,
-    /// The request to rotate that was acted on last.
+    /// The request to rotate that was acted on last, or refused.
     pub(super) request: String,
+    /// Why it was refused; empty: it was not.
+    pub(super) refused: String,
     /// The request to abort that was acted on last.
     pub(super) abort: String,
     /// The last rotation was aborted: the next one waits for a request.
@@ -172,8 +174,10 @@ pub(super) struct Sight<'a> {
     pub(super) next: Option<RootId>,
     /// As `root_signs`.
     pub(super) next_signs: bool,
-    /// The root that the user offers, in Secret `fairlead-ca`.
+    /// The root that the user wants: that of Secret `fairlead-ca`, or of the issuer that is asked to sign.
     pub(super) offered: Option<RootId>,
+    /// Why there can be no other root now: the present one is the user's, or what the user wants cannot be read.
+    pub(super) refusal: Option<&'a str>,
     /// The root above the present intermediate; `None`: there is none.
     pub(super) signing: Option<RootId>,
     /// Annotation `fairlead.dev/rotate-root`; empty: none.
@@ -220,6 +224,10 @@ pub(super) fn decide(sight: &Sight<'_>, everyone: Option<&Everyone>) -> Step {
     match record.phase {
         Phase::Settled => settled(sight),
         Phase::Publishing => match sight.next {
+            // Not a root of our own in place of one that cannot be read.
+            None if sight.offered.is_none() && sight.refusal.is_some() => {
+                Step::Wait(Waiting::for_other("the root that the user wants, which cannot be read"))
+            }
             None => Step::Make,
             Some(next) if sight.offered.is_some_and(|offered| offered != next) => Step::Make,
             Some(next) if record.next.as_deref() != Some(&next.to_string()) => publish(sight, next),
@@ -247,11 +255,11 @@ fn settled(sight: &Sight<'_>) -> Step {
     let Sight { record, root, .. } = *sight;
     let asked = !sight.rotate.is_empty() && sight.rotate != record.request;
     let other_offered = sight.offered.is_some_and(|offered| offered != root);
-    if asked && sight.offered == Some(root) {
-        // The user's root is the user's to change.
-        return Step::Record(Record { request: sight.rotate.to_owned(), ..record.clone() });
+    if let (true, Some(why)) = (asked, sight.refusal) {
+        return Step::Record(Record { request: sight.rotate.to_owned(), refused: why.to_owned(), ..record.clone() });
     }
-    let wanted = asked || (!record.aborted && (other_offered || (sight.due && sight.offered.is_none())));
+    let due = sight.due && sight.offered.is_none() && sight.refusal.is_none();
+    let wanted = asked || (!record.aborted && (other_offered || due));
     match sight.next {
         // Left over: it became the root, or its rotation was aborted.
         Some(next) if next == root || !wanted => Step::Discard,
@@ -264,7 +272,13 @@ fn settled(sight: &Sight<'_>) -> Step {
 /// Numbers the bundle with both roots.
 fn publish(sight: &Sight<'_>, next: RootId) -> Step {
     let record = sight.record.enter(Phase::Publishing, sight.now).numbered(sight.now);
-    Step::Record(Record { next: Some(next.to_string()), request: sight.rotate.to_owned(), aborted: false, ..record })
+    Step::Record(Record {
+        next: Some(next.to_string()),
+        request: sight.rotate.to_owned(),
+        refused: String::new(),
+        aborted: false,
+        ..record
+    })
 }
 
 fn sign(sight: &Sight<'_>, by_next: bool, root: RootId, possible: bool) -> Option<Step> {

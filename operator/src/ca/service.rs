@@ -18,7 +18,7 @@ use super::authority::CertifyError;
 use super::keeper::State;
 use super::limit::RateLimit;
 use super::token::{Claims, Refusal, admit, claims};
-use super::{PeerAddress, Pods, SpiffeId, TrustBundle, csr};
+use super::{PeerAddress, Pods, SpiffeId, TrustBundle, csr, requests};
 
 /// A certificate request and a token, in bytes; each has a limit of its own below this. What is larger is not read.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -31,7 +31,12 @@ const MAX_REVIEWS: usize = 64;
 /// The index hears of a pod, and the kubelet reports its address, about when the proxy starts: so long we wait for them.
 const POD_PATIENCE: Duration = Duration::from_secs(3);
 const POD_INTERVAL: Duration = Duration::from_millis(50);
-/// A pod asks at its start and at half of its certificate's life, which is two minutes at the least; one that crashes in a loop must not keep the API
+/// What a proxy waits for an answer. For a leaf that another authority signs there is enough left of it after permit, review and pod.
+const PROXY_PATIENCE: Duration = Duration::from_secs(30);
+const _: () = assert!(
+    REVIEW_TIMEOUT.as_secs() * 2 + POD_PATIENCE.as_secs() + requests::PATIENCE.as_secs() < PROXY_PATIENCE.as_secs()
+);
+/// A pod asks at its start and at half of its certificate's life, which is a minute away at the least; one that crashes in a loop must not keep the API
 /// server busy.
 const POD_BURST: u32 = 10;
 const POD_REFILL: Duration = Duration::from_secs(6);

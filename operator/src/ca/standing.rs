@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::material::{Intermediate, MaterialError, Root, RootId, Validity};
 use super::rotation::{Phase, Record, Waiting};
-use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, USER_SECRET};
+use super::secrets::{ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, ROOTS_MAP, USER_SECRET};
 use crate::settings::IssuerRef;
 
 /// See the head of this file. Equal as long as there is nothing new to tell.
@@ -31,10 +31,10 @@ pub struct Standing {
 /// One certificate of the authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// `root`, `next root` or `intermediate`.
+    /// `root`, `next root`, `intermediate` or `issuer`: the own one of whoever is asked to sign.
     pub name: &'static str,
-    /// Where it lies.
-    pub secret: &'static str,
+    /// Where it lies; `None`: not here.
+    pub secret: Option<&'static str>,
     /// From when to when it is good.
     pub validity: Validity,
     /// Of a root.
@@ -72,20 +72,31 @@ impl Complaint {
         Self { reason: "Ignored", secret: USER_SECRET, sentence: sentence.to_owned() }
     }
 
-    fn running_out(certificate: &Certificate, can_renew: bool, by_requests: bool) -> Self {
-        let Certificate { name, secret, validity, .. } = certificate;
-        let help = if can_renew {
-            "it should have been renewed at half of its life: the operator's log says why it was not"
-        } else if by_requests {
-            "it is yours to renew: add its successor to ConfigMap fairlead-roots"
-        } else {
-            "it is yours to renew: put its successor into Secret fairlead-ca"
-        };
+    /// A request that is not acted on: `sentence` is what the record of the rotation says of it.
+    pub(super) fn refused(sentence: &str) -> Self {
+        Self { reason: "RotationRefused", secret: ROOT_SECRET, sentence: sentence.to_owned() }
+    }
+
+    /// The key in `secret` could go on signing what everybody believes, though `issuer` signs.
+    pub(super) fn key_left(namespace: &str, secret: &'static str, issuer: &IssuerRef) -> Self {
+        let to_do = if secret == ROOT_SECRET { "" } else { "delete the Secret, and " };
         Self {
-            reason: "Expiring",
+            reason: "KeyLeft",
             secret,
             sentence: format!(
-                "the {name} in Secret {secret} ends at {}, and less than a third of its life is left; {help}",
+                "{issuer} signs now, but what the key in Secret {namespace}/{secret} signs is believed by every proxy as well: {to_do}rotate the root to be rid of that key (put another root of the issuer's below the present one in ConfigMap {namespace}/{ROOTS_MAP})"
+            ),
+        }
+    }
+
+    fn running_out(certificate: &Certificate, help: &str) -> Self {
+        let Certificate { name, secret, validity, .. } = certificate;
+        let place = secret.map(|secret| format!(" in Secret {secret}")).unwrap_or_default();
+        Self {
+            reason: "Expiring",
+            secret: secret.unwrap_or(ROOT_SECRET),
+            sentence: format!(
+                "the {name}{place} ends at {}, and less than a third of its life is left; {help}",
                 validity.not_after
             ),
         }
@@ -95,40 +106,76 @@ impl Complaint {
 /// Who signs.
 pub(super) enum Signing<'a> {
     Here(&'a Intermediate),
-    Requests(&'a IssuerRef),
+    /// And from when to when it can.
+    Requests(&'a IssuerRef, Option<Validity>),
+}
+
+/// Whose the roots are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The mesh's own.
+    Mesh,
+    /// The user's, in Secret `fairlead-ca`.
+    User,
+    /// Of the issuer that is asked to sign.
+    Issuer,
+}
+
+impl Owner {
+    fn renewed_by(self) -> &'static str {
+        match self {
+            Self::Mesh => "it should have been renewed at half of its life: the operator's log says why it was not",
+            Self::User => "it is yours to renew: put its successor into Secret fairlead-ca",
+            Self::Issuer => "it is yours to renew: add its successor to ConfigMap fairlead-roots",
+        }
+    }
 }
 
 impl Standing {
     /// Of what was read.
     pub(super) fn new(
         record: &Record,
-        root: &Root,
-        next: Option<&Root>,
-        signer: &Signing<'_>,
+        (root, next): (&Root, Option<&Root>),
+        (signer, owner): (&Signing<'_>, Owner),
         waiting: Option<Waiting>,
         mut complaints: Vec<Complaint>,
         now: OffsetDateTime,
     ) -> Self {
-        let of_root =
-            |name, secret, root: &Root| Certificate { name, secret, validity: root.validity, root: Some(root.id()) };
+        let of_root = |name, secret, root: &Root| Certificate {
+            name,
+            secret: Some(secret),
+            validity: root.validity,
+            root: Some(root.id()),
+        };
         let mut certificates = vec![of_root("root", ROOT_SECRET, root)];
         certificates.extend(next.map(|next| of_root("next root", NEXT_ROOT_SECRET, next)));
-        let by_requests = matches!(signer, Signing::Requests(_));
-        let signer = match signer {
+        complaints.extend(
+            certificates
+                .iter()
+                .filter(|certificate| certificate.validity.is_running_out(now))
+                .map(|certificate| Complaint::running_out(certificate, owner.renewed_by())),
+        );
+        let (signer, below) = match *signer {
             Signing::Here(intermediate) => {
-                certificates.push(Certificate {
-                    name: "intermediate",
-                    secret: ISSUER_SECRET,
-                    validity: intermediate.validity,
-                    root: None,
-                });
-                format!("this operator, with the key in Secret {ISSUER_SECRET}")
+                let secret = Some(ISSUER_SECRET);
+                let own = Certificate { name: "intermediate", secret, validity: intermediate.validity, root: None };
+                let help = if root.has_key() { Owner::Mesh } else { Owner::User }.renewed_by();
+                (format!("this operator, with the key in Secret {ISSUER_SECRET}"), Some((own, help.to_owned())))
             }
-            Signing::Requests(issuer) => format!("{issuer}, asked by CertificateRequests"),
+            Signing::Requests(issuer, validity) => {
+                let of = |validity| Certificate { name: "issuer", secret: None, validity, root: None };
+                let help = format!(
+                    "it is the own certificate of {issuer}, or above it: renew it there, for what would outlive it is not taken"
+                );
+                (format!("{issuer}, asked by CertificateRequests"), validity.map(|validity| (of(validity), help)))
+            }
         };
-        let running_out = certificates.iter().filter(|certificate| certificate.validity.is_running_out(now));
-        complaints
-            .extend(running_out.map(|certificate| Complaint::running_out(certificate, root.has_key(), by_requests)));
+        if let Some((certificate, help)) = below {
+            if certificate.validity.is_running_out(now) {
+                complaints.push(Complaint::running_out(&certificate, &help));
+            }
+            certificates.push(certificate);
+        }
         Self {
             phase: record.phase,
             since: record.since,

@@ -1,7 +1,7 @@
 //! Why there is no authority: each error names the object, and what to do about it.
 
 use super::{ABORT_ROTATION, ISSUER_SECRET, NEXT_ROOT_SECRET, ROOT_SECRET, ROOTS_MAP, USER_SECRET};
-use crate::ca::material::MaterialError;
+use crate::ca::material::{MaterialError, Root};
 
 /// Why the Secrets gave no authority.
 #[derive(Debug, thiserror::Error)]
@@ -15,9 +15,10 @@ pub(in crate::ca) enum KeeperError {
     )]
     Roots { namespace: String, problem: String },
     #[error(
-        "nothing signs under the root in Secret {namespace}/{ROOT_SECRET}, whose key is not here: bring back Secret {USER_SECRET}, or certificateRequests in the settings, whichever there was"
+        "nothing signs under the root in Secret {namespace}/{ROOT_SECRET}, whose key is not here{}: bring back Secret {USER_SECRET}, or certificateRequests in the settings, whichever there was",
+        if *left { " (what Secret fairlead-issuer holds is of another root)" } else { "" }
     )]
-    NoSigner { namespace: String },
+    NoSigner { namespace: String, left: bool },
     #[error("Secret {namespace}/{name}: {problem}; {fix}")]
     Secret { namespace: String, name: &'static str, problem: MaterialError, fix: &'static str },
     #[error(
@@ -42,12 +43,23 @@ const RESTORE_ROOT: &str = "restore it from a backup, or delete it and fairlead-
 const RESTORE_NEXT: &str =
     "restore it from a backup, or abort the rotation (annotation fairlead.dev/abort-rotation on fairlead-root)";
 const DELETE_ISSUER: &str = "restore it from a backup, or delete it: the operator then makes a new one from the root";
+const OFFER_ISSUER: &str = "restore it from a backup, or put an intermediate below the same root, whose key is not here, into Secret fairlead-ca, and delete this one";
 
-/// What to do about a Secret that is damaged.
-pub(super) fn fix(name: &str) -> &'static str {
-    match name {
-        ROOT_SECRET => RESTORE_ROOT,
-        NEXT_ROOT_SECRET => RESTORE_NEXT,
-        _ => DELETE_ISSUER,
+impl KeeperError {
+    /// Of a root.
+    pub(super) fn secret(namespace: &str, name: &'static str, problem: MaterialError) -> Self {
+        let fix = if name == NEXT_ROOT_SECRET { RESTORE_NEXT } else { RESTORE_ROOT };
+        Self::Secret { namespace: namespace.to_owned(), name, problem, fix }
+    }
+
+    /// Of the intermediate, which is to be below `above`.
+    pub(super) fn issuer(namespace: &str, above: &Root, problem: MaterialError) -> Self {
+        let fix = if above.has_key() { DELETE_ISSUER } else { OFFER_ISSUER };
+        Self::Secret { namespace: namespace.to_owned(), name: ISSUER_SECRET, problem, fix }
+    }
+
+    /// Of what an annotation keeps.
+    pub(super) fn record(namespace: &str, name: &'static str, annotation: &'static str) -> Self {
+        Self::Record { namespace: namespace.to_owned(), name, annotation }
     }
 }

@@ -5,9 +5,11 @@ use parking_lot::Mutex;
 use serde_json::json;
 use time::Duration as Span;
 
+use super::super::TrustBundle;
 use super::super::authority::tests::{identity, now, parts};
-use super::super::material::{BACKDATE, INTERMEDIATE_LIFETIME};
+use super::super::material::{BACKDATE, INTERMEDIATE_LIFETIME, Intermediate, Root, RootId, Serial};
 use super::super::rotation::{Everyone, Trust};
+use super::super::secrets;
 use super::*;
 use crate::fake_api::FakeApi;
 

@@ -15,7 +15,7 @@ use x509_parser::prelude::FromDer as _;
 use super::Ask;
 use crate::ca::SpiffeId;
 use crate::ca::authority::Leaf;
-use crate::ca::material::{MAX_INTERMEDIATES, is_self_signed};
+use crate::ca::material::{MAX_INTERMEDIATES, Validity, is_self_signed};
 
 /// How much longer than asked a certificate may last: issuers round, and our clocks differ.
 const SLACK: Duration = Duration::from_secs(60);
@@ -55,6 +55,11 @@ pub enum AnswerError {
     /// It would be renewed in a tight loop.
     #[error("ends at {0}, in less than a minute: what is the issuer's longest lifetime?")]
     Short(OffsetDateTime),
+    /// The next certificate, as old again, would be asked for at once, and so on.
+    #[error(
+        "began at {0}, so long ago that it would be renewed at once, again and again: have the issuer begin certificates when it signs them, or make certificateLifetime longer"
+    )]
+    Old(OffsetDateTime),
     /// It could not be verified any more long before it ends.
     #[error("ends later than a certificate above it, at {0}: renew the issuer's own")]
     Outlives(OffsetDateTime),
@@ -108,10 +113,24 @@ pub(super) fn check(pem: &[u8], ask: &Ask, now: OffsetDateTime) -> Result<Leaf, 
             return Err(AnswerError::Outlives(ends));
         }
     }
+    // Proxies renew at half of the life, less a tenth of it at the earliest: so there is time left before that.
+    if now - not_before >= (not_after - not_before) * 2 / 5 {
+        return Err(AnswerError::Old(not_before));
+    }
     let anchors: Result<Vec<_>, _> = ask.roots.iter().map(verifier::anchor).collect();
     let anchors = anchors.map_err(|error| AnswerError::Foreign(error.to_string()))?;
     leads_to(&anchors, first, above, now).map_err(|error| AnswerError::Foreign(verifier::reason(&error)))?;
     Ok(Leaf { chain: chain.iter().map(|certificate| certificate.to_vec()).collect(), not_before, not_after })
+}
+
+/// Of what lies above a leaf that was checked, what ends first. `None`: a root signed it.
+pub(super) fn signer_validity(leaf: &Leaf) -> Option<Validity> {
+    let above = leaf.chain.iter().skip(1).filter_map(|der| {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let validity = parsed.validity();
+        Some(Validity { not_before: validity.not_before.to_datetime(), not_after: validity.not_after.to_datetime() })
+    });
+    above.min_by_key(|validity| validity.not_after)
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, AnswerError> {

@@ -4,7 +4,7 @@
 //! # Expected flow
 //!
 //! [`Requests::certificate`] creates an object in the operator's namespace with the request of whoever holds the key, looks at it until it is decided,
-//! deletes it, and judges what came back ([`answer`]).
+//! judges what came back ([`answer`]), tells whoever waits, and then deletes the object.
 //!
 //! # Guarantees
 //!
@@ -23,7 +23,8 @@
 //!
 //! # Errors
 //!
-//! Each is a sentence and a reason. While the API cannot be written, attempts pause for all; an issuer that refuses one pod is asked again for the next.
+//! Each is a sentence and a reason. While the API server is away, attempts pause for all; where it, a policy or the issuer refuses one pod, the next is asked for
+//! all the same.
 
 mod answer;
 mod object;
@@ -38,8 +39,8 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::answer::AnswerError;
 use self::object::{CertificateRequest, LABEL, Verdict, bounded, is_leftover, resource, verdict};
@@ -48,13 +49,14 @@ use self::trouble::Troubles;
 use super::SpiffeId;
 use super::authority::Leaf;
 use super::csr::PublicKey;
+use super::material::{BACKDATE, Validity};
 use super::standing::Complaint;
 use crate::settings::{CertificateRequests, IssuerRef};
 
 /// For one call of the API server.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// For a decision. Proxies wait for half a minute, of which token and pod may have taken some.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// From the question to its answer, whatever is slow in between. Proxies wait for half a minute, of which token and pod may have taken some: see the service.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks: the first soon, since an issuer in the cluster signs at once, the later ones less often.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LAST_LOOK: Duration = Duration::from_secs(1);
@@ -63,6 +65,8 @@ const MAX_UNDER_WAY: usize = 32;
 /// After a call that failed nobody calls for so long, then twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// Nobody's clock is believed to differ by more than [`BACKDATE`]; the rest is for decisions that took their time.
+const MAX_BACKDATE: time::Duration = time::Duration::minutes(BACKDATE.whole_minutes() + 1);
 /// Between two sweeps, and how much one takes.
 const SWEEP: Duration = Duration::from_secs(60);
 const SWEPT: u32 = 500;
@@ -85,7 +89,7 @@ pub(super) struct Ask {
 /// Why there is no certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The API server did not take it: away, no permission, or no such kind.
+    /// The API server did not take it: it is away, or has no such kind.
     #[error("cannot {action} a CertificateRequest in {namespace} ({error}): is cert-manager installed?")]
     Api {
         /// What was tried.
@@ -99,8 +103,15 @@ pub enum RequestError {
     #[error("no CertificateRequest is made, since the last one failed; the next attempt is in {0:?}")]
     Paused(Duration),
     /// More than [`MAX_UNDER_WAY`].
-    #[error("too many CertificateRequests are under way; try again")]
+    #[error(
+        "{MAX_UNDER_WAY} CertificateRequests of this replica were under way, and no more are made: is the issuer slow, or certificateLifetime short for so many pods?"
+    )]
     Busy,
+    /// The API server, or a policy that it asks, does not let this one be made.
+    #[error(
+        "no CertificateRequest may be made for {0} ({1}): is the Role of install.yaml there, and which policy refuses it?"
+    )]
+    Forbidden(SpiffeId, String),
     /// An approver said no.
     #[error("the CertificateRequest for {0} was denied: {1}")]
     Denied(SpiffeId, String),
@@ -117,8 +128,8 @@ pub enum RequestError {
     #[error("the CertificateRequest for {0} was deleted by somebody else before it was decided")]
     Gone(SpiffeId),
     /// What came back is not what was asked for.
-    #[error("the issuer was asked to sign for {0}, but what it signed {1}; it is not used")]
-    Answer(SpiffeId, AnswerError),
+    #[error("{0} was asked to sign for {1}, but what it signed {2}; it is not used")]
+    Answer(Box<IssuerRef>, SpiffeId, AnswerError),
     /// The operator is ending.
     #[error("the operator is stopping")]
     Stopping,
@@ -131,6 +142,7 @@ impl RequestError {
             Self::Api { .. } => "RequestNotMade",
             Self::Paused(_) => "Paused",
             Self::Busy => "Busy",
+            Self::Forbidden(..) => "RequestForbidden",
             Self::Denied(..) => "RequestDenied",
             Self::Invalid(..) => "RequestInvalid",
             Self::Failed(..) => "RequestFailed",
@@ -150,6 +162,8 @@ pub struct Requests {
     under_way: Arc<Semaphore>,
     pause: Mutex<Pause>,
     troubles: Troubles,
+    /// From when to when the issuer can sign as it did last: it is told nowhere but in its chains.
+    issuer_validity: Mutex<Option<Validity>>,
 }
 
 impl fmt::Debug for Requests {
@@ -170,7 +184,16 @@ impl Pause {
         self.until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    fn failed(&mut self, now: Instant) {
+    /// How many failures an attempt that begins now has seen; an error where it is too early for one.
+    fn begin(&self, now: Instant) -> Result<u32, RequestError> {
+        self.left(now).map_or(Ok(self.failures), |left| Err(RequestError::Paused(left)))
+    }
+
+    /// Of attempts that were under way together the first counts: they failed of one thing.
+    fn failed(&mut self, seen: u32, now: Instant) {
+        if seen != self.failures {
+            return;
+        }
         let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures)).min(LAST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.until = Some(now + pause);
@@ -187,6 +210,7 @@ impl Requests {
             under_way: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
             pause: Mutex::default(),
             troubles: Troubles::new(metrics),
+            issuer_validity: Mutex::default(),
         })
     }
 
@@ -198,6 +222,12 @@ impl Requests {
     /// Whether the mesh is to leave this issuer.
     pub(super) fn is_phased_out(&self) -> bool {
         self.settings.phase_out
+    }
+
+    /// From when to when it can sign, as its last chain says: of what lies between a leaf and the root, what ends first. `None`: nothing was signed yet, or the root
+    /// itself signs.
+    pub(super) fn issuer_validity(&self) -> Option<Validity> {
+        *self.issuer_validity.lock()
     }
 
     /// What went wrong lately, for people.
@@ -213,51 +243,76 @@ impl Requests {
     }
 
     async fn start(self: &Arc<Self>, ask: Ask) -> Result<Leaf, RequestError> {
-        if let Some(left) = self.pause.lock().left(Instant::now()) {
-            return Err(RequestError::Paused(left));
-        }
+        let deadline = Instant::now() + PATIENCE;
+        self.pause.lock().begin(Instant::now())?;
         let permit = timeout(TIMEOUT, Arc::clone(&self.under_way).acquire_owned()).await;
         let permit = permit.map_err(|_| RequestError::Busy)?.map_err(|_| RequestError::Stopping)?;
         let this = Arc::clone(self);
-        let done = tokio::spawn(async move {
-            let outcome = this.run(&ask).await;
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            this.run(&ask, deadline, tell).await;
             drop(permit);
-            outcome
         });
-        done.await.unwrap_or(Err(RequestError::Stopping))
+        told.await.unwrap_or(Err(RequestError::Stopping))
     }
 
-    async fn run(&self, ask: &Ask) -> Result<Leaf, RequestError> {
-        let made =
-            match timeout(TIMEOUT, self.api.create(&PostParams::default(), &object::of(ask, self.issuer()))).await {
-                Ok(Ok(made)) => made,
-                // Of this one alone.
-                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 422) => {
-                    return Err(RequestError::Invalid(ask.identity.clone(), bounded(&status.message)));
-                }
-                Ok(Err(error)) => return Err(self.not_made("create", &error.to_string())),
-                // It may have been made all the same; then the sweep finds it.
-                Err(_) => return Err(self.not_made("create", "no answer in time")),
-            };
-        *self.pause.lock() = Pause::default();
-        let signed = self.decided(&made.name_any(), &ask.identity).await;
-        self.delete(&made).await;
-        let leaf = answer::check(&signed?, ask, OffsetDateTime::now_utc());
-        leaf.map_err(|error| RequestError::Answer(ask.identity.clone(), error))
+    /// Nobody waits for the deletion. Whoever asked may be gone before that as well.
+    async fn run(&self, ask: &Ask, deadline: Instant, tell: oneshot::Sender<Result<Leaf, RequestError>>) {
+        match self.make(ask).await {
+            Ok(made) => {
+                let signed = self.decided(&made.name_any(), &ask.identity, deadline).await;
+                let _ = tell.send(signed.and_then(|pem| self.judge(&pem, ask)));
+                self.delete(&made).await;
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        }
     }
 
-    fn not_made(&self, action: &'static str, error: &str) -> RequestError {
-        self.pause.lock().failed(Instant::now());
-        RequestError::Api { action, namespace: self.namespace.clone(), error: bounded(error) }
+    async fn make(&self, ask: &Ask) -> Result<CertificateRequest, RequestError> {
+        let seen = self.pause.lock().begin(Instant::now())?;
+        match timeout(TIMEOUT, self.api.create(&PostParams::default(), &object::of(ask, self.issuer()))).await {
+            Ok(Ok(made)) => {
+                *self.pause.lock() = Pause::default();
+                Ok(made)
+            }
+            // Of this one alone, or so it may be: the next one is no burden to an API server that answers.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 413 | 422) => {
+                Err(RequestError::Invalid(ask.identity.clone(), bounded(&status.message)))
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                Err(RequestError::Forbidden(ask.identity.clone(), bounded(&status.message)))
+            }
+            Ok(Err(error)) => Err(self.not_made(seen, &error.to_string())),
+            // It may have been made all the same; then the sweep finds it.
+            Err(_) => Err(self.not_made(seen, "no answer in time")),
+        }
+    }
+
+    fn not_made(&self, seen: u32, error: &str) -> RequestError {
+        self.pause.lock().failed(seen, Instant::now());
+        RequestError::Api { action: "create", namespace: self.namespace.clone(), error: bounded(error) }
+    }
+
+    fn judge(&self, pem: &[u8], ask: &Ask) -> Result<Leaf, RequestError> {
+        let now = OffsetDateTime::now_utc();
+        let leaf = answer::check(pem, ask, now)
+            .map_err(|error| RequestError::Answer(Box::new(self.issuer().clone()), ask.identity.clone(), error))?;
+        *self.issuer_validity.lock() = answer::signer_validity(&leaf);
+        if now - leaf.not_before > MAX_BACKDATE {
+            self.troubles.note_backdated(self.issuer(), now - leaf.not_before, Instant::now());
+        }
+        Ok(leaf)
     }
 
     /// Looks until it is decided, or patience ends. An API server that is away for a moment is asked again.
-    async fn decided(&self, name: &str, identity: &SpiffeId) -> Result<Vec<u8>, RequestError> {
-        let deadline = Instant::now() + PATIENCE;
+    async fn decided(&self, name: &str, identity: &SpiffeId, deadline: Instant) -> Result<Vec<u8>, RequestError> {
         let (mut wait, mut last) = (FIRST_LOOK, "it was never seen".to_owned());
-        loop {
+        while Instant::now() + wait < deadline {
             tokio::time::sleep(wait).await;
-            match timeout(TIMEOUT, self.api.get_opt(name)).await {
+            let until = deadline.min(Instant::now() + TIMEOUT);
+            match timeout_at(until, self.api.get_opt(name)).await {
                 Ok(Ok(Some(request))) => match verdict(&request) {
                     Verdict::Signed(pem) => return Ok(pem),
                     Verdict::Denied(why) => return Err(RequestError::Denied(identity.clone(), why)),
@@ -269,11 +324,9 @@ impl Requests {
                 Ok(Err(error)) => last = bounded(&error.to_string()),
                 Err(_) => "the API server did not answer in time".clone_into(&mut last),
             }
-            if Instant::now() >= deadline {
-                return Err(RequestError::Timeout(identity.clone(), last));
-            }
             wait = (wait * 2).min(LAST_LOOK);
         }
+        Err(RequestError::Timeout(identity.clone(), last))
     }
 
     /// The very object that was read; what fails is left to the sweep.

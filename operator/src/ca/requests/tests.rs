@@ -102,7 +102,9 @@ fn ask(company: &Company) -> Ask {
     ask_with(company, &[])
 }
 
-fn assert_nothing_is_left(api: &FakeApi) {
+/// Nobody waits for the deletion.
+async fn assert_nothing_is_left(api: &FakeApi) {
+    tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(api.names(REQUESTS), Vec::<String>::new(), "an object is left");
 }
 
@@ -120,7 +122,7 @@ async fn what_the_issuer_signed_is_taken_and_the_object_goes() {
     let claims = fairlead_identity::leaf::claims(&leaf.chain[0].as_slice().into()).unwrap();
     assert_eq!(claims.identity, identity());
     assert_eq!((leaf.not_after - leaf.not_before).whole_seconds(), 3600);
-    assert_nothing_is_left(&api);
+    assert_nothing_is_left(&api).await;
 
     let object = seen.lock().clone();
     assert_eq!(object["metadata"]["generateName"], "fairlead-");
@@ -167,6 +169,7 @@ async fn an_answer_that_is_not_what_was_asked_for_is_not_used() {
         ),
         ("nearly over", Arc::new(|p| p.not_after = p.not_before + Span::seconds(30)), "less than a minute"),
         ("not yet", Arc::new(|p| p.not_before += Span::minutes(5)), "in the future"),
+        ("two fifths over", Arc::new(|p| p.not_before -= Span::seconds(2401)), "renewed at once, again and again"),
     ];
     for (name, spoil, why) in cases {
         let (api, signer) = (FakeApi::default(), Arc::clone(&company));
@@ -177,9 +180,10 @@ async fn an_answer_that_is_not_what_was_asked_for_is_not_used() {
         let refused = requests.certificate(ask(&company)).await.unwrap_err();
         let sentence = refused.to_string();
         assert!(refused.reason() == "AnswerRefused" && sentence.contains(why), "{name}: {sentence}");
+        assert!(sentence.starts_with("ClusterIssuer company (cert-manager.io) was asked"), "{name}: {sentence}");
         let [complaint] = &requests.complaints()[..] else { panic!("{name}") };
         assert_eq!(complaint.reason, "AnswerRefused");
-        assert_nothing_is_left(&api);
+        assert_nothing_is_left(&api).await;
     }
 
     // Another key, another authority, and what is nothing at all.
@@ -245,7 +249,7 @@ async fn what_is_decided_against_us_is_told_in_its_own_word() {
         let refused = requests.certificate(ask(&company)).await.unwrap_err();
         assert_eq!((refused.reason(), refused.to_string().contains("since I say so")), (reason, true), "{refused}");
         assert!(begun.elapsed() < PATIENCE + TIMEOUT);
-        assert_nothing_is_left(&api);
+        assert_nothing_is_left(&api).await;
         // One pod that is refused does not keep the next one from being asked for.
         let again = requests.certificate(ask(&company)).await.unwrap_err();
         assert_eq!(again.reason(), reason);
@@ -254,7 +258,7 @@ async fn what_is_decided_against_us_is_told_in_its_own_word() {
     let api = FakeApi::default();
     let refused = requests(&api, false).certificate(ask(&company)).await.unwrap_err();
     assert!(refused.to_string().ends_with("was not decided within 15s: nobody approved it"), "{refused}");
-    assert_nothing_is_left(&api);
+    assert_nothing_is_left(&api).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,7 +275,7 @@ async fn a_decision_that_takes_seconds_is_waited_for() {
     };
     let (outcome, ()) = tokio::join!(requests.certificate(ask(&company)), decide);
     outcome.unwrap();
-    assert_nothing_is_left(&api);
+    assert_nothing_is_left(&api).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,6 +300,103 @@ async fn an_api_that_is_away_is_left_alone_for_growing_pauses_and_found_again() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_that_fail_together_are_one_step_of_the_pause() {
+    let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+    company.serve(&api);
+    let requests = requests(&api, false);
+    api.set_down(true);
+    let asked = (0..20).map(|_| requests.certificate(ask(&company)));
+    let failed = futures::future::join_all(asked).await;
+    assert!(failed.iter().all(|outcome| outcome.as_ref().unwrap_err().reason() == "RequestNotMade"), "{failed:?}");
+    assert_eq!(requests.certificate(ask(&company)).await.unwrap_err(), RequestError::Paused(FIRST_PAUSE));
+    api.set_down(false);
+    tokio::time::advance(FIRST_PAUSE).await;
+    requests.certificate(ask(&company)).await.unwrap();
+}
+
+/// Requests to an API server that answers each method so, or never.
+fn requests_to(answer: impl Fn(&http::Method) -> Option<(u16, Value)> + Clone + Send + 'static) -> Arc<Requests> {
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let answer = answer.clone();
+        async move {
+            match answer(request.method()) {
+                Some((code, body)) => {
+                    let body = kube::client::Body::from(body.to_string().into_bytes());
+                    Ok::<_, std::convert::Infallible>(http::Response::builder().status(code).body(body).unwrap())
+                }
+                None => std::future::pending().await,
+            }
+        }
+    });
+    let issuer = IssuerRef { group: "cert-manager.io".into(), kind: "Issuer".into(), name: "a".into() };
+    let settings = CertificateRequests { issuer, phase_out: false };
+    Requests::new(kube::Client::new(service, "default"), "fairlead-system", settings, Metrics::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_a_policy_refuses_keeps_no_other_from_being_asked_for() {
+    let company = Company::new();
+    for (code, reason) in [(403, "RequestForbidden"), (413, "RequestInvalid"), (422, "RequestInvalid")] {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
+            "reason": "Forbidden", "message": "admission webhook \"policy\" denied the request",
+        });
+        let requests = requests_to(move |_| Some((code, status.clone())));
+        for _ in 0..3 {
+            let refused = requests.certificate(ask(&company)).await.unwrap_err();
+            assert_eq!((refused.reason(), refused.to_string().contains("\"policy\" denied")), (reason, true));
+        }
+        let [complaint] = &requests.complaints()[..] else { panic!("{code}") };
+        assert_eq!(complaint.reason, reason);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_is_answered_in_time_whatever_hangs() {
+    let company = Company::new();
+    let made = |status: Value| {
+        json!({
+            "apiVersion": "cert-manager.io/v1", "kind": "CertificateRequest", "metadata": {"name": "a"},
+            "spec": {}, "status": status,
+        })
+    };
+    // Looks hang; the deletion hangs.
+    let denied = json!({"conditions": [{"type": "Denied", "status": "True", "reason": "no", "message": "no"}]});
+    for (look, longest, reason) in
+        [(None, PATIENCE, "RequestTimeout"), (Some((200, made(denied))), FIRST_LOOK, "RequestDenied")]
+    {
+        let created = made(json!({}));
+        let requests = requests_to(move |method| match *method {
+            http::Method::POST => Some((201, created.clone())),
+            http::Method::GET => look.clone(),
+            _ => None,
+        });
+        let begun = Instant::now();
+        assert_eq!(requests.certificate(ask(&company)).await.unwrap_err().reason(), reason);
+        assert!(begun.elapsed() <= longest + Duration::from_millis(10), "{reason}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_begins_certificates_long_ago_is_named_and_until_when_it_can_sign_is_known() {
+    let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+    let requests = requests(&api, false);
+    assert_eq!(requests.issuer_validity(), None);
+    for (by, complaints) in [(120, 0), (2390, 1)] {
+        let signer = Arc::clone(&company);
+        api.on_create(REQUESTS, move |object| {
+            object["status"] = signed(&signer.sign(object, |params| params.not_before -= Span::seconds(by), None));
+        });
+        requests.certificate(ask(&company)).await.unwrap();
+        let told = requests.complaints();
+        assert_eq!(told.len(), complaints, "{told:?}");
+        let names_it = |told: &Complaint| told.reason == "Backdated" && told.sentence.contains("company");
+        assert!(told.iter().all(names_it), "{told:?}");
+        assert_eq!(requests.issuer_validity(), Some(company.intermediate.validity));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_are_under_way_than_the_bound_and_who_gives_up_leaves_nothing() {
     let (api, company) = (FakeApi::default(), Company::new());
     let requests = requests(&api, false);
@@ -313,12 +414,14 @@ async fn no_more_are_under_way_than_the_bound_and_who_gives_up_leaves_nothing() 
     }
     let busy = reasons.iter().filter(|reason| **reason == "Busy").count();
     assert_eq!((busy, reasons.len() - busy), (MAX_UNDER_WAY, MAX_UNDER_WAY));
+    let told: Vec<_> = requests.complaints().iter().map(|complaint| complaint.reason).collect();
+    assert_eq!(told, ["Busy", "RequestTimeout"]);
 
     // The proxy hangs up.
     let one = tokio::time::timeout(Duration::from_secs(1), requests.certificate(ask(&company))).await;
     assert!(one.is_err() && api.names(REQUESTS).len() == 1);
     tokio::time::sleep(PATIENCE + LAST_LOOK).await;
-    assert_nothing_is_left(&api);
+    assert_nothing_is_left(&api).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,10 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::RequestError;
+use crate::ca::material::BACKDATE;
 use crate::ca::secrets::ROOT_SECRET;
 use crate::ca::standing::Complaint;
+use crate::settings::IssuerRef;
 
 /// So long a failure is told of after it was seen last: proxies try again each minute.
 const NEWS: Duration = Duration::from_secs(180);
@@ -56,9 +58,21 @@ impl Troubles {
     pub(super) fn note(&self, error: Option<&RequestError>, now: Instant) {
         let outcome = error.map_or("Signed", RequestError::reason);
         self.metrics.outcomes.get_or_create(&Outcome { outcome }).inc();
-        if let Some(error) = error.filter(|error| !matches!(error, RequestError::Paused(_) | RequestError::Busy)) {
-            self.last.lock().insert(error.reason(), (now, error.to_string()));
+        // Why there is a pause was told when it began.
+        if let Some(error) = error.filter(|error| !matches!(error, RequestError::Paused(_))) {
+            let sentence = format!("{error}; certificates that exist are used to their end");
+            self.last.lock().insert(error.reason(), (now, sentence));
         }
+    }
+
+    /// What was signed begins so long ago; it is used all the same.
+    pub(super) fn note_backdated(&self, issuer: &IssuerRef, by: time::Duration, now: Instant) {
+        let sentence = format!(
+            "{issuer} begins certificates {} minutes before it signs them, and for so long after a request to renew all leaves they are renewed again and again; have it begin them {} minutes earlier at most",
+            by.whole_minutes(),
+            BACKDATE.whole_minutes(),
+        );
+        self.last.lock().insert("Backdated", (now, sentence));
     }
 
     /// One for each kind.
@@ -68,7 +82,7 @@ impl Troubles {
         let complaint = |(reason, (_, sentence)): (&&'static str, &(Instant, String))| Complaint {
             reason,
             secret: ROOT_SECRET,
-            sentence: format!("{sentence}; certificates that exist are used to their end"),
+            sentence: sentence.clone(),
         };
         last.iter().map(complaint).collect()
     }

@@ -30,6 +30,7 @@ fn sight(record: &Record) -> Sight<'_> {
         next: (!settled).then(|| id(B)),
         next_signs: true,
         offered: None,
+        refusal: None,
         signing: Some(id(signing)),
         rotate: "1",
         abort: "",
@@ -69,7 +70,10 @@ fn a_settled_mesh_rests_until_it_is_asked_or_it_is_time() {
     assert_eq!(decide(&Sight { rotate: "2", ..rest.clone() }, None), Step::Make);
     assert_eq!(decide(&Sight { due: true, ..rest.clone() }, None), Step::Make);
     assert_eq!(decide(&Sight { offered: Some(id(C)), ..rest.clone() }, None), Step::Make);
-    assert_eq!(decide(&Sight { offered: Some(id(A)), due: true, ..rest.clone() }, None), Step::Rest);
+    assert_eq!(
+        decide(&Sight { offered: Some(id(A)), refusal: Some("theirs"), due: true, ..rest.clone() }, None),
+        Step::Rest
+    );
     assert_eq!(
         decide(&Sight { rotate: "", ..rest.clone() }, None),
         Step::Rest,
@@ -102,10 +106,31 @@ fn after_an_abort_only_a_request_begins_again() {
 }
 
 #[test]
-fn a_request_for_a_root_that_is_the_users_changes_nothing_but_is_heard() {
+fn a_request_that_cannot_be_acted_on_is_heard_once_and_says_why() {
     let record = record(Phase::Settled);
-    let heard = recorded(decide(&Sight { rotate: "2", offered: Some(id(A)), ..sight(&record) }, None));
-    assert_eq!((heard.phase, heard.sequence, heard.request.as_str()), (Phase::Settled, 7, "2"));
+    // The root is the user's; or what the user wants cannot be read.
+    for offered in [Some(id(A)), None] {
+        let sight = Sight { rotate: "2", offered, refusal: Some("not yours"), ..sight(&record) };
+        let heard = recorded(decide(&sight, None));
+        assert_eq!((heard.phase, heard.sequence, heard.request.as_str()), (Phase::Settled, 7, "2"));
+        assert_eq!(heard.refused, "not yours");
+        assert_eq!(decide(&Sight { record: &heard, ..sight.clone() }, None), Step::Rest);
+        // Nor is one of our own made because it is time.
+        assert_eq!(decide(&Sight { record: &heard, due: true, ..sight }, None), Step::Rest);
+        // The next one is acted on, and nothing is left of the former.
+        let next = Sight { rotate: "3", next: Some(id(B)), ..self::sight(&heard) };
+        assert_eq!(recorded(decide(&next, None)).refused, "");
+    }
+}
+
+#[test]
+fn a_root_that_cannot_be_read_is_not_replaced_by_one_of_our_own() {
+    let record = record(Phase::Publishing);
+    let lost = Sight { next: None, ..sight(&record) };
+    assert_eq!(decide(&lost, None), Step::Make);
+    let unknown = Sight { refusal: Some("it is not PEM"), ..lost.clone() };
+    assert!(matches!(decide(&unknown, None), Step::Wait(_)));
+    assert_eq!(decide(&Sight { offered: Some(id(B)), ..lost }, None), Step::Make);
 }
 
 #[test]

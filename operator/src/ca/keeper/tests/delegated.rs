@@ -1,7 +1,7 @@
 //! Another authority signs: how its roots come to be trusted, follow each other, and go.
 
 use super::super::super::authority::tests::serial;
-use super::super::super::requests::tests::requests;
+use super::super::super::requests::tests::{Company, requests};
 use super::rotation::World;
 use super::user;
 use super::*;
@@ -298,4 +298,173 @@ async fn a_leader_may_die_after_any_write() {
         writes += 1;
     }
     assert!(writes >= 5, "{writes} writes were tried");
+}
+
+fn reasons(standing: &Standing) -> Vec<(&'static str, &'static str)> {
+    standing.complaints.iter().map(|complaint| (complaint.reason, complaint.secret)).collect()
+}
+
+#[tokio::test]
+async fn a_mesh_goes_from_an_intermediate_of_the_users_to_an_issuer() {
+    let api = FakeApi::default();
+    let (theirs, intermediate) = user::theirs(30, now());
+    put(&api, USER_SECRET, &user::of_user(&intermediate, &theirs));
+    let mut world = World::with(api, None, None).await;
+    world.turn().await.unwrap();
+    world.assert_settled(theirs.id()).await;
+    let root = company(10);
+    list(&world.api, &[&root]);
+    world.theirs = Some(root.id());
+    world.restart_with(Some(requests(&world.api, false)));
+
+    // Until everybody trusts the issuer's root the user's intermediate signs, and is renewed.
+    world.proxies[0].away = true;
+    world.reach(Phase::Publishing).await;
+    let renewed = theirs.new_intermediate(&Serial::random().unwrap(), now()).unwrap();
+    put(&world.api, USER_SECRET, &user::of_user(&renewed, &theirs));
+    let standing = world.turn().await.unwrap();
+    assert_eq!((standing.phase, reasons(&standing)), (Phase::Publishing, vec![]));
+    let stored: Secret = serde_json::from_value(world.api.get(&path(ISSUER_SECRET)).unwrap()).unwrap();
+    assert_eq!(secrets::intermediate(&stored).unwrap().chain(), renewed.chain());
+    put(&world.api, USER_SECRET, &secrets::new(USER_SECRET, std::collections::BTreeMap::new()));
+    assert_eq!(reasons(&world.turn().await.unwrap()), [("Unusable", USER_SECRET)]);
+    put(&world.api, USER_SECRET, &user::of_user(&renewed, &theirs));
+
+    // Then the issuer signs under its own root and no other: whoever shows the former is asked to renew.
+    world.proxies[0].away = false;
+    world.reach(Phase::Publishing).await;
+    world.proxies[0].bundle_only = true;
+    let standing = world.reach(Phase::Signing).await;
+    let waiting = standing.waiting.unwrap();
+    assert!(!waiting.others.iter().any(|other| other.contains("issuer")), "{waiting:?}");
+    assert_eq!(settle_with(&world.api, now()).await.leaves().roots, [root.id()]);
+    world.proxies[0].bundle_only = false;
+    world.reach(Phase::Settled).await;
+    let standing = world.turn().await.unwrap();
+    assert_eq!(reasons(&standing), [("Ignored", USER_SECRET)], "{:?}", standing.complaints);
+    world.assert_settled(root.id()).await;
+}
+
+#[tokio::test]
+async fn keys_of_the_time_before_that_everybody_goes_on_believing_are_complained_of() {
+    let mut world = World::new().await;
+    let own = world.root();
+    let stored: Secret = serde_json::from_value(world.api.get(&path(ROOT_SECRET)).unwrap()).unwrap();
+    let root = secrets::root(&stored).unwrap();
+    // The issuer has the very root: it takes over at once.
+    list(&world.api, &[&root]);
+    world.theirs = Some(own);
+    world.restart_with(Some(requests(&world.api, false)));
+    let standing = world.turn().await.unwrap();
+    assert_eq!(reasons(&standing), [("KeyLeft", ROOT_SECRET), ("KeyLeft", ISSUER_SECRET)]);
+    for complaint in &standing.complaints {
+        assert!(complaint.sentence.contains("rotate the root to be rid of that key"), "{}", complaint.sentence);
+    }
+    let below = root.new_intermediate(&Serial::random().unwrap(), now()).unwrap();
+    put(&world.api, USER_SECRET, &user::of_user(&below, &root));
+    let standing = world.turn().await.unwrap();
+    assert!(reasons(&standing).contains(&("KeyLeft", USER_SECRET)), "{:?}", standing.complaints);
+    world.api.remove(&path(USER_SECRET));
+    world.api.remove(&path(ISSUER_SECRET));
+    assert_eq!(reasons(&world.turn().await.unwrap()), [("KeyLeft", ROOT_SECRET)]);
+
+    // Another root is what the sentence asks for.
+    let next = company(10);
+    list(&world.api, &[&root, &next]);
+    world.reach(Phase::Publishing).await;
+    world.theirs = Some(next.id());
+    world.reach(Phase::Settled).await;
+    assert_eq!(reasons(&world.turn().await.unwrap()), []);
+    assert!(!has_key(&world.api));
+}
+
+#[tokio::test]
+async fn the_issuers_own_certificate_is_told_and_its_end_complained_of() {
+    let (api, company) = (FakeApi::default(), Arc::new(Company::new()));
+    company.serve(&api);
+    list(&api, &[&company.root]);
+    let requests = requests(&api, false);
+    let mut keeper = Keeper::new(
+        api.client(),
+        "fairlead-system",
+        trust_domain(),
+        Settings::default(),
+        Some(Arc::clone(&requests)),
+        watch::channel(true).1,
+        Arc::new(Said::default()),
+    );
+    let begun = OffsetDateTime::now_utc();
+    let names = |standing: &Standing| standing.certificates.iter().map(|of| of.name).collect::<Vec<_>>();
+    let (authority, standing) = keeper.settle(begun).await.unwrap();
+    assert_eq!(names(&standing), ["root"]);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.subject_alt_names = vec![rcgen::SanType::URI(identity().as_str().try_into().unwrap())];
+    let request = params.serialize_request(&key).unwrap();
+    let csr = super::super::super::csr::read(request.der()).unwrap();
+    authority.certify(&csr, &identity(), &[], begun).await.unwrap();
+
+    let (_, standing) = keeper.settle(begun).await.unwrap();
+    assert_eq!((names(&standing), reasons(&standing)), (vec!["root", "issuer"], vec![]));
+    assert_eq!(Some(standing.certificates[1].validity), requests.issuer_validity());
+    let (_, late) = keeper.settle(begun + Span::days(64)).await.unwrap();
+    let [complaint] = late.complaints.as_slice() else { panic!("{:?}", late.complaints) };
+    assert_eq!(complaint.reason, "Expiring");
+    assert!(complaint.sentence.starts_with("the issuer ends at"), "{}", complaint.sentence);
+    assert!(complaint.sentence.contains("ClusterIssuer company (cert-manager.io)"), "{}", complaint.sentence);
+    // Its root is the user's to renew as well, whoever has its key.
+    let (_, later) = keeper.settle(begun + Span::days(3000)).await.unwrap();
+    assert!(later.complaints.iter().any(|complaint| complaint.sentence.contains("ConfigMap fairlead-roots")));
+}
+
+#[tokio::test]
+async fn a_request_for_another_root_that_the_issuer_does_not_have_says_why_it_is_not_acted_on() {
+    let root = company(10);
+    let mut world = delegated(&root).await;
+    for (number, text, why) in [
+        ("1", Some(root.certificate_pem()), "put its next one below it in ConfigMap fairlead-system/fairlead-roots"),
+        ("2", None, "fairlead-roots: it does not exist"),
+        ("3", Some("garbage".to_owned()), "fairlead-roots: ca.crt holds no certificate"),
+    ] {
+        match &text {
+            Some(text) => world.api.put(ROOTS, json!({"metadata": {}, "data": {"ca.crt": text}})),
+            None => world.api.remove(ROOTS),
+        }
+        annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, number);
+        let standing = world.turn().await.unwrap();
+        let refused: Vec<_> = standing.complaints.iter().filter(|one| one.reason == "RotationRefused").collect();
+        let [refused] = refused.as_slice() else { panic!("{:?}", standing.complaints) };
+        assert!(refused.secret == ROOT_SECRET && refused.sentence.contains(why), "{}", refused.sentence);
+        assert!(world.api.get(&path(NEXT_ROOT_SECRET)).is_none(), "a root was made");
+        world.assert_settled(root.id()).await;
+        // Whoever leads next, and whoever does not, says the same.
+        world.restart();
+        assert!(reasons(&world.turn().await.unwrap()).contains(&("RotationRefused", ROOT_SECRET)));
+    }
+    // It is not acted on later, and nothing is said when it is taken back.
+    list(&world.api, &[&root]);
+    world.assert_settled(root.id()).await;
+    annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, "");
+    assert_eq!(reasons(&world.turn().await.unwrap()), []);
+}
+
+#[tokio::test]
+async fn a_key_that_is_left_does_not_hide_that_nobody_signs() {
+    let mut world = World::new().await;
+    let theirs = Root::new(&serial(10), now()).unwrap();
+    list(&world.api, &[&theirs]);
+    world.theirs = Some(theirs.id());
+    world.restart_with(Some(requests(&world.api, false)));
+    world.reach(Phase::Signing).await;
+    world.reach(Phase::Settled).await;
+    assert!(world.api.get(&path(ISSUER_SECRET)).is_some());
+    world.restart_with(None);
+    let error = world.turn().await.unwrap_err().to_string();
+    assert!(error.contains("(what Secret fairlead-issuer holds is of another root): bring back Secret"), "{error}");
+    // What the sentence asks for is enough.
+    let intermediate = theirs.new_intermediate(&Serial::random().unwrap(), now()).unwrap();
+    put(&world.api, USER_SECRET, &user::of_user(&intermediate, &theirs));
+    world.turn().await.unwrap();
+    world.assert_settled(theirs.id()).await;
 }

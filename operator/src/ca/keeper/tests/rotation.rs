@@ -21,6 +21,8 @@ pub(super) struct World {
 #[derive(Clone)]
 pub(super) struct Proxy {
     pub(super) away: bool,
+    /// It does not renew its leaf.
+    pub(super) bundle_only: bool,
     bundle: TrustBundle,
     pub(super) leaf: RootId,
 }
@@ -42,7 +44,7 @@ impl World {
         let mut world = Self { api, said, keeper, now: now(), proxies, sequence, requests, theirs };
         let (authority, _) = world.keeper.settle(world.now).await.unwrap();
         let leaf = world.signed(&authority).unwrap();
-        let proxy = Proxy { away: false, bundle: authority.trust_bundle().clone(), leaf };
+        let proxy = Proxy { away: false, bundle_only: false, bundle: authority.trust_bundle().clone(), leaf };
         world.proxies = vec![proxy; 3];
         world.hear(&authority);
         world
@@ -69,7 +71,7 @@ impl World {
                 assert_eq!(*bundle, proxy.bundle, "two bundles have one number");
             }
             proxy.bundle = bundle.clone();
-            proxy.leaf = signing.unwrap_or(proxy.leaf);
+            proxy.leaf = signing.filter(|_| !proxy.bundle_only).unwrap_or(proxy.leaf);
         }
         self.check();
         self.hear(&authority);
@@ -324,7 +326,7 @@ async fn a_lost_root_in_the_middle_comes_from_memory_or_is_given_up_by_an_abort(
     for _ in 0..100 {
         let root = standing.0.leaves().roots[0];
         for proxy in &mut world.proxies {
-            *proxy = Proxy { away: false, bundle: standing.0.trust_bundle().clone(), leaf: root };
+            *proxy = Proxy { away: false, bundle_only: false, bundle: standing.0.trust_bundle().clone(), leaf: root };
         }
         world.hear(&standing.0);
         world.now += Span::seconds(5);

@@ -122,6 +122,54 @@ async fn what_cannot_be_used_is_complained_of_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_request_for_another_root_than_the_users_says_why_it_is_not_acted_on() {
+    let api = FakeApi::default();
+    let (root, intermediate) = theirs(10, now());
+    let good = of_user(&intermediate, &root);
+    put(&api, USER_SECRET, &good);
+    let mut world = World::with(api, None, None).await;
+    world.turn().await.unwrap();
+    let torn = secrets::new(USER_SECRET, std::collections::BTreeMap::new());
+    for (number, secret, why) in [
+        ("1", &good, "put another one into Secret fairlead-system/fairlead-ca"),
+        ("2", &torn, "Secret fairlead-system/fairlead-ca cannot be used"),
+    ] {
+        put(&world.api, USER_SECRET, secret);
+        annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, number);
+        let standing = world.turn().await.unwrap();
+        let refused = standing.complaints.iter().find(|complaint| complaint.reason == "RotationRefused").unwrap();
+        assert!(refused.sentence.contains(why), "{}", refused.sentence);
+        world.assert_settled(root.id()).await;
+    }
+    // Without the Secret there is a root of the mesh's own, when it is asked for again.
+    world.api.remove(&path(USER_SECRET));
+    world.assert_settled(root.id()).await;
+    annotate(&world.api, ROOT_SECRET, ROTATE_ROOT, "3");
+    let standing = world.reach(Phase::Publishing).await;
+    assert_eq!(standing.complaints, []);
+    world.reach(Phase::Settled).await;
+    assert_ne!(world.root(), root.id());
+}
+
+#[tokio::test]
+async fn what_to_do_about_an_intermediate_depends_on_whose_root_it_is() {
+    let (root, intermediate) = theirs(10, now());
+    let api = FakeApi::default();
+    put(&api, USER_SECRET, &of_user(&intermediate, &root));
+    settle(&api, now()).await.unwrap();
+    let over = settle(&api, now() + INTERMEDIATE_LIFETIME).await.unwrap_err().to_string();
+    api.put(&path(ISSUER_SECRET), json!({"data": {"tls.crt": "", "tls.key": ""}}));
+    let damaged = settle(&api, now()).await.unwrap_err().to_string();
+    for error in [over, damaged] {
+        assert!(error.contains("put an intermediate below the same root, whose key is not here, into"), "{error}");
+        assert!(!error.contains("makes a new one"), "{error}");
+    }
+    // What the sentence asks for is enough.
+    api.remove(&path(ISSUER_SECRET));
+    settle(&api, now()).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_intermediate_that_goes_away_before_it_signs_holds_the_rotation() {
     let mut world = World::new().await;
     let before = world.root();

@@ -40,6 +40,7 @@ pub mod counts;
 pub mod hold;
 pub mod judge;
 pub mod observe;
+pub mod outside;
 pub mod passage;
 pub mod plan;
 pub mod revision;

@@ -6,15 +6,13 @@
 //!
 //! - A fetch that fails takes nothing away: the last good keys stay for as long as somebody wants the set, with the reason beside them.
 //! - A set is replaced only by one that proxies can use: it is read here by the code that reads it there ([`fairlead_identity::jwk`]).
-//! - URLs come from users. Where they lead is decided by the address that is connected to ([`address`]), with one resolution, no redirects, and bounds
-//!   on size, time and number.
+//! - URLs come from users: they are asked as [`crate::outbound`] does, with bounds on size, time and number.
 //!
 //! # Caveats
 //!
 //! Nothing is persisted, and each replica fetches for itself: an operator that starts fetches all of them anew. Proxies keep the keys that they have
 //! until then, so an issuer that is away in that moment keeps out only pods that start.
 
-pub mod address;
 mod fetch;
 mod keep;
 mod metrics;

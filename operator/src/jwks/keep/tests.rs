@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::outbound;
 
 fn source(name: &str) -> Source {
     Source { url: format!("https://{name}.example/keys"), roots: None }
@@ -45,7 +46,7 @@ impl Issuers {
         tokio::time::sleep(self.takes).await;
         self.running.lock().0 -= 1;
         let keys = self.keys.lock().get(&source.url).copied();
-        keys.map(Arc::from).ok_or_else(|| FetchError::Unreachable(io::Error::other("it is away")))
+        keys.map(Arc::from).ok_or_else(|| outbound::Error::Unreachable(io::Error::other("it is away")).into())
     }
 
     fn asked(&self, name: &str) -> usize {

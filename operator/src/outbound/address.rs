@@ -1,8 +1,7 @@
 //! Which addresses a user's URL may lead to.
 //!
-//! Private ones may be: an issuer within the cluster is common, and without TLS that the public authorities (or those that the user names) vouch for
-//! nothing is sent there. What must never be reached through the operator is what trusts whoever can reach it: the node and its neighbours on the
-//! link, the operator itself, and the metadata services of clouds.
+//! Private ones may be: an issuer, a gate or a Prometheus within the cluster is common. What must never be reached through the operator is what trusts
+//! whoever can reach it: the node and its neighbours on the link, the operator itself, and the metadata services of clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,7 +21,7 @@ const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
 ];
 
-/// Whether keys may be fetched from there; otherwise what it is.
+/// Whether it may be asked; otherwise what it is.
 pub fn allowed(address: IpAddr) -> Result<(), &'static str> {
     match address {
         IpAddr::V4(address) => v4(address),
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn issuers_may_be_public_or_private() {
+    fn places_may_be_public_or_private() {
         for address in [
             "1.1.1.1",
             "10.96.0.1",

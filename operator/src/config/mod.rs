@@ -19,7 +19,7 @@ mod trust;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use encode::resource_to_wire;
+pub(crate) use encode::{request_match, resource_to_wire};
 pub use metrics::Metrics;
 pub use registry::{Programmed, Registry, StreamId};
 pub use replica::{Connect, ReplicaService, run as share};

@@ -154,8 +154,16 @@ impl Kind for DeserializeGuard<Canary> {
             }
             Ok(object) => {
                 let name = name_of(&object.metadata);
+                let uid = object.metadata.uid.unwrap_or_default();
                 let status = object.status.unwrap_or_default();
-                let canary = canary::Canary::parse(&name, &object.spec, &status);
+                let canary = canary::Canary::parse(&name, &uid, &object.spec, &status);
+                let before = state.canaries.get(&name.namespace).and_then(|of| of.get(&name.name));
+                // Its status is written all the time.
+                if let Some(why) = &canary.invalid
+                    && before.is_none_or(|before| before.invalid != canary.invalid)
+                {
+                    tracing::warn!(canary = %name, why, "no request goes to this canary, because its step cannot be used");
+                }
                 state.set_canary(&name, Some(canary));
             }
             Err(invalid) => {

@@ -10,10 +10,12 @@
 mod authorities;
 mod canary;
 mod compile;
+mod conjunction;
 mod kinds;
 mod peer_auth;
 mod pod;
 mod pod_address;
+mod release;
 mod report;
 mod route;
 mod scope;
@@ -37,6 +39,7 @@ use fairlead_crds::WorkloadReadiness;
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
+pub use canary::validate_matches;
 pub use kinds::Kind;
 pub use peer_auth::{Credit, Part, Scope};
 pub use pod::{HEALTH_PORT, PROXY_CONTAINER};

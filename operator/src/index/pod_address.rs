@@ -51,6 +51,7 @@ impl Compiler<'_> {
                     routes: vec![Route {
                         name: DEFAULT_ROUTE.to_owned(),
                         matches: Vec::new(),
+                        requests_only: false,
                         backends,
                         request_timeout_ms: 0,
                         mirrors: Vec::new(),

@@ -1,32 +1,23 @@
-//! Routes of a Service: its policy joined with endpoints, and divided by releases.
+//! Routes of a Service: its policy joined with endpoints. [`release`](super::release) makes of them what releases ask for.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::canary::{Canary, WHOLE};
 use super::compile::{Candidate, Compiler};
+use super::release::{self, Chosen, Part, Release};
 use super::service::ServicePort;
-use super::split::{Release, Undivided, divide};
 use super::state::Dependency;
 use super::traffic_policy::{BackendRule, Reference, RouteRule, behaviour, default_budget};
 use crate::model::{
-    Backend, Behaviour, Endpoint, EndpointSet, Mirror, ObjectName, Place, Route, Rules, Service, SourceKind, Target,
-    Tries,
+    Behaviour, Endpoint, EndpointSet, Mirror, ObjectName, Place, Route, Rules, Service, SourceKind, Tries,
 };
 
 /// Endpoint sets in the making: each part of each Service once, however many routes lead there.
 #[derive(Default)]
 struct Sets<'a> {
     done: Vec<EndpointSet>,
-    parts: HashMap<String, Part>,
+    parts: HashMap<String, Part<'a>>,
     candidates: HashMap<(ObjectName, u16), Vec<Candidate<'a>>>,
-}
-
-/// A part of a Service: its set and those of its canaries.
-#[derive(Clone)]
-struct Part {
-    set: u32,
-    endpoints: usize,
-    releases: Vec<(Release, u32)>,
 }
 
 /// The name of the route to the Service as it is.
@@ -44,32 +35,35 @@ impl<'a> Compiler<'a> {
         if let Some(rules) = policies.routes() {
             for rule in &rules.routes {
                 let resolved = self.resolve_all(name, port, rules, rule);
-                let backends = self.backends(&mut sets, &resolved, ipv4);
-                let mirrors = self.mirrors(&mut sets, name, port, rules, rule, ipv4);
-                routes.push(Route {
+                let chosen = self.chosen(&mut sets, resolved, ipv4);
+                let route = Route {
                     name: rule.name.clone(),
                     matches: rule.matches.clone(),
-                    backends,
+                    requests_only: false,
+                    backends: Vec::new(),
                     request_timeout_ms: rule.request_timeout_ms,
-                    mirrors,
+                    mirrors: self.mirrors(&mut sets, name, port, rules, rule, ipv4),
                     rules: rule.rules.clone(),
                     tries: rule.tries.clone(),
-                });
+                };
+                routes.extend(release::routes(route, &chosen));
             }
         }
         if routes.last().is_none_or(|r| !r.matches.is_empty()) {
             let own = Wanted { service: name.clone(), port, subset: None };
-            let whole = [Share { weight: 1, sticky: "", wanted: Ok(own), fallback: None }];
-            let backends = self.backends(&mut sets, &whole, ipv4);
-            routes.push(Route {
+            let whole = vec![Share { weight: 1, sticky: "", wanted: Ok(own), fallback: None }];
+            let chosen = self.chosen(&mut sets, whole, ipv4);
+            let route = Route {
                 name: DEFAULT_ROUTE.to_owned(),
                 matches: Vec::new(),
-                backends,
+                requests_only: false,
+                backends: Vec::new(),
                 request_timeout_ms: 0,
                 mirrors: Vec::new(),
                 rules: Rules::default(),
                 tries: Tries::default(),
-            });
+            };
+            routes.extend(release::routes(route, &chosen));
         }
         Service {
             namespace: name.namespace.clone(),
@@ -108,8 +102,8 @@ impl<'a> Compiler<'a> {
         shares.collect()
     }
 
-    /// Where copies go: to the part itself, never to its canaries, whose evidence they must not be. A reference that leads nowhere is in the
-    /// policy's status, and nobody waits for its copies.
+    /// Where copies go that the policy asks for: to the part itself, never to its canaries, whose evidence they must not be. A reference that
+    /// leads nowhere is in the policy's status, and nobody waits for its copies.
     fn mirrors(
         &mut self,
         sets: &mut Sets<'a>,
@@ -126,54 +120,28 @@ impl<'a> Compiler<'a> {
             }
             if let Ok(wanted) = self.state.resolve(name, port, rules, &mirror.reference) {
                 let endpoint_set = self.part(sets, &wanted, ipv4).set;
-                mirrors.push(Mirror { endpoint_set, share: mirror.share, copies: mirror.copies });
+                mirrors.push(Mirror { endpoint_set, share: mirror.share, copies: mirror.copies, counted: false });
             }
         }
         mirrors
     }
 
-    /// Backends by weight, divided where one of their Deployments is being released.
-    fn backends(&mut self, sets: &mut Sets<'a>, shares: &[Share<'a>], ipv4: bool) -> Vec<Backend> {
-        let parts: Vec<(u32, Result<Part, &String>)> = shares
-            .iter()
-            .map(|share| {
-                let mut part = share.wanted.as_ref().map(|w| self.part(sets, w, ipv4));
-                if let (Ok(empty), Some(fallback)) = (&part, &share.fallback)
-                    && empty.endpoints == 0
-                {
-                    part = fallback.as_ref().map(|w| self.part(sets, w, ipv4));
-                }
-                (share.weight, part)
-            })
-            .collect();
-        let undivided: Vec<Undivided> = parts
-            .iter()
-            .map(|(weight, part)| Undivided {
-                weight: *weight,
-                endpoints: part.as_ref().map_or(0, |p| p.endpoints),
-                releases: part
-                    .as_ref()
-                    .map_or_else(|_| Vec::new(), |p| p.releases.iter().map(|(r, _)| r.clone()).collect()),
-            })
-            .collect();
-        let mut backends = Vec::new();
-        for (((_, part), divided), share) in parts.into_iter().zip(divide(&undivided)).zip(shares) {
-            let sticky = share.sticky.to_owned();
-            let target = match &part {
-                Ok(part) => Target::EndpointSet(part.set),
-                Err(why) => Target::Unresolved((*why).clone()),
-            };
-            backends.push(Backend { weight: divided.rest, sticky: sticky.clone(), target });
-            let canaries = part.iter().flat_map(|p| &p.releases);
-            for ((_, set), weight) in canaries.zip(divided.canaries) {
-                backends.push(Backend { weight, sticky: sticky.clone(), target: Target::EndpointSet(*set) });
+    /// The parts of Services that shares lead to.
+    fn chosen(&mut self, sets: &mut Sets<'a>, shares: Vec<Share<'a>>, ipv4: bool) -> Vec<Chosen<'a>> {
+        let choose = |Share { weight, sticky, wanted, fallback }| {
+            let mut part = wanted.map(|wanted| self.part(sets, &wanted, ipv4));
+            if let (Ok(empty), Some(fallback)) = (&part, fallback)
+                && empty.endpoints == 0
+            {
+                part = fallback.map(|wanted| self.part(sets, &wanted, ipv4));
             }
-        }
-        backends
+            Chosen { weight, sticky, part }
+        };
+        shares.into_iter().map(choose).collect()
     }
 
     /// A part of a Service. The pods of canaries are in none; they have sets of their own while they get traffic.
-    fn part(&mut self, sets: &mut Sets<'a>, wanted: &Wanted<'a>, ipv4: bool) -> Part {
+    fn part(&mut self, sets: &mut Sets<'a>, wanted: &Wanted<'a>, ipv4: bool) -> Part<'a> {
         let service = &wanted.service;
         let port = wanted.port.port;
         let mut name = format!("{service}:{port}");
@@ -217,8 +185,7 @@ impl<'a> Compiler<'a> {
             }
         }
         let endpoints = base.len();
-        let mut releases = Vec::new();
-        let mut all = Vec::new();
+        let mut released = Vec::new();
         let state = self.state;
         for (canary_name, canary) in state.canaries.get(&service.namespace).into_iter().flatten() {
             let deployment = canary.deployment.as_str();
@@ -229,26 +196,26 @@ impl<'a> Compiler<'a> {
             let object = ObjectName::new(&service.namespace, canary_name);
             self.cite_object(SourceKind::Canary, &object, canary.generation);
             // Removed, so that a second Canary of the same Deployment does not divide it again.
-            if canary.share > 0
+            if canary.steers()
                 && let Some(mut clone) = clones.remove(deployment)
             {
                 mark(&mut base, &mut clone, canary);
-                let share = canary.share;
-                all.push((format!("{name}#{deployment}-canary"), clone));
-                releases.push(Release { share, stable });
+                released.push((canary, stable, format!("{name}#{deployment}-canary"), clone));
                 // With all of it on the canary, nothing of the rest is for the Deployment.
-                if share == WHOLE && stable < endpoints {
+                if canary.share == WHOLE && stable < endpoints {
                     base.retain(|(_, d)| *d != Some(deployment));
                 }
             }
         }
         let set = sets.push(name.clone(), base.into_iter().map(|(e, _)| e).collect(), unready, &behaviour);
-        let releases = releases
+        let releases = released
             .into_iter()
-            .zip(all)
-            .map(|(release, (name, endpoints))| (release, sets.push(name, endpoints, Vec::new(), &behaviour)))
+            .map(|(canary, stable, name, endpoints)| {
+                let set = sets.push(name, endpoints, Vec::new(), &behaviour);
+                Release { canary, stable, set }
+            })
             .collect();
-        let part = Part { set, endpoints, releases };
+        let part = Part { service: service.clone(), port: wanted.port, set, endpoints, releases };
         sets.parts.insert(name, part.clone());
         part
     }

@@ -63,6 +63,17 @@ pub(super) fn divide(backends: &[Undivided]) -> Vec<Divided> {
         .collect()
 }
 
+/// What the canaries of a route get of all its requests, in millionths.
+pub(super) fn share_of_route(backends: &[Undivided]) -> u32 {
+    let divided = divide(backends);
+    let canaries: u64 = divided.iter().flat_map(|d| &d.canaries).map(|weight| u64::from(*weight)).sum();
+    let all: u64 = canaries + divided.iter().map(|d| u64::from(d.rest)).sum::<u64>();
+    if all == 0 {
+        return 0;
+    }
+    u32::try_from((canaries * u64::from(WHOLE) + all / 2) / all).unwrap_or(WHOLE)
+}
+
 /// `whole * share * stable / endpoints`, rounded to the nearest.
 fn part(whole: u64, release: &Release, endpoints: usize) -> u64 {
     let divisor = u128::from(WHOLE) * endpoints as u128;
@@ -102,6 +113,16 @@ mod tests {
     fn all_weights_zero_stay_zero() {
         let divided = divide(&[backend(0, 1, &[(WHOLE, 1)])]);
         assert_eq!(divided, [Divided { rest: 0, canaries: vec![0] }]);
+    }
+
+    #[test]
+    fn a_share_of_the_route_is_that_of_its_backends_by_weight() {
+        // A quarter of the requests go where half of the endpoints are the Deployment's.
+        let route = [backend(1, 4, &[(WHOLE, 2)]), backend(3, 5, &[])];
+        assert_eq!(share_of_route(&route), 125_000);
+        assert_eq!(share_of_route(&[backend(1, 1, &[(WHOLE, 1)])]), WHOLE);
+        assert_eq!(share_of_route(&[backend(0, 1, &[(WHOLE, 1)])]), 0);
+        assert_eq!(share_of_route(&[backend(1, 0, &[])]), 0);
     }
 
     fn backends() -> impl Strategy<Value = Vec<Undivided>> {
@@ -145,6 +166,19 @@ mod tests {
                     prop_assert!((f64::from(*weight) - wanted).abs() <= 2.0, "{} instead of {}", weight, wanted);
                 }
             }
+        }
+
+        #[test]
+        fn the_share_of_a_route_is_the_mean_of_its_backends(backends in backends()) {
+            let sum: f64 = backends.iter().map(|b| f64::from(b.weight)).sum();
+            let of = |b: &Undivided| {
+                let parts = b.releases.iter().map(|r| f64::from(r.share) * r.stable as f64 / b.endpoints as f64);
+                f64::from(b.weight) * parts.sum::<f64>()
+            };
+            let wanted = if sum > 0.0 { backends.iter().map(of).sum::<f64>() / sum } else { 0.0 };
+            let share = share_of_route(&backends);
+            prop_assert!((f64::from(share) - wanted).abs() <= 1.0, "{} instead of {}", share, wanted);
+            prop_assert!(share <= WHOLE);
         }
     }
 }

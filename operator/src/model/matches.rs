@@ -41,6 +41,8 @@ pub enum PathMatch {
     Prefix(String),
     /// The whole path matches; Rust regex syntax, known to compile.
     Regex(String),
+    /// Each of these, at least one. If the first is a prefix, that is the one which a rewrite replaces.
+    All(Vec<PathMatch>),
 }
 
 /// Who a caller must be: all that is set must hold.

@@ -9,6 +9,8 @@ pub struct Route {
     pub name: String,
     /// Any of these; none: every request.
     pub matches: Vec<Match>,
+    /// Bytes that are no HTTP never follow it, even where it takes every request.
+    pub requests_only: bool,
     /// Chosen by weight.
     pub backends: Vec<Backend>,
     /// From the first byte of the request to the last of the response head, milliseconds; 0: none.
@@ -26,7 +28,8 @@ pub struct Route {
 pub struct Backend {
     /// Relative to its siblings, whose sum fits 32 bits; 0: never chosen.
     pub weight: u32,
-    /// What a cookie says of it, the same for all parts of what a user wrote as one backend; empty where no cookie does.
+    /// What a cookie says of it, if one does, or else empty: the same for all parts of what a user wrote as one backend, or for all that are no
+    /// canary.
     pub sticky: String,
     /// Where the share goes.
     pub target: Target,
@@ -50,4 +53,6 @@ pub struct Mirror {
     pub share: u32,
     /// Of each, at least 1.
     pub copies: u32,
+    /// Whether how they are answered is evidence of a release.
+    pub counted: bool,
 }

@@ -118,6 +118,8 @@ mod tests {
         let backend = |set| v1::Backend { weight: 1, target: Some(v1::backend::Target::EndpointSet(set)) };
         let header = || v1::Header { name: "x-a".into(), value: "1".into() };
         let kind = Some(v1::path_match::Kind::Prefix("/a".into()));
+        let path = v1::PathMatch { kind };
+        let all = v1::path_match::Kind::All(v1::PathMatches { paths: vec![path.clone(), path.clone()] });
         let named = || v1::HeaderMatch {
             name: "a".into(),
             kind: Some(v1::header_match::Kind::Regex("b.*".into())),
@@ -126,15 +128,18 @@ mod tests {
         let changes = || v1::HeaderChanges { remove: vec!["x-b".into()], set: vec![header()], add: vec![header()] };
         let route = v1::Route {
             name: "a".into(),
-            matches: vec![v1::Match {
-                path: Some(v1::PathMatch { kind }),
-                headers: vec![named()],
-                methods: vec!["GET".into()],
-                query_params: vec![named()],
-                cookies: vec![named()],
-                grpc: Some(v1::GrpcMatch { service: "a.B".into(), method: "C".into() }),
-                ..v1::Match::default()
-            }],
+            matches: vec![
+                v1::Match {
+                    path: Some(path),
+                    headers: vec![named()],
+                    methods: vec!["GET".into()],
+                    query_params: vec![named()],
+                    cookies: vec![named()],
+                    grpc: Some(v1::GrpcMatch { service: "a.B".into(), method: "C".into() }),
+                    ..v1::Match::default()
+                },
+                v1::Match { path: Some(v1::PathMatch { kind: Some(all) }), ..v1::Match::default() },
+            ],
             backends: vec![backend(0), backend(1)],
             request_timeout_ms: 1000,
             backend_request_timeout_ms: 100,
@@ -162,7 +167,7 @@ mod tests {
                 max_age_s: None,
                 values: vec!["1".into(), "2".into()],
             }),
-            mirrors: vec![v1::Mirror { endpoint_set: 1, share: 1, copies: 1 }],
+            mirrors: vec![v1::Mirror { endpoint_set: 1, share: 1, copies: 1, counted: true }],
             retry: Some(v1::Retry {
                 attempts: 2,
                 gateway_errors: true,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    grpc,
+    Response, grpc,
     h1::{Conn, H1Body, client::Early},
     http2::H2Body,
     idle::Idle,
@@ -186,6 +186,20 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What the head of an answer says; of calls of gRPC only the end tells. Counts nowhere yet.
+    pub fn of(response: &Response<Incoming>, latency: Duration, is_call: bool) -> Self {
+        let status = is_call.then(|| grpc::status_of(response.headers())).flatten();
+        let broken = response.status().is_server_error();
+        Self {
+            group: None,
+            settle: None,
+            latency,
+            failed: broken || status.is_some_and(grpc::failed_status),
+            against: broken || status.is_some_and(grpc::speaks_against),
+            awaits_grpc_status: is_call && status.is_none() && response.status().is_success(),
+        }
+    }
+
     fn ended(&mut self, trailers: Option<&HeaderMap>) {
         if std::mem::take(&mut self.awaits_grpc_status) {
             // A stream that ends without a status is UNKNOWN to its caller.

@@ -20,12 +20,11 @@ use crate::{
         body::{Body, Bounds, Ending, Incoming, Verdict},
         deadline,
         exchange::{Call, Failure, of_caller},
-        failed_status,
         idle::{Activity, Idle},
         is_grpc,
         patience::may_rest,
         replay::MAX_KEPT,
-        speaks_against, status_of,
+        status_of,
     },
     route::Tried,
     telemetry::{NoTry, Tls, TryFailed, groups::Group},
@@ -200,29 +199,19 @@ impl Session {
         latency: Duration,
         grpc: bool,
     ) -> Option<Verdict> {
-        let in_headers = status_of(response.headers());
-        let broken = response.status().is_server_error();
-        let against = broken || (grpc && in_headers.is_some_and(speaks_against));
-        let awaits_grpc_status = grpc && in_headers.is_none() && response.status().is_success();
-        let settle = if awaits_grpc_status {
-            choice.set.map(|set| Settle {
+        let mut verdict = Verdict::of(response, latency, grpc);
+        verdict.group = group.cloned();
+        if verdict.awaits_grpc_status {
+            verdict.settle = choice.set.map(|set| Settle {
                 set: set.clone(),
                 endpoint: choice.endpoint.clone(),
                 trial: choice.trial,
                 requests: self.requests.clone(),
-            })
+            });
         } else {
-            self.settle(choice, against, Instant::now());
-            None
-        };
-        (group.is_some() || settle.is_some()).then(|| Verdict {
-            group: group.cloned(),
-            settle,
-            latency,
-            failed: broken || (grpc && in_headers.is_some_and(failed_status)),
-            against,
-            awaits_grpc_status,
-        })
+            self.settle(choice, verdict.against, Instant::now());
+        }
+        (verdict.group.is_some() || verdict.settle.is_some()).then_some(verdict)
     }
 
     /// Whether another attempt follows one that failed so, and after which pause.
@@ -406,7 +395,7 @@ fn reason(failure: &Failure) -> Reason {
 
 /// Whether an authenticated proxy answers for its application, and why; with [`Reason::ConnectFailure`] the request was not done. Nobody else
 /// is believed.
-fn says(endpoint: &Endpoint, response: &Response<Incoming>, reason: Reason) -> bool {
+pub(super) fn says(endpoint: &Endpoint, response: &Response<Incoming>, reason: Reason) -> bool {
     endpoint.identity.is_some() && response.headers().get(&MARK) == Some(reason.as_str().as_bytes())
 }
 

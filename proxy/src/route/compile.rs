@@ -190,15 +190,7 @@ fn targets_of(backends: Vec<v1::Backend>, sets: usize) -> Result<Vec<(u32, Targe
 
 /// Compiles what a request must look like. The error is a sentence.
 pub fn match_of(message: v1::Match) -> Result<Match, String> {
-    use v1::path_match::Kind;
-    let path = match message.path.map(|path| path.kind) {
-        None => None,
-        Some(Some(Kind::Exact(exact))) => Some(PathMatch::Exact(exact)),
-        // The Gateway API ignores a trailing slash of a prefix.
-        Some(Some(Kind::Prefix(prefix))) => Some(PathMatch::Prefix(prefix.trim_end_matches('/').to_owned())),
-        Some(Some(Kind::Regex(pattern))) => Some(PathMatch::Regex(whole(&pattern)?)),
-        Some(None) => return Err("a path match has no kind that this proxy knows".into()),
-    };
+    let path = message.path.map(path_of).transpose()?;
     let headers = message.headers.into_iter().map(header_of).collect::<Result<_, _>>()?;
     let methods = message
         .methods
@@ -212,6 +204,25 @@ pub fn match_of(message: v1::Match) -> Result<Match, String> {
     let cookies = message.cookies.into_iter().map(named_of).collect::<Result<_, _>>()?;
     let grpc = message.grpc.map(|grpc| GrpcMatch { service: grpc.service, method: grpc.method });
     Ok(Match { path, headers, query_params, cookies, methods, grpc })
+}
+
+/// How deep paths nest is bounded by what a message may be.
+fn path_of(message: v1::PathMatch) -> Result<PathMatch, String> {
+    use v1::path_match::Kind;
+    Ok(match message.kind {
+        Some(Kind::Exact(exact)) => PathMatch::Exact(exact),
+        // The Gateway API ignores a trailing slash of a prefix.
+        Some(Kind::Prefix(prefix)) => PathMatch::Prefix(prefix.trim_end_matches('/').to_owned()),
+        Some(Kind::Regex(pattern)) => PathMatch::Regex(whole(&pattern)?),
+        // It would match every path.
+        Some(Kind::All(v1::PathMatches { paths })) if paths.is_empty() => {
+            return Err("a path must match all of nothing".into());
+        }
+        Some(Kind::All(v1::PathMatches { paths })) => {
+            PathMatch::All(paths.into_iter().map(path_of).collect::<Result<_, _>>()?)
+        }
+        None => return Err("a path match has no kind that this proxy knows".into()),
+    })
 }
 
 fn header_of(message: v1::HeaderMatch) -> Result<HeaderMatch, String> {
@@ -445,6 +456,15 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(compile(None, v1::Destination { kind: None }).is_err());
+    }
+
+    #[test]
+    fn a_path_that_must_match_what_is_not_known_is_refused() {
+        let path = |kind| v1::Match { path: Some(v1::PathMatch { kind }), ..v1::Match::default() };
+        let all = |paths| path(Some(v1::path_match::Kind::All(v1::PathMatches { paths })));
+        for unknown in [path(None), all(vec![]), all(vec![v1::PathMatch { kind: None }])] {
+            match_of(unknown).unwrap_err();
+        }
     }
 
     #[test]

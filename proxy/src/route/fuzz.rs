@@ -158,11 +158,17 @@ fn route(choices: &mut Choices<'_>) -> v1::Route {
 #[allow(clippy::needless_update, reason = "a new field of the protocol is one that this need not have")]
 fn entry(choices: &mut Choices<'_>) -> v1::Match {
     use v1::path_match::Kind;
-    let path = match choices.number(5) {
+    let regex = |choices: &mut Choices<'_>| Kind::Regex(choices.word(&["/a.*", ".*b", "/[ab]+"]).to_owned());
+    let path = match choices.number(6) {
         0 | 1 => None,
         2 => Some(Kind::Exact(choices.path())),
         3 => Some(Kind::Prefix(choices.path())),
-        _ => Some(Kind::Regex(choices.word(&["/a.*", ".*b", "/[ab]+"]).to_owned())),
+        4 => {
+            let both = [Kind::Prefix(choices.path()), regex(choices)];
+            let paths = both.map(|kind| v1::PathMatch { kind: Some(kind) }).into();
+            Some(Kind::All(v1::PathMatches { paths }))
+        }
+        _ => Some(regex(choices)),
     };
     let mut named = |all: &[&str], most: usize| -> Vec<v1::HeaderMatch> {
         (0..choices.number(most)).map(|_| value(choices, all)).collect()

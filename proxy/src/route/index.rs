@@ -57,10 +57,10 @@ impl Index {
 
     /// Where an entry is filed.
     fn place(&mut self, entry: &Match) -> &mut Vec<usize> {
-        match &entry.path {
+        match entry.path.as_ref().and_then(PathMatch::filed) {
             Some(PathMatch::Exact(path)) => return self.exact.entry(path.as_str().into()).or_default(),
             Some(PathMatch::Prefix(prefix)) => return self.prefixes.entry(prefix.as_str().into()).or_default(),
-            Some(PathMatch::Regex(_)) | None => {}
+            Some(PathMatch::Regex(_) | PathMatch::All(_)) | None => {}
         }
         if let Some(grpc) = entry.grpc.as_ref().filter(|grpc| !grpc.service.is_empty()) {
             let service = format!("/{}", grpc.service);
@@ -152,11 +152,13 @@ mod tests {
     }
 
     fn any_match() -> impl Strategy<Value = Match> {
-        let path = (0..4, any_path()).prop_map(|(kind, path)| match kind {
+        let regex = || PathMatch::Regex(Regex::new("^(?:/a.*)$").unwrap());
+        let path = (0..5, any_path()).prop_map(move |(kind, path)| match kind {
             0 => None,
             1 => Some(PathMatch::Exact(path)),
             2 => Some(PathMatch::Prefix(path.trim_end_matches('/').to_owned())),
-            _ => Some(PathMatch::Regex(Regex::new("^(?:/a.*)$").unwrap())),
+            3 => Some(PathMatch::All(vec![regex(), PathMatch::Prefix(path.trim_end_matches('/').to_owned())])),
+            _ => Some(regex()),
         });
         let header = (0..6_usize, 0..3_usize, 0..2_usize, any::<bool>()).prop_map(|(name, value, kind, not)| {
             let names = [header::HOST.as_str(), "x-1", "x-2", "x-3", "x-4", "x-5"];

@@ -35,6 +35,8 @@ pub enum PathMatch {
     Prefix(String),
     /// Of the whole path.
     Regex(Regex),
+    /// Each of these.
+    All(Vec<PathMatch>),
 }
 
 /// What a header must be.
@@ -85,10 +87,7 @@ pub enum ValueMatch {
 impl Match {
     /// Of the path, if that is what it is about.
     pub(super) fn prefix(&self) -> &str {
-        match &self.path {
-            Some(PathMatch::Prefix(prefix)) => prefix,
-            _ => "",
-        }
+        self.path.as_ref().map_or("", PathMatch::prefix)
     }
 
     /// Whether all that is set holds.
@@ -101,10 +100,8 @@ impl Match {
     /// For a rule that protects something: its own path is the one that it means, however that was written.
     #[must_use]
     pub fn protecting(mut self) -> Self {
-        if let Some(PathMatch::Exact(own) | PathMatch::Prefix(own)) = &mut self.path
-            && let Some(Ok(meant)) = path::plain(own).map(|meant| String::from_utf8(meant.into_owned()))
-        {
-            *own = meant;
+        if let Some(path) = &mut self.path {
+            path.protecting();
         }
         for header in self.headers.iter_mut().filter(|header| header.name == header::HOST) {
             if let ValueMatch::Exact(own) | ValueMatch::Prefix(own) = &mut header.value {
@@ -138,6 +135,35 @@ impl Match {
 }
 
 impl PathMatch {
+    fn prefix(&self) -> &str {
+        match self {
+            Self::Prefix(prefix) => prefix,
+            Self::All(all) => all.first().map_or("", Self::prefix),
+            Self::Exact(_) | Self::Regex(_) => "",
+        }
+    }
+
+    /// One that a path which it matches can be looked up by: [`Exact`](Self::Exact) or [`Prefix`](Self::Prefix), if there is one.
+    pub(super) fn filed(&self) -> Option<&Self> {
+        match self {
+            Self::Exact(_) | Self::Prefix(_) => Some(self),
+            Self::All(all) => all.iter().find_map(Self::filed),
+            Self::Regex(_) => None,
+        }
+    }
+
+    fn protecting(&mut self) {
+        match self {
+            Self::Exact(own) | Self::Prefix(own) => {
+                if let Some(Ok(meant)) = path::plain(own).map(|meant| String::from_utf8(meant.into_owned())) {
+                    *own = meant;
+                }
+            }
+            Self::All(all) => all.iter_mut().for_each(Self::protecting),
+            Self::Regex(_) => {}
+        }
+    }
+
     fn matches(&self, path: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => path == exact.as_bytes(),
@@ -145,6 +171,7 @@ impl PathMatch {
                 path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
             }
             Self::Regex(regex) => regex.is_match(path),
+            Self::All(all) => all.iter().all(|one| one.matches(path)),
         }
     }
 }
@@ -253,6 +280,20 @@ mod tests {
         }
         let everything = path(PathMatch::Prefix(String::new()));
         assert!(holds(&everything, &Method::GET, "/whatever", &[]));
+    }
+
+    #[test]
+    fn of_several_paths_each_must_match_and_the_first_is_the_prefix() {
+        let all = PathMatch::All(vec![PathMatch::Prefix("/a".into()), PathMatch::Regex(regex(".*[0-9]"))]);
+        let entry = path(all);
+        for (uri, expected) in [("/a/1", true), ("/a/b", false), ("/b/1", false)] {
+            assert_eq!(holds(&entry, &Method::GET, uri, &[]), expected, "{uri}");
+        }
+        assert_eq!(entry.prefix(), "/a");
+        let mut escaped = path(PathMatch::All(vec![PathMatch::Exact("/%61".into())]));
+        assert!(!holds(&escaped, &Method::GET, "/a", &[]));
+        escaped = escaped.protecting();
+        assert!(holds(&escaped, &Method::GET, "/a", &[]));
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod tries;
 
 use std::net::SocketAddr;
 
+#[cfg(test)]
+pub(crate) use self::route::request_match;
 use fairlead_proxy_api::{octets, v1};
 use prost::Message as _;
 use ring::digest;
@@ -139,7 +141,7 @@ fn destination(d: &Destination, caller: &Caller) -> v1::Destination {
 }
 
 fn service(s: &Service, caller: &Caller) -> v1::Service {
-    let routes = route::routes(&s.routes, caller);
+    let (routes, opaque_backends) = route::routes(&s.routes, caller);
     let mut originations = origination::Table::default();
     let endpoint_sets = s.endpoint_sets.iter().map(|set| endpoint_set(set, &caller.place, &mut originations)).collect();
     v1::Service {
@@ -147,8 +149,7 @@ fn service(s: &Service, caller: &Caller) -> v1::Service {
         name: s.name.clone(),
         port: s.port.into(),
         protocol: protocol(s.protocol),
-        // What is no HTTP meets no conditions on requests: it follows the first route that has none, which is the last.
-        opaque_backends: routes.last().map(|route| route.backends.clone()).unwrap_or_default(),
+        opaque_backends,
         routes,
         endpoint_sets,
         retry_budget: Some(tries::budget(s.retry_budget)),
@@ -199,6 +200,7 @@ mod tests {
         let route = Route {
             name: "r".into(),
             matches: vec![],
+            requests_only: false,
             backends: vec![Backend { weight, sticky: String::new(), target: Target::Unresolved("gone".into()) }],
             request_timeout_ms: 0,
             mirrors: vec![],

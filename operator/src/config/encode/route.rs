@@ -5,21 +5,26 @@ use fairlead_proxy_api::v1;
 use super::{rules, tries};
 use crate::model::{Backend, Caller, GrpcMatch, HeaderMatch, Match, Mirror, PathMatch, Route, StringMatch, Target};
 
-/// The routes that `caller` can meet, up to the first that takes every request of its.
-pub(super) fn routes(routes: &[Route], caller: &Caller) -> Vec<v1::Route> {
+/// The routes that `caller` can meet, up to the first that takes every request of its; and where it sends what is no HTTP, which meets no
+/// conditions on requests: to the backends of the first route that has none.
+pub(super) fn routes(routes: &[Route], caller: &Caller) -> (Vec<v1::Route>, Vec<v1::Backend>) {
     let mut sent = Vec::with_capacity(routes.len());
+    let mut complete = false;
     for route in routes {
-        let mut matches = route.matches.iter().filter(|m| m.source.as_ref().is_none_or(|source| source.holds(caller)));
-        if route.matches.is_empty() || matches.clone().any(Match::asks_nothing_of_the_request) {
-            sent.push(encode(route, Vec::new()));
-            break;
+        let matches = route.matches.iter().filter(|m| m.source.as_ref().is_none_or(|source| source.holds(caller)));
+        let every = route.matches.is_empty() || matches.clone().any(Match::asks_nothing_of_the_request);
+        if !complete {
+            let matches: Vec<v1::Match> = if every { Vec::new() } else { matches.map(request_match).collect() };
+            if every || !matches.is_empty() {
+                sent.push(encode(route, matches));
+            }
+            complete = every;
         }
-        let matches: Vec<v1::Match> = matches.by_ref().map(request_match).collect();
-        if !matches.is_empty() {
-            sent.push(encode(route, matches));
+        if every && !route.requests_only {
+            return (sent, route.backends.iter().map(backend).collect());
         }
     }
-    sent
+    (sent, Vec::new())
 }
 
 fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
@@ -38,21 +43,26 @@ fn encode(r: &Route, matches: Vec<v1::Match>) -> v1::Route {
     route
 }
 
-pub(super) fn request_match(m: &Match) -> v1::Match {
+pub(crate) fn request_match(m: &Match) -> v1::Match {
     v1::Match {
-        path: m.path.as_ref().map(|path| v1::PathMatch {
-            kind: Some(match path.clone() {
-                PathMatch::Exact(path) => v1::path_match::Kind::Exact(path),
-                PathMatch::Prefix(path) => v1::path_match::Kind::Prefix(path),
-                PathMatch::Regex(path) => v1::path_match::Kind::Regex(path),
-            }),
-        }),
+        path: m.path.as_ref().map(path_match),
         headers: m.headers.iter().map(header_match).collect(),
         methods: m.methods.clone(),
         query_params: m.query_params.iter().map(header_match).collect(),
         cookies: m.cookies.iter().map(header_match).collect(),
         grpc: m.grpc.as_ref().map(grpc_match),
     }
+}
+
+fn path_match(path: &PathMatch) -> v1::PathMatch {
+    use v1::path_match::Kind;
+    let kind = match path {
+        PathMatch::Exact(path) => Kind::Exact(path.clone()),
+        PathMatch::Prefix(path) => Kind::Prefix(path.clone()),
+        PathMatch::Regex(path) => Kind::Regex(path.clone()),
+        PathMatch::All(all) => Kind::All(v1::PathMatches { paths: all.iter().map(path_match).collect() }),
+    };
+    v1::PathMatch { kind: Some(kind) }
 }
 
 pub(super) fn grpc_match(grpc: &GrpcMatch) -> v1::GrpcMatch {
@@ -73,7 +83,7 @@ pub(super) fn header_match(h: &HeaderMatch) -> v1::HeaderMatch {
 }
 
 fn mirror(m: &Mirror) -> v1::Mirror {
-    v1::Mirror { endpoint_set: m.endpoint_set, share: m.share, copies: m.copies }
+    v1::Mirror { endpoint_set: m.endpoint_set, share: m.share, copies: m.copies, counted: m.counted }
 }
 
 fn backend(b: &Backend) -> v1::Backend {
@@ -104,6 +114,7 @@ mod tests {
         Route {
             name: name.into(),
             matches,
+            requests_only: false,
             backends: vec![],
             request_timeout_ms: 0,
             tries: Tries::default(),
@@ -115,7 +126,7 @@ mod tests {
     /// Names of what callers of a namespace are sent, with the number of conditions.
     fn sent(routes: &[Route], namespace: &str) -> Vec<(String, usize)> {
         let caller = Caller { namespace: namespace.into(), ..Caller::default() };
-        super::routes(routes, &caller).into_iter().map(|route| (route.name, route.matches.len())).collect()
+        super::routes(routes, &caller).0.into_iter().map(|route| (route.name, route.matches.len())).collect()
     }
 
     #[test]
@@ -128,5 +139,31 @@ mod tests {
         assert_eq!(sent(&routes, "web"), [("reads".into(), 1), ("web".into(), 0)]);
         assert_eq!(sent(&routes, "shop"), [("reads".into(), 1), ("default".into(), 0)]);
         assert_eq!(sent(&routes, "other"), [("default".into(), 0)]);
+    }
+    #[test]
+    fn what_is_no_http_follows_the_first_route_that_is_not_of_requests_alone() {
+        let to = |set| vec![Backend { weight: 1, sticky: String::new(), target: Target::EndpointSet(set) }];
+        let routes = [
+            Route { backends: to(1), requests_only: true, ..route("web#canary", vec![from("web")]) },
+            Route { backends: to(0), ..route("default", vec![]) },
+        ];
+        for (namespace, expected) in [("web", "web#canary"), ("shop", "default")] {
+            assert_eq!(sent(&routes, namespace), [(expected.into(), 0)]);
+            let caller = Caller { namespace: namespace.into(), ..Caller::default() };
+            let (_, opaque) = super::routes(&routes, &caller);
+            assert_eq!(opaque[0].target, Some(v1::backend::Target::EndpointSet(0)));
+        }
+    }
+
+    #[test]
+    fn paths_are_sent_as_they_are() {
+        let prefix = PathMatch::Prefix("/a".into());
+        let all = PathMatch::All(vec![prefix, PathMatch::Regex(".*b".into())]);
+        let sent = request_match(&Match { path: Some(all), ..Match::default() });
+        let Some(v1::path_match::Kind::All(v1::PathMatches { paths })) = sent.path.unwrap().kind else {
+            panic!("not all of them")
+        };
+        assert_eq!(paths[0].kind, Some(v1::path_match::Kind::Prefix("/a".into())));
+        assert_eq!(paths[1].kind, Some(v1::path_match::Kind::Regex(".*b".into())));
     }
 }

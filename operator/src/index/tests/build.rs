@@ -139,17 +139,16 @@ pub(crate) fn peer_auth(namespace: &str, name: &str, spec: Value) -> Deserialize
 
 /// The release of a Deployment, `weight` percent at present.
 pub(crate) fn canary(deployment: &str, weight: f64) -> DeserializeGuard<Canary> {
-    guard(
-        "Canary",
-        NS,
-        "release",
-        1,
-        json!({"workloadRef": {"kind": "Deployment", "name": deployment}}),
-        json!({
-            "phase": "Progressing", "canary": {"revision": "new"},
-            "step": {"index": 1, "weight": weight, "since": "2026-11-20T12:00:00Z"},
-        }),
-    )
+    steered("release", deployment, json!({}), json!({"weight": weight}))
+}
+
+/// The release of a Deployment, with what `spec` and the status' `step` say besides.
+pub(crate) fn steered(name: &str, deployment: &str, mut spec: Value, mut step: Value) -> DeserializeGuard<Canary> {
+    spec["workloadRef"] = json!({"kind": "Deployment", "name": deployment});
+    step["index"] = json!(1);
+    step["since"] = json!("2026-11-20T12:00:00Z");
+    let status = json!({"phase": "Progressing", "canary": {"revision": "new"}, "step": step});
+    guard("Canary", NS, name, 1, spec, status)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "reads as the literals that they are")]

@@ -11,7 +11,7 @@ use crate::index::Index;
 use crate::model::{Body, MtlsMode, ResourceName, Target};
 
 /// `web` with `stable` pods of the Deployment `web`, `other` ones of `old-web`, and `clones` of the canary.
-fn release(stable: usize, other: usize, clones: usize) -> Index {
+pub(super) fn release(stable: usize, other: usize, clones: usize) -> Index {
     let index = index();
     index.apply(service("web", &["10.96.0.1"]));
     let mut members = Vec::new();

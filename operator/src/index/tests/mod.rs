@@ -7,6 +7,7 @@ mod locality;
 mod origination;
 mod peer_auth;
 mod policy;
+mod release;
 mod scope;
 mod subscription;
 mod workload;

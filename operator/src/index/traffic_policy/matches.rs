@@ -9,7 +9,7 @@ use crate::model::{GrpcMatch, HeaderMatch, Match, ObjectName, PathMatch, SourceM
 /// people write need some kilobytes.
 const MAX_REGEX_SIZE: usize = 256 * 1024;
 
-pub(super) fn parse(m: RouteMatch) -> Result<Match, String> {
+pub(in crate::index) fn parse(m: RouteMatch) -> Result<Match, String> {
     let path = m
         .path
         .map(|path| {

@@ -15,8 +15,10 @@ mod tls;
 mod tries;
 
 pub(super) use behaviour::{behaviour, default_behaviour};
+pub(super) use matches::parse as parse_match;
 pub(super) use rate_limits::RateLimitRule;
 pub(super) use routes::{BackendRule, Reference, RouteRule};
+pub(super) use rules::{share, stickiness, sticky_value};
 pub(super) use tls::OriginationRule;
 pub(super) use tries::default_budget;
 

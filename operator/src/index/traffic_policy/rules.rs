@@ -27,16 +27,17 @@ pub(super) fn parse(route: &mut crd::Route) -> Result<Rules, String> {
         answer,
         cors: route.cors.take().map(cors),
         fault: route.fault.take().map(fault).transpose()?,
-        stickiness: route.stickiness.take().map(|sticky| Stickiness {
-            cookie: sticky.cookie.name,
-            max_age_s: sticky.cookie.max_age.map(|age| age.as_std().as_secs()),
-        }),
+        stickiness: route.stickiness.take().map(stickiness),
     })
+}
+
+pub(in crate::index) fn stickiness(sticky: crd::Stickiness) -> Stickiness {
+    Stickiness { cookie: sticky.cookie.name, max_age_s: sticky.cookie.max_age.map(|age| age.as_std().as_secs()) }
 }
 
 /// What a cookie says of one backend of a route. Nobody who cannot read the policy knows its UID, so nobody else can make one up, and what a
 /// backend is called cannot be read from it.
-pub(super) fn sticky_value(uid: &str, route: &str, backend: &str) -> String {
+pub(in crate::index) fn sticky_value(uid: &str, route: &str, backend: &str) -> String {
     let digest = digest::digest(&digest::SHA256, format!("fairlead sticky\n{uid}\n{route}\n{backend}").as_bytes());
     let mut half = [0; 16];
     half.copy_from_slice(&digest.as_ref()[..16]);
@@ -121,7 +122,7 @@ fn fault(fault: crd::Fault) -> Result<Fault, String> {
 }
 
 /// Millionths.
-pub(super) fn share(percent: crd::Percent) -> u32 {
+pub(in crate::index) fn share(percent: crd::Percent) -> u32 {
     (percent.fraction() * f64::from(WHOLE)).round() as u32
 }
 

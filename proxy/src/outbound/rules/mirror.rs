@@ -8,20 +8,19 @@
 //!   not copied, and counted.
 //! - A copy is a request of its own: it has as much time as the caller's has from its first byte, [`PATIENCE`] at most, and says so to the
 //!   next hop. What the caller said of its deadline does not go along: the copy may be late where the request was in time.
-//! - A copy counts for nothing but its own metric: neither for the balancer, nor for ejections, nor as evidence of a release.
+//! - A copy counts neither for the balancer nor for ejections. Those that a release asked for are its evidence, counted as its requests would be
+//!   once they were sent: one that has no answer when its time is over has failed, one that was never sent says nothing. Others are no evidence.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use http_body::Body as _;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     super::{
+        attempts::says,
         http::{Session, Terms},
         reachable,
     },
@@ -31,14 +30,14 @@ use crate::{
     accept::Worker,
     balance::{self, Endpoint, set::EndpointSet},
     http::{
-        MIRROR,
-        body::{Body, Ending},
+        MIRROR, Reason,
+        body::{Body, Ending, Verdict},
         deadline,
         exchange::Call,
         replay::Held,
     },
     route::{RequestHead, Route, Service, rules::Mirror},
-    telemetry::{MirrorOutcome, Requests},
+    telemetry::MirrorOutcome,
 };
 
 /// Copies that one worker has on their way at most: as many as a busy pod needs for requests of some 100 ms, and with bodies of the
@@ -60,9 +59,17 @@ pub(in crate::outbound) struct Copies {
     /// As it is sent, without a body.
     call: Call,
     body: Option<Arc<Held>>,
-    endpoints: Vec<Arc<Endpoint>>,
+    shadows: Vec<Shadow>,
     time: Duration,
     grpc: bool,
+}
+
+/// Who gets a copy.
+#[derive(Debug)]
+struct Shadow {
+    endpoint: Arc<Endpoint>,
+    /// As evidence of a release.
+    counted: bool,
 }
 
 impl Session {
@@ -80,16 +87,19 @@ impl Session {
         if !ordinary || headers.contains_key(&MIRROR) {
             return None;
         }
-        let mut endpoints = Vec::new();
+        let mut shadows = Vec::new();
         for mirror in mirrors.iter().filter(|mirror| drawn(mirror.share)) {
             for _ in 0..mirror.copies {
                 match service.sets.get(mirror.set).and_then(|set| self.endpoint_for_copy(set, call)) {
-                    Some(endpoint) => endpoints.push(reachable(&self.worker.mesh, endpoint)),
+                    Some(endpoint) => {
+                        let endpoint = reachable(&self.worker.mesh, endpoint);
+                        shadows.push(Shadow { endpoint, counted: mirror.counted });
+                    }
                     None => self.requests.mirrored.count(MirrorOutcome::NoEndpoints),
                 }
             }
         }
-        if endpoints.is_empty() {
+        if shadows.is_empty() {
             return None;
         }
         let mut copy = call.with_body(Bytes::new());
@@ -103,7 +113,7 @@ impl Session {
         // The body is there already.
         headers.remove(&header::EXPECT);
         let time = terms.ends(Some(route)).map_or(PATIENCE, |ends| (ends - terms.began).min(PATIENCE));
-        let copies = Copies { call: copy, body: call.held(), endpoints, time, grpc: terms.grpc };
+        let copies = Copies { call: copy, body: call.held(), shadows, time, grpc: terms.grpc };
         if let Some(body) = &copies.body {
             body.keep(MAX_BODY);
             return Some(copies);
@@ -122,15 +132,15 @@ impl Session {
 
     /// Sends what had to wait, now that the caller is answered.
     pub(in crate::outbound) fn send(&self, copies: Copies) {
-        let Copies { call, body, endpoints, time, grpc } = copies;
+        let Copies { call, body, shadows, time, grpc } = copies;
         let body = match body {
             None => Bytes::new(),
             Some(held) => match held.whole() {
                 Some(body) => body,
-                None => return self.requests.mirrored.add(MirrorOutcome::Body, endpoints.len()),
+                None => return self.requests.mirrored.add(MirrorOutcome::Body, shadows.len()),
             },
         };
-        for (number, endpoint) in (1_u64..).zip(endpoints) {
+        for (number, shadow) in (1_u64..).zip(shadows) {
             let Ok(permit) = self.worker.copies.clone().try_acquire_owned() else {
                 self.requests.mirrored.count(MirrorOutcome::Dropped);
                 continue;
@@ -139,35 +149,53 @@ impl Session {
             call.head.headers.insert(MIRROR, HeaderValue::from(number));
             let now = Instant::now();
             let ends = now + time;
-            deadline::tell_next(&mut call.head.headers, ends, now, grpc, endpoint.identity.is_some());
-            tokio::spawn(deliver(self.worker.clone(), self.requests.clone(), call, endpoint, ends, permit));
+            deadline::tell_next(&mut call.head.headers, ends, now, grpc, shadow.endpoint.identity.is_some());
+            let (worker, requests) = (self.worker.clone(), self.requests.clone());
+            tokio::spawn(async move {
+                requests.mirrored.count(deliver(&worker, call, &shadow, ends, grpc).await);
+                drop(permit);
+            });
         }
     }
 }
 
-async fn deliver(
-    worker: Arc<Worker>,
-    requests: Arc<Requests>,
-    call: Call,
-    endpoint: Arc<Endpoint>,
-    ends: Instant,
-    _permit: OwnedSemaphorePermit,
-) {
-    let answered = timeout_at(ends, async {
-        match call.attempt(&worker.pool, &worker.dialler, &endpoint).await {
-            Ok((response, lease)) => {
-                let ending = Ending { lease: Some(lease), ..Ending::default() };
-                drain(Body::observed(response.into_body(), ending)).await;
-                true
+async fn deliver(worker: &Worker, call: Call, shadow: &Shadow, ends: Instant, grpc: bool) -> MirrorOutcome {
+    let endpoint = &shadow.endpoint;
+    let group = endpoint.group(&worker.mesh.telemetry.groups).filter(|_| shadow.counted);
+    let began = Instant::now();
+    let (response, lease) = match timeout_at(ends, call.attempt(&worker.pool, &worker.dialler, endpoint)).await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(failure)) => {
+            tracing::debug!(%failure, endpoint = %endpoint.address, "a copy was not delivered");
+            // Without room for it here, the endpoint never heard of it.
+            if let Some(group) = group
+                && failure.full().is_none()
+            {
+                group.count(true, None);
             }
-            Err(failure) => {
-                tracing::debug!(%failure, endpoint = %endpoint.address, "a copy was not delivered");
-                false
-            }
+            return MirrorOutcome::Failed;
         }
-    });
-    let outcome = if answered.await == Ok(true) { MirrorOutcome::Answered } else { MirrorOutcome::Failed };
-    requests.mirrored.count(outcome);
+        Err(_) => {
+            if let Some(group) = group {
+                group.count(true, None);
+            }
+            return MirrorOutcome::Failed;
+        }
+    };
+    let mut ending = Ending { lease: Some(lease), ..Ending::default() };
+    if let Some(group) = group {
+        if says(endpoint, &response, Reason::ConnectFailure) {
+            group.count(true, None);
+        } else {
+            let mut verdict = Verdict::of(&response, began.elapsed(), grpc);
+            verdict.group = Some(group.clone());
+            ending.verdict = Some(verdict);
+        }
+    }
+    match timeout_at(ends, drain(Body::observed(response.into_body(), ending))).await {
+        Ok(()) => MirrorOutcome::Answered,
+        Err(_) => MirrorOutcome::Failed,
+    }
 }
 
 /// Reads an answer that nobody wants. One that is too long ends with its connection.

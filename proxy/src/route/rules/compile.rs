@@ -139,7 +139,7 @@ fn mirror(message: &v1::Mirror, sets: usize) -> Result<Mirror, String> {
     if message.share > WHOLE || message.copies > MAX_COPIES {
         return Err("a mirror asks for more than all requests, or for too many copies".into());
     }
-    Ok(Mirror { set, share: message.share, copies: message.copies })
+    Ok(Mirror { set, share: message.share, copies: message.copies, counted: message.counted })
 }
 
 fn sticky(message: v1::Stickiness, targets: &[(u32, Target)]) -> Result<Stickiness, String> {
@@ -210,7 +210,7 @@ mod tests {
         let sticky = v1::Stickiness { cookie: "c".into(), max_age_s: None, values: vec!["a".into()] };
         let sticky = v1::Route { stickiness: Some(sticky), ..v1::Route::default() };
         let mirror = |endpoint_set, copies| v1::Route {
-            mirrors: vec![v1::Mirror { endpoint_set, share: WHOLE, copies }],
+            mirrors: vec![v1::Mirror { endpoint_set, share: WHOLE, copies, ..v1::Mirror::default() }],
             ..v1::Route::default()
         };
         for (mut route, expected) in [

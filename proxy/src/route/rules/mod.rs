@@ -51,6 +51,8 @@ pub struct Mirror {
     pub share: u32,
     /// Of each.
     pub copies: u32,
+    /// Whether how they are answered counts for the release that their endpoint is part of.
+    pub counted: bool,
 }
 
 impl Rules {

@@ -219,7 +219,7 @@ async fn a_delay_holds_up_one_stream_and_not_its_neighbours() {
 #[tokio::test]
 async fn copies_are_what_the_endpoint_sees_with_their_number() {
     let route = v1::Route {
-        mirrors: vec![v1::Mirror { endpoint_set: 1, share: 1_000_000, copies: 2 }],
+        mirrors: vec![v1::Mirror { endpoint_set: 1, share: 1_000_000, copies: 2, ..v1::Mirror::default() }],
         request_headers: Some(changes("x-debug", ("x-env", "staging"), ("x-tag", "b"))),
         ..v1::Route::default()
     };

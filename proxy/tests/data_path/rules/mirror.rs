@@ -67,7 +67,27 @@ fn mirrored(real: &App, shadow: &Shadow, mirror: v1::Mirror) -> Sidecar {
 }
 
 fn all(copies: u32) -> v1::Mirror {
-    v1::Mirror { endpoint_set: 1, share: 1_000_000, copies }
+    v1::Mirror { endpoint_set: 1, share: 1_000_000, copies, ..v1::Mirror::default() }
+}
+
+/// Copies that a release asked for.
+fn evidence(copies: u32) -> v1::Mirror {
+    v1::Mirror { counted: true, ..all(copies) }
+}
+
+/// Waits until so many copies are counted; of what side, and how many of them failed and were answered.
+async fn counts(client: &Sidecar, requests: u64) -> (String, u64, u64) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut groups = client.telemetry.groups.changed(&mut Reported::default());
+        assert!(groups.len() <= 1, "{groups:?}");
+        if let Some(counts) = groups.pop_if(|counts| counts.requests >= requests) {
+            assert_eq!(counts.requests, requests);
+            return (counts.group, counts.failures, counts.latency.iter().sum());
+        }
+        assert!(Instant::now() < deadline, "only {groups:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn outcome(outcome: &str, count: u32) -> String {
@@ -95,6 +115,55 @@ async fn the_caller_gets_the_real_answer_and_does_not_wait_for_copies() {
     client.counted(&outcome("answered", 3)).await;
     let counts = client.telemetry.groups.changed(&mut Reported::default());
     assert!(counts.is_empty(), "copies are no evidence: {counts:?}");
+}
+
+#[tokio::test]
+async fn copies_for_a_release_count_as_its_requests_would() {
+    let (real, well) = (App::answering(APP).await, App::answering(APP).await);
+    let canary = || "n/release/r/0/0/canary".to_owned();
+    let dark = |address| v1::Endpoint { group: canary(), ..endpoint(address, "") };
+    let of = |shadow| {
+        let mut service = service(vec![vec![endpoint(real.address, "")], vec![dark(shadow)]]);
+        service.routes[0].mirrors = vec![evidence(2)];
+        client_of(&Authority::new(), service)
+    };
+    let client = of(well.address);
+    assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    assert_eq!(counts(&client, 2).await, (canary(), 0, 2));
+
+    let failing = Shadow::start(Duration::ZERO).await;
+    let client = of(failing.app.address);
+    assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    assert_eq!(counts(&client, 2).await, (canary(), 2, 2), "answered 500");
+
+    let client = of(nobody());
+    assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    assert_eq!(counts(&client, 2).await, (canary(), 2, 0), "nobody listens");
+
+    let grpc = App::answering("HTTP/1.1 200 OK\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n").await;
+    let client = of(grpc.address);
+    get(client.outbound, "/a.B/C", "Content-Type: application/grpc\r\n").await;
+    assert_eq!(counts(&client, 2).await, (canary(), 2, 2), "a call that failed");
+}
+
+#[tokio::test]
+async fn a_copy_without_an_answer_has_failed_and_one_that_was_not_sent_says_nothing() {
+    let (real, hanging) = (App::answering(APP).await, Shadow::start(Duration::from_secs(60)).await);
+    let dark = v1::Endpoint { group: "canary".into(), ..endpoint(hanging.app.address, "") };
+    let mut service = service(vec![vec![endpoint(real.address, "")], vec![dark]]);
+    service.endpoint_sets[1].limits = Some(v1::Limits {
+        connections: 1,
+        pending_requests: 1,
+        requests: 1,
+        connect_timeout_ms: 100,
+        idle_timeout_ms: 1000,
+    });
+    service.routes[0].mirrors = vec![evidence(3)];
+    service.routes[0].request_timeout_ms = 500;
+    let client = client_of(&Authority::new(), service);
+    assert!(get(client.outbound, "/", "").await.ends_with("real"));
+    client.counted(&outcome("failed", 3)).await;
+    assert_eq!(counts(&client, 1).await, ("canary".into(), 1, 0));
 }
 
 #[tokio::test]

@@ -8,8 +8,12 @@ use anyhow::{Context as _, ensure};
 use clap::{ArgGroup, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use fairlead_operator_api::{Caller, Pair, Question, Request, Target};
 
+use crate::canary;
+
 /// Under which `kubectl fairlead` finds it.
 const PLUGIN: &str = "kubectl-fairlead";
+/// Under any other name.
+const PROGRAM: &str = "fairlead";
 
 /// Asks a Fairlead mesh what it would do, and whether it is well.
 #[derive(Debug, Parser)]
@@ -19,6 +23,9 @@ pub(crate) struct Args {
     pub(crate) cluster: ClusterArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// How the user calls it.
+    #[arg(skip = PROGRAM)]
+    pub(crate) program: &'static str,
 }
 
 /// Which cluster, as kubectl takes it.
@@ -44,6 +51,11 @@ pub(crate) enum Command {
     Authz {
         #[command(subcommand)]
         command: Authz,
+    },
+    /// Where releases stand, how they ended, and what a person wants of one.
+    Canary {
+        #[command(subcommand)]
+        command: canary::args::Command,
     },
     /// Says whether the mesh is well: the operator, what it says of policies and releases, and pods without a sidecar.
     ///
@@ -106,7 +118,7 @@ pub(crate) struct Explain {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// As the operator's API has it.
+    /// For programs.
     Json,
 }
 
@@ -120,16 +132,17 @@ fn try_parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, clap::Er
     let name = called(words.first());
     let matches = Args::command()
         .bin_name(name)
-        .after_help(format!("Examples:\n  {name} check\n  {name} authz explain --help"))
+        .after_help(format!("Examples:\n  {name} check\n  {name} authz explain --help\n  {name} canary --help"))
+        .mut_subcommand("canary", |canary| canary.after_help(canary::args::examples(name)))
         .mut_subcommand("authz", |authz| authz.mut_subcommand("explain", |explain| explain.after_help(examples(name))))
         .try_get_matches_from(words)?;
-    Args::from_arg_matches(&matches)
+    Ok(Args { program: name, ..Args::from_arg_matches(&matches)? })
 }
 
 /// How the user calls it.
 fn called(program: Option<&OsString>) -> &'static str {
     let name = program.and_then(|path| Path::new(path).file_stem());
-    if name.is_some_and(|name| name == PLUGIN) { "kubectl fairlead" } else { "fairlead" }
+    if name.is_some_and(|name| name == PLUGIN) { "kubectl fairlead" } else { PROGRAM }
 }
 
 fn examples(name: &str) -> String {
@@ -205,7 +218,7 @@ impl Explain {
     }
 }
 
-fn named(flag: &str, text: &str, namespace: &str) -> anyhow::Result<(String, String)> {
+pub(crate) fn named(flag: &str, text: &str, namespace: &str) -> anyhow::Result<(String, String)> {
     let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
     let is_name = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
     ensure!(is_name, "{flag}: {text:?} is no name: write namespace/name");
@@ -291,5 +304,31 @@ mod tests {
             assert!(help.contains(&format!("  {name} authz explain --from bookinfo/productpage")), "{help}");
         }
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_canary_is_asked_is_parsed_under_either_name() {
+        for (program, name) in [("fairlead", "fairlead"), ("kubectl-fairlead", "kubectl fairlead")] {
+            let args = parsed(&format!("{program} canary watch shop/web --wait --timeout 90s")).unwrap();
+            assert_eq!(args.program, name);
+            assert!(matches!(args.command, Command::Canary { command: canary::args::Command::Watch(_) }));
+            let help = parsed(&format!("{program} canary --help")).unwrap_err().to_string();
+            assert!(help.contains(&format!("\n  {name} canary watch bookinfo/reviews\n")), "{help}");
+            let help = parsed(&format!("{program} canary watch --help")).unwrap_err().to_string();
+            assert!(help.contains("1  rolled back, failed, aborted or superseded"), "{help}");
+        }
+        for line in ["list -A -o json", "history a/b", "approve a", "abort a --wait", "promote -n b a", "retry a"] {
+            parsed(&format!("fairlead canary {line}")).unwrap();
+        }
+        for (line, why) in [
+            ("watch", "NAME"),
+            ("watch a --timeout 5m", "--wait"),
+            ("watch a --wait --timeout 5", "is not a duration"),
+            ("list a", "unexpected argument"),
+            ("pause a", "unrecognized subcommand"),
+        ] {
+            let said = parsed(&format!("fairlead canary {line}")).unwrap_err().to_string();
+            assert!(said.contains(why), "{line}: {said}");
+        }
     }
 }

@@ -121,9 +121,9 @@ impl Cluster {
                 operator_namespace: self.operator_namespace.clone(),
                 operator: deployments.get_opt(OPERATOR).await.context("looking for the operator")?,
                 objects: [
-                    self.objects::<TrafficPolicy>().await?,
-                    self.objects::<PeerAuth>().await?,
-                    self.objects::<Canary>().await?,
+                    self.objects::<TrafficPolicy>(self.only.as_deref()).await?,
+                    self.objects::<PeerAuth>(self.only.as_deref()).await?,
+                    self.objects::<Canary>(self.only.as_deref()).await?,
                 ]
                 .concat(),
                 namespaces: all(&namespaces).await.context("listing namespaces")?,
@@ -131,6 +131,18 @@ impl Cluster {
             })
         })
         .await
+    }
+
+    /// As JSON: one that another version of the schema wrote must not hide the others.
+    pub(crate) async fn canaries(&self, of_all_namespaces: bool) -> Result<Vec<DynamicObject>> {
+        let namespace = (!of_all_namespaces).then_some(self.namespace.as_str());
+        in_time(self.objects::<Canary>(namespace)).await
+    }
+
+    /// The ways to the Canaries and the Deployments of a namespace.
+    pub(crate) fn canary_apis(&self, namespace: &str) -> (Api<DynamicObject>, Api<DynamicObject>) {
+        let api = |resource: ApiResource| Api::namespaced_with(self.client.clone(), namespace, &resource);
+        (api(ApiResource::erase::<Canary>(&())), api(ApiResource::erase::<Deployment>(&())))
     }
 
     fn api<K>(&self, namespace: Option<&str>) -> Api<K>
@@ -144,9 +156,9 @@ impl Cluster {
     }
 
     /// As JSON: one that another version of the schema wrote must not hide the others.
-    async fn objects<K: Resource<DynamicType = ()>>(&self) -> Result<Vec<DynamicObject>> {
+    async fn objects<K: Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Result<Vec<DynamicObject>> {
         let resource = ApiResource::erase::<K>(&());
-        let api: Api<DynamicObject> = match &self.only {
+        let api: Api<DynamicObject> = match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
@@ -177,7 +189,7 @@ where
     }
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_| anyhow!("no answer within {} seconds", PATIENCE.as_secs());
     tokio::time::timeout(PATIENCE, work).await.map_err(late)?
 }

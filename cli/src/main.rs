@@ -1,12 +1,14 @@
 //! The `fairlead` command: asks a mesh what it would do, and whether it is well. `kubectl fairlead` is the same under another name.
 //!
-//! [`args`] says what it takes, [`cluster`] reaches the cluster and the operator, and each command has a file: [`explain`] and [`check`], both of
-//! pure functions that make text of what was found.
+//! [`args`] says what it takes, [`cluster`] reaches the cluster and the operator, and each command has a file or folder: [`explain`], [`check`]
+//! and [`canary`], of pure functions that make text of what was found.
 
 mod args;
+mod canary;
 mod check;
 mod cluster;
 mod explain;
+mod text;
 
 use std::process::ExitCode;
 
@@ -26,11 +28,11 @@ async fn main() -> ExitCode {
     }
     match run(args).await {
         Ok((text, is_well)) => {
-            print!("{text}");
+            print!("{}", text::printable(&text));
             if is_well { ExitCode::SUCCESS } else { ExitCode::from(NO) }
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", text::one_line(&format!("{error:#}")));
             ExitCode::from(UNANSWERED)
         }
     }
@@ -49,6 +51,7 @@ async fn run(args: Args) -> anyhow::Result<(String, bool)> {
             };
             Ok((text, answer.is_allowed()))
         }
+        Command::Canary { command } => canary::run(&cluster, command, args.program).await,
         Command::Check => {
             let findings = check::judge(&cluster.facts().await?);
             Ok((check::text(&findings), check::is_well(&findings)))

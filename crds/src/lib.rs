@@ -55,6 +55,12 @@ pub const CANARY_LABEL: &str = "fairlead.dev/canary";
 /// On the clone of a Deployment and on the clone's pods: the name of the Deployment that it was made from.
 pub const CLONE_OF_LABEL: &str = "fairlead.dev/clone-of";
 
+/// On a Deployment: the webhook paused it, so that a pause of the user's own is not ended when the template changes back.
+pub const HELD_ANNOTATION: &str = "fairlead.dev/held";
+
+/// On a Deployment: the revision that was proved bad, so that it is not rolled out when its Canary goes and its status with it.
+pub const REFUSED_ANNOTATION: &str = "fairlead.dev/refused";
+
 /// On a Canary: a [`Request`] of the user. The operator takes it away before it does what it says.
 pub const REQUEST_ANNOTATION: &str = "fairlead.dev/request";
 

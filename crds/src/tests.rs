@@ -248,7 +248,12 @@ fn the_kinds_round_trip() {
         "metadata": {"name": "reviews", "namespace": "bookinfo"},
         "spec": {
             "workloadRef": {"kind": "Deployment", "name": "reviews"},
-            "steps": [{"weight": 1, "hold": "2m"}, {"weight": 12.5, "hold": "0s"}],
+            "steps": [
+                {"mirror": {"percent": 50, "copies": 2}, "hold": "2m"},
+                {"matches": [{"headers": [{"name": "end-user", "type": "Exact", "value": "jason", "not": false}]}], "hold": "0s"},
+                {"weight": 12.5, "hold": "0s", "approval": {}, "replicas": 2},
+            ],
+            "stickiness": {"cookie": {"name": "fl-canary", "maxAge": "1h"}},
             "analysis": {
                 "confidence": 99.9,
                 "errors": {"margin": 0.5, "max": 5},
@@ -256,14 +261,32 @@ fn the_kinds_round_trip() {
                     "threshold": "250ms", "margin": 1, "max": 10,
                     "quantiles": [{"quantile": 99, "atMost": "1s"}],
                 },
+                "metrics": [{
+                    "name": "orders", "min": 1.5, "max": 10.0,
+                    "prometheus": {
+                        "url": "http://prometheus.monitoring:9090", "query": "up", "timeout": "5s",
+                        "token": {"name": "prometheus", "key": "token"},
+                    },
+                }],
+                "stepDeadline": "30m",
+                "onInconclusive": "Rollback",
             },
+            "checks": [{"phase": "BeforeStart", "url": "http://checks.shop/start", "timeout": "10s"}],
+            "notify": [{"urlFrom": {"name": "slack", "key": "url"}, "format": "Slack"}],
+            "rollout": {"progressDeadline": "10m", "replicas": "ByWeight"},
+            "skipAnalysis": false,
             "suspend": false,
         },
         "status": {
-            "phase": "Progressing",
-            "step": {"index": 1, "weight": 12.5, "since": "2026-11-20T10:00:00Z"},
+            "phase": "WaitingApproval",
+            "step": {
+                "index": 1, "weight": 12.5, "mirror": {"percent": 50, "copies": 2}, "approved": true, "overdue": true,
+                "since": "2026-11-20T10:00:00Z",
+            },
             "stable": {"revision": "a", "requests": 10, "errors": 1, "p50": 1.5, "p99": 4.0},
             "verdict": {"result": "Inconclusive", "reason": "too few requests"},
+            "request": "approve",
+            "ending": "Aborted",
             "history": [{"revision": "b", "outcome": "Failed", "reason": "it crashed", "finished": "2026-11-20T09:00:00Z"}],
         },
     });
@@ -298,7 +321,17 @@ fn what_is_left_out_gets_its_default_in_the_schema_and_in_rust_alike() {
     let spec = &schema["properties"]["spec"]["properties"];
     assert_eq!(spec["steps"]["default"], serde_json::to_value(&canary.steps).unwrap());
     assert_eq!(spec["analysis"]["default"], serde_json::to_value(&canary.analysis).unwrap());
-    assert_eq!(spec["suspend"]["default"], serde_json::json!(false));
+    assert_eq!(spec["rollout"]["default"], serde_json::to_value(canary.rollout).unwrap());
+    for switch in ["suspend", "skipAnalysis"] {
+        assert_eq!(spec[switch]["default"], serde_json::json!(false));
+    }
+    assert_eq!(canary.analysis.step_deadline.to_string(), "30m");
+    for request in ["approve", "abort", "promote", "retry"] {
+        let parsed: crate::Request = request.parse().unwrap();
+        assert_eq!(parsed.to_string(), request);
+        assert_eq!(serde_json::to_value(parsed).unwrap(), request);
+    }
+    assert!("Approve".parse::<crate::Request>().is_err());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use fairlead_operator::ca::serving::{ServingCertificate, Shown};
 use fairlead_operator::ca::usable;
 use fairlead_operator::ca::{SpiffeId, TrustDomain, bundles};
 use fairlead_operator::canary::controller::Releases;
+use fairlead_operator::canary::outside::{self, Outside};
 use fairlead_operator::config::{self, ConfigService, ReplicaService};
 use fairlead_operator::explain;
 use fairlead_operator::index::{self, Index};
@@ -24,6 +25,7 @@ use fairlead_operator::inject::events::Events;
 use fairlead_operator::inject::namespaces::Namespaces;
 use fairlead_operator::jwks::{self, KeySets};
 use fairlead_operator::leader::Election;
+use fairlead_operator::outbound::Outbound;
 use fairlead_operator::serve::listen::{Limits, Protocol, accept};
 use fairlead_operator::serve::replica::Replicas;
 use fairlead_operator::serve::{http, tls};
@@ -148,6 +150,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         operator_namespace: args.namespace.clone(),
     }));
     tasks.spawn(index::watch::run(client.clone(), Arc::clone(&index), stop.clone().cancelled_owned()));
+    let asked_outside = outside::Metrics::register(&mut registry);
     let key_sets = KeySets::new(jwks::Metrics::register(&mut registry));
     let fetching = jwks::serve(Arc::clone(&index), key_sets, stop.clone());
     tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
@@ -313,7 +316,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let status =
                 status::run(client.clone(), index, Arc::clone(&said), leadership.clone(), args.pod_name.clone());
             tasks.spawn(stop.clone().run_until_cancelled_owned(status));
-            let releases = Releases::new(client.clone(), Arc::clone(&said) as _, said, Some(args.pod_name));
+            let outside = Outside::new(client.clone(), Outbound::default(), asked_outside);
+            let releases =
+                Releases::new(client.clone(), Arc::clone(&said) as _, said, Arc::new(outside), Some(args.pod_name));
             tasks.spawn(releases.run(leadership.is_leader.clone(), stop.clone().cancelled_owned()));
             let mut is_leader = leadership.is_leader;
             if is_leader.wait_for(|leading| *leading).await.is_ok() {

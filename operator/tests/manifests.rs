@@ -138,6 +138,10 @@ fn secrets_are_reached_by_name_in_the_operators_namespace_alone() {
     let rules = |kind: &str| find(kind, "fairlead-operator")["rules"].as_array().unwrap().clone();
     let on = |rule: &Value, resource: &str| rule["resources"].as_array().unwrap().contains(&resource.into());
     assert!(!rules("ClusterRole").iter().any(|rule| on(rule, "secrets")));
+    // The one that may is bound by users, where they want to.
+    let bindings = documents("install.yaml");
+    let bound = |document: &Value| document["roleRef"]["name"] == "fairlead-canary-secrets";
+    assert!(find("ClusterRole", "fairlead-canary-secrets").is_object() && !bindings.iter().any(bound));
     for rule in rules("Role").iter().filter(|rule| on(rule, "secrets")) {
         let names = match rule["verbs"].as_array().unwrap().as_slice() {
             [verb] if verb == "create" => continue,

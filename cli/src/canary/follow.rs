@@ -14,17 +14,14 @@
 
 use std::time::Duration;
 
-use fairlead_crds::{CONFIG_ANNOTATION, Canary, CanaryStatus, Outcome, Phase, Release, Request};
+use fairlead_crds::{
+    CONFIG_ANNOTATION, Canary, CanaryStatus, HELD_ANNOTATION, Outcome, Phase, REFUSED_ANNOTATION, Release, Request,
+};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::state::{self, is_under_way, objection, pending};
-
-/// On a Deployment: the webhook paused it.
-const HELD: &str = "fairlead.dev/held";
-/// On a Deployment: the revision that was proved bad.
-const REFUSED: &str = "fairlead.dev/refused";
 
 /// How long an operator may take to see what was there before it was waited for: one that has just been restarted is there by then.
 const SETTLED: Duration = Duration::from_secs(15);
@@ -51,7 +48,11 @@ impl Workload {
             }
             metadata.retain(|_, part| *part != json!({}));
         }
-        Self { held: spec["paused"] == json!(true) && annotated(HELD), refused: annotated(REFUSED), template }
+        Self {
+            held: spec["paused"] == json!(true) && annotated(HELD_ANNOTATION),
+            refused: annotated(REFUSED_ANNOTATION),
+            template,
+        }
     }
 }
 

@@ -53,6 +53,7 @@ impl CanaryStep {
 
 /// That a person is waited for.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[schemars(extend("maxProperties" = 0))]
 pub struct Approval {}
 
 /// Copies of requests.

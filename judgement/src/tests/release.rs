@@ -68,7 +68,10 @@ fn a_broken_canary_is_found_within_a_few_requests() {
 
 #[test]
 fn one_large_report_is_evidence_as_well() {
-    assert_eq!(after(&[MARGIN], tally((10_000, 3_000), (10_000, 10)), 1).verdict(ERROR, By::All), Verdict::Regressed(0));
+    assert_eq!(
+        after(&[MARGIN], tally((10_000, 3_000), (10_000, 10)), 1).verdict(ERROR, By::All),
+        Verdict::Regressed(0)
+    );
     assert_eq!(after(&[MARGIN], tally((10_000, 0), (10_000, 0)), 1).verdict(ERROR, By::All), Verdict::NonInferior);
 }
 

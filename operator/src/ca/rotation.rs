@@ -84,8 +84,10 @@ pub(super) struct Record {
     pub(super) refused: String,
     /// The request to abort that was acted on last.
     pub(super) abort: String,
-    /// The last rotation was aborted: the next one waits for a request.
+    /// The last rotation was aborted: the next one waits for a request, or for a root to be offered that is another than the one given up.
     pub(super) aborted: bool,
+    /// The root that was given up, in hexadecimal.
+    pub(super) given_up: Option<String>,
     /// The request for new leaves that was acted on last, where another authority signs.
     pub(super) leaves: String,
     /// Leaves of such an authority that begin before this are renewed, unix seconds.
@@ -215,8 +217,13 @@ pub(super) fn decide(sight: &Sight<'_>, everyone: Option<&Everyone>) -> Step {
         let heard = Record { abort: sight.abort.to_owned(), ..record.clone() };
         return Step::Record(match record.phase {
             // Nobody has a leaf under B: it can go at once.
-            Phase::Publishing => Record { next: None, aborted: true, ..heard.enter(Phase::Settled, now).numbered(now) },
-            Phase::Signing => Record { aborted: true, ..heard.enter(Phase::Aborting, now) },
+            Phase::Publishing => {
+                let given_up = heard.next.clone();
+                Record { next: None, aborted: true, given_up, ..heard.enter(Phase::Settled, now).numbered(now) }
+            }
+            Phase::Signing => {
+                Record { aborted: true, given_up: heard.next.clone(), ..heard.enter(Phase::Aborting, now) }
+            }
             // A is gone, or there is nothing to abort.
             Phase::Settled | Phase::Dropping | Phase::Aborting => heard,
         });
@@ -259,7 +266,10 @@ fn settled(sight: &Sight<'_>) -> Step {
         return Step::Record(Record { request: sight.rotate.to_owned(), refused: why.to_owned(), ..record.clone() });
     }
     let due = sight.due && sight.offered.is_none() && sight.refusal.is_none();
-    let wanted = asked || (!record.aborted && (other_offered || due));
+    // Who aborts the way to one root and then offers another wants to go there.
+    let is_new = |given_up: &String| sight.offered.is_some_and(|offered| offered.to_string() != *given_up);
+    let is_free = !record.aborted || record.given_up.as_ref().is_some_and(is_new);
+    let wanted = asked || (is_free && (other_offered || due));
     match sight.next {
         // Left over: it became the root, or its rotation was aborted.
         Some(next) if next == root || !wanted => Step::Discard,
@@ -277,6 +287,7 @@ fn publish(sight: &Sight<'_>, next: RootId) -> Step {
         request: sight.rotate.to_owned(),
         refused: String::new(),
         aborted: false,
+        given_up: None,
         ..record
     })
 }

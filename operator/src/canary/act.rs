@@ -162,6 +162,11 @@ pub(super) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// The right to is missing.
+pub(super) fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
 /// What the API server, a quota or a webhook has against an object, in their own words: what the same request meets again.
 pub(super) fn refusal(error: &kube::Error) -> Option<String> {
     match error {

@@ -120,7 +120,12 @@ mod tests {
 
     #[test]
     fn it_runs_the_template_under_the_apps_labels_and_one_more() {
-        let clone = manifest(&deployment(), "abc", Size { replicas: 3, progress_deadline: None }, &Owner { name: "reviews", uid: "c1" });
+        let clone = manifest(
+            &deployment(),
+            "abc",
+            Size { replicas: 3, progress_deadline: None },
+            &Owner { name: "reviews", uid: "c1" },
+        );
         assert_eq!(clone["metadata"]["name"], "reviews-canary");
         assert_eq!(
             clone["metadata"]["labels"],

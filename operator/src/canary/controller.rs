@@ -206,7 +206,7 @@ impl Releases {
                 continue;
             }
             let deployment = serde_json::to_value(deployment)?;
-            let config = self.config(namespace, &deployment).await?;
+            let (config, _) = self.config(namespace, &deployment).await?;
             let read = Deployment::read(&deployment, config.as_deref());
             act::release(&self.client, &deployment, read.rolls_out_on_release()).await?;
             let still_paused = read.paused && !read.rolls_out_on_release();

@@ -13,11 +13,7 @@ use serde_json::{Value, json};
 
 use super::revision::revision;
 
-/// On a Deployment: that it was paused here, so that a pause of the user's own is not ended when the template changes back.
-pub const HELD: &str = "fairlead.dev/held";
-
-/// On a Deployment: the revision that was proved bad, so that it is not rolled out when its Canary goes and its status with it.
-pub const REFUSED: &str = "fairlead.dev/refused";
+pub use fairlead_crds::{HELD_ANNOTATION as HELD, REFUSED_ANNOTATION as REFUSED};
 
 /// What must be added to the object of an `AdmissionRequest` (as JSON); `None` where it may pass as it is.
 pub fn review(request: &Value) -> Option<Patch> {

@@ -166,11 +166,11 @@ pub fn judge(evidence: &Evidence, by: By, canary: &Counts, stable: &Counts, anal
                     let _ = write!(reason, "; about {} more will tell{about}", grouped(needed));
                 }
                 None => {
-                    let _ = write!(reason, "; at these rates no number of requests tells{}", if about.is_empty() {
-                        " on which side of the margin it is"
-                    } else {
-                        &about
-                    });
+                    let _ = write!(
+                        reason,
+                        "; at these rates no number of requests tells{}",
+                        if about.is_empty() { " on which side of the margin it is" } else { &about }
+                    );
                 }
             }
             VerdictResult::Inconclusive
@@ -208,7 +208,11 @@ fn ranges(by: By, canary: &Counts, stable: &Counts, error: f64) -> String {
 /// `11–16 ms`.
 fn range(above: f64, at_most: f64) -> String {
     let at_most = milliseconds(at_most);
-    if above > 0.0 { format!("{}–{at_most}", milliseconds(above).trim_end_matches(" ms")) } else { format!("≤ {at_most}") }
+    if above > 0.0 {
+        format!("{}–{at_most}", milliseconds(above).trim_end_matches(" ms"))
+    } else {
+        format!("≤ {at_most}")
+    }
 }
 
 /// `3 of 400 requests failed; stable 0 of 4,000`.

@@ -37,6 +37,8 @@ pub struct Observed {
     pub clone: Option<CloneDeployment>,
     /// Why the clone's pods do not run, in their own words.
     pub trouble: Trouble,
+    /// Secrets that its template names may not be read.
+    pub unseen_secrets: bool,
     /// A Service that leads to pods of the Deployment and not to those of the clone, and the labels that it wants and these lack.
     pub missed_by: Option<String>,
     /// An older Canary that is about the same Deployment.
@@ -278,7 +280,11 @@ pub fn trouble(pods: &[Value], revision: &str) -> Trouble {
 }
 
 /// The first Service that selects pods with one of the first sets of labels, and none with the second, with what it asks for in vain.
-pub fn missed_by(services: &[Value], stable: &[BTreeMap<String, String>], clone: &BTreeMap<String, String>) -> Option<String> {
+pub fn missed_by(
+    services: &[Value],
+    stable: &[BTreeMap<String, String>],
+    clone: &BTreeMap<String, String>,
+) -> Option<String> {
     services.iter().find_map(|service| {
         let selector = service["spec"]["selector"].as_object().filter(|selector| !selector.is_empty())?;
         let has = |labels: &BTreeMap<String, String>, key: &str, value: &Value| {
@@ -291,7 +297,8 @@ pub fn missed_by(services: &[Value], stable: &[BTreeMap<String, String>], clone:
             .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
             .collect();
         let name = service["metadata"]["name"].as_str().unwrap_or("?");
-        (leads && !lacking.is_empty()).then(|| format!("Service {} selects {}", quote(name), quote(&lacking.join(", "))))
+        (leads && !lacking.is_empty())
+            .then(|| format!("Service {} selects {}", quote(name), quote(&lacking.join(", "))))
     })
 }
 
@@ -397,9 +404,7 @@ mod tests {
     #[test]
     fn pods_that_no_node_takes_and_pods_that_are_not_ready_say_so() {
         let condition = |type_: &str, message: &str| json!({"type": type_, "status": "False", "message": message});
-        let pod = |conditions: &[Value]| {
-            json!({"metadata": {"name": "p", "annotations": {TEMPLATE: "new"}}, "status": {"conditions": conditions}})
-        };
+        let pod = |conditions: &[Value]| json!({"metadata": {"name": "p", "annotations": {TEMPLATE: "new"}}, "status": {"conditions": conditions}});
         let away = trouble(&[pod(&[condition("PodScheduled", "0/2 nodes are available")])], "new");
         assert_eq!(away.unschedulable.as_deref(), Some("pod p: 0/2 nodes are available"));
         assert_eq!((away.hopeless, away.unready), (None, None));

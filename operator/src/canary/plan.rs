@@ -19,7 +19,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use self::record::version;
 use super::observe::{Deployment, Observed};
-use super::revision::{config_of, template_of};
+use super::revision::{agree, template_of};
 
 /// How long a clone is kept for proxies that do not acknowledge that they send it nothing: longer than any that is connected needs,
 /// short enough that one that hangs does not keep a bad version running.
@@ -241,12 +241,12 @@ impl Planner<'_> {
                 return self.promote("The Deployment was resumed by hand: it is rolled out against the evidence");
             }
             self.refuse(deployment);
-        } else if deployment.paused || (same_template && config_of(&stable.revision).is_some()) {
-            return self.start(deployment, &stable.revision);
-        } else if same_template {
-            // By an operator that did not look at configuration.
+        } else if !deployment.paused && agree(&deployment.revision, &stable.revision) {
+            // What can be read of its configuration is more than it was, or less.
             self.status.stable = Some(version(&deployment.revision));
             return Moved::Yes;
+        } else if deployment.paused || same_template {
+            return self.start(deployment, &stable.revision);
         } else {
             self.status.stable = Some(version(&deployment.revision));
             self.settle(Phase::Initialized);
@@ -273,7 +273,10 @@ impl Planner<'_> {
         } else {
             ""
         };
-        self.note("Started", format!("Revision {} runs as Deployment {}-canary{why}", deployment.revision, self.workload()))
+        self.note(
+            "Started",
+            format!("Revision {} runs as Deployment {}-canary{why}", deployment.revision, self.workload()),
+        )
     }
 }
 

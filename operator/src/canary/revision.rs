@@ -16,6 +16,9 @@ const KEPT: usize = 5;
 
 /// Between the digest of a template and that of its configuration.
 const AND: char = '-';
+/// What the digests of ConfigMaps begin with, and those of Secrets.
+const MAPS: char = 'c';
+const SECRETS: char = 's';
 
 /// The revision of a pod template: ten hexadecimal digits that do not depend on the order of keys. Fields that are null count as
 /// absent, as they do for the API server. Our own note of its configuration is no part of it.
@@ -45,20 +48,43 @@ pub fn config_of(version: &str) -> Option<&str> {
     version.split_once(AND).map(|(_, config)| config)
 }
 
-/// The digest of what a template's ConfigMaps and Secrets hold, in their order. `None` where it names none.
+/// Whether nothing that both names speak of differs: the one may be of a time when the other's configuration could not be read.
+pub fn agree(one: &str, other: &str) -> bool {
+    let part = |version: &str, marker: char| {
+        config_of(version)
+            .into_iter()
+            .flat_map(|config| config.split(AND))
+            .find(|part| part.starts_with(marker))
+            .map(str::to_owned)
+    };
+    template_of(one) == template_of(other)
+        && [MAPS, SECRETS].into_iter().all(|marker| match (part(one, marker), part(other, marker)) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        })
+}
+
+/// The digests of what a template's ConfigMaps and Secrets hold, in their order: `c0123456789-s0123456789`, each only if there are any. `None` where
+/// there are none.
 ///
 /// Revisions are shown in statuses and metrics, so what a Secret holds is digested with its UID, which only those know who may read it: nobody
 /// else can find a short secret by trying.
 pub fn config(objects: &[(Kind, Option<Value>)]) -> Option<String> {
-    if objects.is_empty() {
-        return None;
-    }
-    let held = objects.iter().map(|(kind, object)| {
-        let object = object.as_ref()?;
-        let salt = (*kind == Kind::Secret).then(|| &object["metadata"]["uid"]);
-        Some(json!([object["metadata"]["name"], object["data"], object["binaryData"], salt]))
-    });
-    Some(digest(&json!(held.collect::<Vec<_>>())))
+    let held = |kind: Kind| {
+        let of_kind = objects.iter().filter(|(other, _)| *other == kind);
+        let held: Vec<_> = of_kind
+            .map(|(_, object)| {
+                let object = object.as_ref()?;
+                let salt = (kind == Kind::Secret).then(|| &object["metadata"]["uid"]);
+                Some(json!([object["metadata"]["name"], object["data"], object["binaryData"], salt]))
+            })
+            .collect();
+        (!held.is_empty()).then(|| digest(&json!(held)))
+    };
+    let parts = [(MAPS, Kind::ConfigMap), (SECRETS, Kind::Secret)];
+    let parts: Vec<_> =
+        parts.into_iter().filter_map(|(marker, kind)| Some(format!("{marker}{}", held(kind)?))).collect();
+    (!parts.is_empty()).then(|| parts.join(&AND.to_string()))
 }
 
 fn digest(value: &Value) -> String {
@@ -128,7 +154,8 @@ mod tests {
     fn our_own_note_is_no_part_of_it() {
         let bare = json!({"spec": {"containers": []}});
         let noted = json!({"metadata": {"annotations": {CONFIG_ANNOTATION: "x"}}, "spec": {"containers": []}});
-        let other = json!({"metadata": {"annotations": {CONFIG_ANNOTATION: "x", "a": "b"}}, "spec": {"containers": []}});
+        let other =
+            json!({"metadata": {"annotations": {CONFIG_ANNOTATION: "x", "a": "b"}}, "spec": {"containers": []}});
         let another = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"containers": []}});
         // The same to whoever writes the annotation into metadata that was empty, and into one that was absent.
         assert_eq!(revision(&noted), revision(&json!({"metadata": {}, "spec": {"containers": []}})));
@@ -142,15 +169,28 @@ mod tests {
         let map = |data: &str, uid: &str| {
             (Kind::ConfigMap, Some(json!({"metadata": {"name": "c", "uid": uid}, "data": {"a": data}})))
         };
-        let secret = |uid: &str| (Kind::Secret, Some(json!({"metadata": {"name": "s", "uid": uid}, "data": {"a": "eA=="}})));
+        let secret =
+            |uid: &str| (Kind::Secret, Some(json!({"metadata": {"name": "s", "uid": uid}, "data": {"a": "eA=="}})));
         let of = |object| config(&[object]).unwrap();
         assert_eq!(of(map("1", "a")), of(map("1", "b")), "one that was made anew with the same in it");
         assert_ne!(of(map("1", "a")), of(map("2", "a")));
         assert_ne!(of(map("1", "a")), of((Kind::ConfigMap, None)), "one that is missing");
         assert_ne!(of(secret("1")), of(secret("2")), "the same digest would tell what it holds");
-        let version = version("aa", Some("bb"));
-        assert_eq!((template_of(&version), config_of(&version)), ("aa", Some("bb")));
+        let version = version("aa", Some("cb-sb"));
+        assert_eq!((template_of(&version), config_of(&version)), ("aa", Some("cb-sb")));
         assert_eq!((template_of("aa"), config_of("aa")), ("aa", None));
+        let both = config(&[map("1", "a"), secret("1")]).unwrap();
+        assert!(both.starts_with(&of(map("1", "a"))) && both.ends_with(&of(secret("1"))), "{both}");
+        for (one, other, expected) in [
+            ("a-cb-sb", "a-cb", true),
+            ("a-cb-sb", "a", true),
+            ("a-cb-sb", "a-cb-sc", false),
+            ("a-cb-sb", "a-cc", false),
+            ("a-cb", "a-sb", true),
+            ("a", "b", false),
+        ] {
+            assert_eq!(agree(one, other), expected, "{one} {other}");
+        }
     }
 
     #[test]

@@ -285,8 +285,8 @@ fn a_deployment_is_held_where_the_webhook_paused_it() {
         read(json!({"metadata": {"annotations": annotations}, "spec": {"paused": paused, "template": template}}))
     };
     let template = || json!({"metadata": {"labels": {"a": "b"}}, "spec": {}});
-    assert!(deployment(json!({HELD: "true"}), true, template()).held);
-    assert!(!deployment(json!({HELD: "true"}), false, template()).held);
+    assert!(deployment(json!({fairlead_crds::HELD_ANNOTATION: "true"}), true, template()).held);
+    assert!(!deployment(json!({fairlead_crds::HELD_ANNOTATION: "true"}), false, template()).held);
     assert!(!deployment(json!({}), true, template()).held, "the user's own pause");
     let mut promoted = template();
     promoted["metadata"]["annotations"] = json!({CONFIG_ANNOTATION: "digest"});

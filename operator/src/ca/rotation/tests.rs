@@ -106,6 +106,16 @@ fn after_an_abort_only_a_request_begins_again() {
 }
 
 #[test]
+fn after_an_abort_another_root_than_the_one_given_up_is_gone_to() {
+    let given_up =
+        recorded(decide(&Sight { abort: "now", next: Some(id(B)), ..sight(&record(Phase::Publishing)) }, None));
+    assert!(given_up.aborted && given_up.given_up.is_some());
+    assert_eq!(decide(&Sight { offered: Some(id(B)), ..sight(&given_up) }, None), Step::Rest);
+    assert_eq!(decide(&Sight { due: true, ..sight(&given_up) }, None), Step::Rest);
+    assert_eq!(decide(&Sight { offered: Some(id(C)), ..sight(&given_up) }, None), Step::Make);
+}
+
+#[test]
 fn a_request_that_cannot_be_acted_on_is_heard_once_and_says_why() {
     let record = record(Phase::Settled);
     // The root is the user's; or what the user wants cannot be read.

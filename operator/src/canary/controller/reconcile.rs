@@ -129,12 +129,12 @@ impl Releases {
         let uid = typed.uid().unwrap_or_default();
         let workload = &typed.spec.workload_ref.name;
         let status = typed.status.clone().unwrap_or_default();
-        let read = match deployment {
+        let (read, unseen_secrets) = match deployment {
             Some(deployment) => {
-                let config = self.config(&namespace, deployment).await?;
-                Some(Deployment::read(deployment, config.as_deref()))
+                let (config, unseen) = self.config(&namespace, deployment).await?;
+                (Some(Deployment::read(deployment, config.as_deref())), unseen)
             }
-            None => None,
+            None => (None, false),
         };
         let groups = groups(&namespace, &name, &status);
         let (canary_counts, stable_counts) = groups
@@ -173,6 +173,7 @@ impl Releases {
                 Some(_) => observe::trouble(&self.pods(&namespace, workload).await?, &revision),
                 None => Trouble::default(),
             },
+            unseen_secrets,
             missed_by: match (deployment, clone) {
                 (Some(deployment), Some(clone)) => self.missed_by(&namespace, deployment, clone).await?,
                 _ => None,
@@ -197,17 +198,26 @@ impl Releases {
         })
     }
 
-    /// The digest of what the ConfigMaps and Secrets hold that a Deployment's template names.
-    pub(super) async fn config(&self, namespace: &str, deployment: &Value) -> Result<Option<String>, Error> {
+    /// The digest of what the ConfigMaps and Secrets hold that a Deployment's template names, and whether there are Secrets that may not be read.
+    pub(super) async fn config(&self, namespace: &str, deployment: &Value) -> Result<(Option<String>, bool), Error> {
         let mut held = Vec::new();
+        let mut unseen = false;
         for (kind, name) in config::named(&deployment["spec"]["template"]) {
             let object = match kind {
-                Kind::ConfigMap => self.get(&self.dynamic::<ConfigMap>(namespace), &name).await?,
-                Kind::Secret => self.get(&self.dynamic::<Secret>(namespace), &name).await?,
+                Kind::ConfigMap => self.get(&self.dynamic::<ConfigMap>(namespace), &name).await,
+                Kind::Secret => self.get(&self.dynamic::<Secret>(namespace), &name).await,
             };
-            held.push((kind, object));
+            match object {
+                Ok(object) => held.push((kind, object)),
+                // The right to is given namespace by namespace.
+                Err(Error::Api(error)) if kind == Kind::Secret && act::is_forbidden(&error) => unseen = true,
+                Err(error) => return Err(error),
+            }
         }
-        Ok(digest(&held))
+        if unseen {
+            held.retain(|(kind, _)| *kind != Kind::Secret);
+        }
+        Ok((digest(&held), unseen))
     }
 
     /// The Service that a new version gets no requests of, while the running one does.
@@ -219,8 +229,7 @@ impl Releases {
         let labels = clone["spec"]["template"]["metadata"]["labels"].clone();
         let labels: BTreeMap<String, String> = serde_json::from_value(labels).unwrap_or_default();
         let services = self.dynamic::<Service>(namespace).list(&ListParams::default().limit(SERVICES)).await?;
-        let services: Vec<Value> =
-            services.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+        let services: Vec<Value> = services.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
         Ok(observe::missed_by(&services, &stable, &labels))
     }
 

@@ -324,7 +324,13 @@ async fn a_canary_that_is_deleted_while_the_operator_is_away_is_found_by_the_lab
     // What the watch of labelled Deployments lists first when the next operator starts.
     let labelled: PartialObjectMeta<ApiDeployment> =
         serde_json::from_value(cluster.api.get(DEPLOYMENT).unwrap()).unwrap();
-    let next = Releases::new(cluster.api.client(), cluster.proxies.clone(), cluster.proxies.clone(), cluster.proxies.clone(), None);
+    let next = Releases::new(
+        cluster.api.client(),
+        cluster.proxies.clone(),
+        cluster.proxies.clone(),
+        cluster.proxies.clone(),
+        None,
+    );
     assert_eq!(next.reconcile(&canary_of(&labelled).unwrap()).await.unwrap(), Again::Never);
     cluster.assert_released("Progressing", false);
 }

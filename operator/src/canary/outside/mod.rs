@@ -31,7 +31,7 @@ use bytes::Bytes;
 use fairlead_crds::{Check, CheckPhase, Metric, Notify};
 use http::{Request, header};
 
-pub use self::about::{Asked, CheckAnswer, CheckBody, Look, Names, Told};
+pub use self::about::{ApiVersion, Asked, CheckAnswer, CheckBody, Look, Names, Told};
 use self::checks::Checks;
 use self::letters::Letters;
 use self::looks::Looks;

@@ -24,6 +24,14 @@ impl Planner<'_> {
                 ),
             });
         }
+        let steps = self.observed.canary.spec.steps.iter().enumerate();
+        let unreadable = steps.filter(|(_, step)| !step.matches.is_empty()).find_map(|(index, step)| {
+            let why = crate::index::validate_matches(&step.matches).err()?;
+            Some(format!("steps[{index}].matches: {why}"))
+        });
+        if let Some(message) = unreadable {
+            return Some(Objection { condition: ConditionType::Accepted, reason: "Invalid", message });
+        }
         if self.observed.deployment.is_none() {
             return Some(Objection {
                 condition: ConditionType::ResolvedRefs,
@@ -71,12 +79,21 @@ impl Planner<'_> {
         Some(known.message.clone())
     }
 
+    fn accepted(&self) -> &'static str {
+        if self.observed.unseen_secrets {
+            "Changes of the Deployment are released step by step, and of its ConfigMaps; of its Secrets none is seen unless ClusterRole \
+             fairlead-canary-secrets is bound to the operator in this namespace"
+        } else {
+            "Changes of the Deployment are released step by step"
+        }
+    }
+
     pub(super) fn conditions(&mut self) {
         let now = Time(self.observed.now);
         let generation = Some(self.observed.canary.generation);
         let objection = self.objection();
         let mut facts = [
-            (ConditionType::Accepted, Fact::holds("Accepted", "Changes of the Deployment are released step by step")),
+            (ConditionType::Accepted, Fact::holds("Accepted", self.accepted())),
             (ConditionType::ResolvedRefs, Fact::holds("ResolvedRefs", "The Deployment exists")),
         ];
         if let Some(missed) = &self.observed.missed_by {

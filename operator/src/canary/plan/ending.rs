@@ -73,7 +73,10 @@ impl Planner<'_> {
             return Some(Moved::No);
         }
         if !clone.rollout.done {
-            self.waits(&format!("the new version gets as many pods as the rollout takes away: {}", clone.rollout.progress));
+            self.waits(&format!(
+                "the new version gets as many pods as the rollout takes away: {}",
+                clone.rollout.progress
+            ));
             return Some(Moved::No);
         }
         // All at once: then nobody may be sent to pods that are all stopped.

@@ -1,6 +1,8 @@
 //! What a plan is put together from: the split, the clone that goes, verdict, history and notes.
 
-use fairlead_crds::{CanaryStepStatus, CheckPhase, Outcome, Percent, Phase, Release, Verdict, VerdictResult, VersionStatus};
+use fairlead_crds::{
+    CanaryStepStatus, CheckPhase, Outcome, Percent, Phase, Release, Verdict, VerdictResult, VersionStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 

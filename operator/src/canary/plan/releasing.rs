@@ -110,7 +110,9 @@ impl Planner<'_> {
         }
         if !is_suspended {
             self.status.phase = Some(Phase::Suspended);
-            return Some(self.note("Suspended", "The release is held where it is until spec.suspend is false".to_owned()));
+            return Some(
+                self.note("Suspended", "The release is held where it is until spec.suspend is false".to_owned()),
+            );
         }
         if self.in_step() {
             self.count();
@@ -170,9 +172,9 @@ impl Planner<'_> {
         let late = format!("no verdict in {}: {reason}", analysis.step_deadline);
         match analysis.on_inconclusive {
             OnInconclusive::Rollback => Some(self.roll_back(Outcome::Failed, VerdictResult::Inconclusive, &late)),
-            OnInconclusive::Advance => self.first_overdue().then(|| {
-                self.warn("Undecided", format!("{late}. The step counts as passed, as onInconclusive says"))
-            }),
+            OnInconclusive::Advance => self
+                .first_overdue()
+                .then(|| self.warn("Undecided", format!("{late}. The step counts as passed, as onInconclusive says"))),
             OnInconclusive::Hold if self.first_overdue() => {
                 Some(self.warn("Undecided", format!("{late}. It goes on; promote or abort ends it")))
             }
@@ -185,7 +187,13 @@ impl Planner<'_> {
     }
 
     /// The evidence is well and the hold over: what else must be true before the next step?
-    fn gates(&mut self, index: usize, deployment: &Deployment, clone: Option<&CloneDeployment>, overdue: bool) -> Moved {
+    fn gates(
+        &mut self,
+        index: usize,
+        deployment: &Deployment,
+        clone: Option<&CloneDeployment>,
+        overdue: bool,
+    ) -> Moved {
         let spec = &self.observed.canary.spec;
         self.status.phase = Some(Phase::Progressing);
         let last = index + 1 >= spec.steps.len();
@@ -208,7 +216,10 @@ impl Planner<'_> {
             if phase == CheckPhase::Step && self.wants_approval() && !self.is_approved() {
                 let waited = self.observed.canary.status.phase == Some(Phase::WaitingApproval);
                 self.status.phase = Some(Phase::WaitingApproval);
-                let ask = format!("fairlead canary approve -n {} {}", self.observed.canary.namespace, self.observed.canary.name);
+                let ask = format!(
+                    "fairlead canary approve -n {} {}",
+                    self.observed.canary.namespace, self.observed.canary.name
+                );
                 self.also(&format!("waits for approval: {ask}"));
                 if waited {
                     return Moved::No;

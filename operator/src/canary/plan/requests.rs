@@ -45,7 +45,8 @@ impl Planner<'_> {
             }
             Request::Promote if under_way => self.promote("Promoted as asked, without further evidence"),
             Request::Abort | Request::Promote if phase == Some(Phase::Promoting) => {
-                let why = "the Deployment is being rolled out already; to go back, apply the template that it had before";
+                let why =
+                    "the Deployment is being rolled out already; to go back, apply the template that it had before";
                 self.refuse_request(request, why)
             }
             Request::Promote if phase == Some(Phase::Failed) => {

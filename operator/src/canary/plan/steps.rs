@@ -28,7 +28,9 @@ pub(super) fn replicas(spec: &CanarySpec, index: usize, stable: i64) -> i64 {
         return i64::from(asked);
     }
     match (spec.rollout.replicas, steering(spec, index).and_then(|step| step.weight)) {
-        (Replicas::ByWeight, Some(weight)) => ((stable as f64 * weight.fraction()).ceil() as i64).clamp(1, stable.max(1)),
+        (Replicas::ByWeight, Some(weight)) => {
+            ((stable as f64 * weight.fraction()).ceil() as i64).clamp(1, stable.max(1))
+        }
         (Replicas::ByWeight, None) if steering(spec, index).is_none() => 1,
         _ => stable,
     }
@@ -81,7 +83,8 @@ mod tests {
 
     fn spec(steps: &Value, replicas: &str) -> CanarySpec {
         let workload = json!({"kind": "Deployment", "name": "reviews"});
-        serde_json::from_value(json!({"workloadRef": workload, "steps": steps, "rollout": {"replicas": replicas}})).unwrap()
+        serde_json::from_value(json!({"workloadRef": workload, "steps": steps, "rollout": {"replicas": replicas}}))
+            .unwrap()
     }
 
     #[test]
@@ -93,10 +96,7 @@ mod tests {
         let at = |spec: &CanarySpec| -> Vec<_> {
             (0..spec.steps.len()).map(|index| (weight(spec, index).value(), replicas(spec, index, 10))).collect()
         };
-        assert_eq!(
-            at(&matched),
-            [(0.0, 10), (0.0, 10), (0.0, 10), (10.0, 2), (10.0, 2), (50.0, 2), (100.0, 9)]
-        );
+        assert_eq!(at(&matched), [(0.0, 10), (0.0, 10), (0.0, 10), (10.0, 2), (10.0, 2), (50.0, 2), (100.0, 9)]);
         assert!(steering(&matched, 0).is_none());
         assert!(steering(&matched, 2).unwrap().mirror.is_some());
         // An index that the spec has no longer is that of the last.
@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn by_weight_there_are_as_many_as_the_share_needs() {
-        let spec = spec(&json!([{"hold": "1m"}, {"mirror": {}}, {"weight": 1}, {"weight": 15}, {"weight": 100}]), "ByWeight");
+        let spec =
+            spec(&json!([{"hold": "1m"}, {"mirror": {}}, {"weight": 1}, {"weight": 15}, {"weight": 100}]), "ByWeight");
         let at: Vec<_> = (0..5).map(|index| replicas(&spec, index, 10)).collect();
         assert_eq!(at, [1, 10, 1, 2, 10]);
         assert_eq!(replicas(&spec, 3, 0), 1);

@@ -12,6 +12,7 @@ mod steps;
 use super::*;
 use crate::canary::observe::{CloneDeployment, Rollout, Subject, Trouble};
 use crate::canary::outside::{CheckAnswer, Look};
+use crate::canary::revision::config_of;
 use crate::canary::{Acknowledgements, Counts, Fresh, generation};
 
 /// Requests per second to the Service.
@@ -187,6 +188,7 @@ impl World {
             clone: self.clone.clone(),
             trouble: self.trouble.clone(),
             missed_by: self.missed_by.clone(),
+            unseen_secrets: false,
             checks: self.answers.clone(),
             looks: self.looks.clone(),
             rival: self.rival.clone(),

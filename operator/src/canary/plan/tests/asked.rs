@@ -18,7 +18,11 @@ fn with_approval() -> World {
 fn a_step_waits_until_it_is_approved_and_each_for_itself() {
     let mut world = with_approval();
     world.until_phase(Phase::WaitingApproval);
-    assert!(world.reason().ends_with("; waits for approval: fairlead canary approve -n shop reviews"), "{}", world.reason());
+    assert!(
+        world.reason().ends_with("; waits for approval: fairlead canary approve -n shop reviews"),
+        "{}",
+        world.reason()
+    );
     world.run(10_000);
     assert_eq!((world.status.phase, world.index()), (Some(Phase::WaitingApproval), Some(0)), "people have no deadline");
     request(&mut world, "approve");
@@ -49,7 +53,11 @@ fn an_approval_ahead_of_the_evidence_counts_for_its_step() {
     let place = |what: &str, nth: usize| {
         world.story.iter().enumerate().filter(|(_, told)| *told == what).nth(nth).map_or(usize::MAX, |(place, _)| place)
     };
-    assert!(place("10 %", 1) < place("WaitingApproval", 0), "nobody was waited for in the first step: {:?}", world.story);
+    assert!(
+        place("10 %", 1) < place("WaitingApproval", 0),
+        "nobody was waited for in the first step: {:?}",
+        world.story
+    );
 }
 
 #[test]
@@ -159,12 +167,18 @@ fn before_a_check_has_answered_nothing_goes_on() {
             "no clone" => assert!(world.clone.is_none(), "{phase}"),
             "first step" => assert_eq!(world.index(), Some(0), "{phase}"),
             "last step" => assert_eq!((world.index(), world.deployment().paused), (Some(4), true), "{phase}"),
-            _ => assert_eq!((world.status.phase, world.deployment().paused), (Some(Phase::Promoting), false), "{phase}"),
+            _ => {
+                assert_eq!((world.status.phase, world.deployment().paused), (Some(Phase::Promoting), false), "{phase}")
+            }
         }
         world.answers.insert(key, CheckAnswer::Pending(Some("check http://checks.shop answered 503".to_owned())));
         world.run(10);
         if before != "promoting" {
-            assert!(world.reason().contains("check http://checks.shop answered 503, which is tried again"), "{}", world.reason());
+            assert!(
+                world.reason().contains("check http://checks.shop answered 503, which is tried again"),
+                "{}",
+                world.reason()
+            );
         }
         world.answers.insert(key, CheckAnswer::Passed);
         world.until_phase(Phase::Succeeded);
@@ -174,9 +188,11 @@ fn before_a_check_has_answered_nothing_goes_on() {
 #[test]
 fn a_check_that_refuses_rolls_back_or_is_told() {
     let no = || CheckAnswer::Refused("check http://checks.shop answered 403".to_owned());
-    for (phase, key) in
-        [("BeforeStart", CheckPhase::BeforeStart), ("Step", CheckPhase::Step), ("BeforePromote", CheckPhase::BeforePromote)]
-    {
+    for (phase, key) in [
+        ("BeforeStart", CheckPhase::BeforeStart),
+        ("Step", CheckPhase::Step),
+        ("BeforePromote", CheckPhase::BeforePromote),
+    ] {
         let mut world = with_check(phase);
         world.answers.insert(key, no());
         world.change("v2");

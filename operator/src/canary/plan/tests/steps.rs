@@ -17,10 +17,23 @@ fn a_release_of_every_kind_of_step_goes_through_them_in_their_order() {
     world.spec.analysis.errors.max = Some(Percent::try_from(5.0).unwrap());
     world.change("v2");
     world.until_phase(Phase::Succeeded);
-    let story: Vec<&str> = world.story.iter().map(String::as_str).filter(|what| *what != "Holding" && *what != "Progressing").collect();
+    let story: Vec<&str> =
+        world.story.iter().map(String::as_str).filter(|what| *what != "Holding" && *what != "Progressing").collect();
     assert_eq!(
         story,
-        ["Initialized", "0 %", "mirror 50 %", "matches", "1 %", "1 %", "50 %", "100 %", "Promoting", "0 %", "Succeeded"]
+        [
+            "Initialized",
+            "0 %",
+            "mirror 50 %",
+            "matches",
+            "1 %",
+            "1 %",
+            "50 %",
+            "100 %",
+            "Promoting",
+            "0 %",
+            "Succeeded"
+        ]
     );
     assert!(world.index().is_none());
 }
@@ -206,13 +219,13 @@ fn what_its_pods_say_is_told_when_they_do_not_become_ready() {
     world.run(1);
     let (status, reason, message) = world.condition("Accepted");
     assert_eq!((status, reason), ("False", "Unschedulable"));
-    assert!(message.contains("loosen anti-affinity") && message.ends_with("(pod a: 0/2 nodes are available)"), "{message}");
+    assert!(
+        message.contains("loosen anti-affinity") && message.ends_with("(pod a: 0/2 nodes are available)"),
+        "{message}"
+    );
     world.clone.as_mut().unwrap().rollout.stuck = Some("timed out progressing".to_owned());
     world.until_phase(Phase::Failed);
-    assert_eq!(
-        world.reason(),
-        "its pods did not become ready: timed out progressing; pod a: 0/2 nodes are available"
-    );
+    assert_eq!(world.reason(), "its pods did not become ready: timed out progressing; pod a: 0/2 nodes are available");
 }
 
 #[test]
@@ -224,4 +237,17 @@ fn a_service_that_selects_by_version_is_said_and_nothing_ends_for_it() {
     assert_eq!((status, reason), ("False", "ServiceSelectsVersion"));
     assert!(message.ends_with("take it out of the selector"), "{message}");
     world.until_phase(Phase::Succeeded);
+}
+
+#[test]
+fn matches_that_cannot_be_read_are_refused() {
+    let mut world = World::new();
+    world.set_steps(
+        json!([{"matches": [{"headers": [{"name": "a", "type": "RegularExpression", "value": "("}]}], "hold": "1m"}]),
+    );
+    world.run(5);
+    let (status, reason, message) = world.condition("Accepted");
+    assert_eq!((status, reason), ("False", "Invalid"));
+    assert!(message.starts_with("steps[0].matches: "), "{message}");
+    assert_eq!(world.deployment().managed_by, None);
 }

@@ -12,14 +12,14 @@ use serde_json::Value;
 use crate::{Answer, call, call_ok, client, mesh};
 
 /// A release has to come to its end in this time; the steps below need about a minute.
-const RELEASE: Duration = Duration::from_secs(240);
+pub(crate) const RELEASE: Duration = Duration::from_secs(240);
 
 /// Deployment `reviews` in version v1 with a Canary, under load, and a caller outside the mesh.
-struct Shop {
-    mesh: Mesh,
-    ns: TempNamespace,
+pub(crate) struct Shop {
+    pub(crate) mesh: Mesh,
+    pub(crate) ns: TempNamespace,
     outside: TempNamespace,
-    load: RunningLoad,
+    pub(crate) load: RunningLoad,
 }
 
 impl Shop {
@@ -28,15 +28,21 @@ impl Shop {
     }
 
     async fn open_with(name: &str, analysis: &str) -> Result<Self> {
+        let steps = "steps: [{weight: 20}, {weight: 50, hold: 5s}]";
+        Self::open_as(name, &reviews("v1"), &format!("{steps}\n  analysis: {analysis}")).await
+    }
+
+    /// With this Deployment, and this in the Canary's spec.
+    pub(crate) async fn open_as(name: &str, app: &App, spec: &str) -> Result<Self> {
         let mesh = mesh().await?;
         let ns = TempNamespace::injected(&mesh, name).await?;
         let outside = TempNamespace::plain(&mesh, &format!("{name}-outside")).await?;
-        mesh.apply(&reviews("v1").yaml(ns.name())).await?;
+        mesh.apply(&app.yaml(ns.name())).await?;
         mesh.apply(&client().yaml(ns.name())).await?;
         mesh.apply(&client().yaml(outside.name())).await?;
         mesh.apply(&format!(
             "apiVersion: fairlead.dev/v1alpha1\nkind: Canary\nmetadata: {{name: reviews, namespace: {}}}\nspec:\n  workloadRef: {{kind: Deployment, name: reviews}}\n  \
-             steps: [{{weight: 20}}, {{weight: 50, hold: 5s}}]\n  analysis: {analysis}\n",
+             {spec}\n",
             ns.name()
         ))
         .await?;
@@ -49,11 +55,11 @@ impl Shop {
         Ok(Self { mesh, ns, outside, load })
     }
 
-    async fn release(&self, app: &App) -> Result<()> {
+    pub(crate) async fn release(&self, app: &App) -> Result<()> {
         self.mesh.apply(&app.deployment(self.ns.name())).await
     }
 
-    async fn ends_as(&self, wanted: &str) -> Result<Value> {
+    pub(crate) async fn ends_as(&self, wanted: &str) -> Result<Value> {
         eventually_within(&format!("the release to end as {wanted}"), RELEASE, || async {
             let canary = self.mesh.get("Canary", self.ns.name(), "reviews").await?.context("no Canary")?;
             if canary["status"]["phase"] == *wanted { Ok(canary) } else { bail!("status: {:#}", canary["status"]) }
@@ -62,7 +68,7 @@ impl Shop {
     }
 
     /// No clone is left, and no pod of one.
-    async fn clone_is_gone(&self) -> Result<()> {
+    pub(crate) async fn clone_is_gone(&self) -> Result<()> {
         eventually("the clone to be gone", || async {
             ensure!(
                 self.mesh.get("Deployment", self.ns.name(), "reviews-canary").await?.is_none(),
@@ -76,7 +82,7 @@ impl Shop {
     }
 }
 
-fn reviews(version: &str) -> App {
+pub(crate) fn reviews(version: &str) -> App {
     // A Deployment's selector cannot change, so it selects by `app` alone.
     App::reviews("reviews", version).replicas(2).arg("--ratings-url=http://client:9080")
 }
@@ -86,7 +92,7 @@ fn faulty() -> App {
     App::reviews("reviews", "v3").replicas(2).arg("--ratings-url=http://client:9080").arg("--error-rate=20")
 }
 
-async fn phase(mesh: &Mesh, namespace: &str, wanted: &str) -> Result<()> {
+pub(crate) async fn phase(mesh: &Mesh, namespace: &str, wanted: &str) -> Result<()> {
     eventually(&format!("the Canary to be {wanted}"), || async {
         let canary = mesh.get("Canary", namespace, "reviews").await?.context("no Canary")?;
         ensure!(canary["status"]["phase"] == *wanted, "status: {:#}", canary["status"]);

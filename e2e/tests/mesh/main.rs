@@ -7,6 +7,7 @@ mod authorization;
 mod autoscaler;
 mod bad_input;
 mod canary;
+mod canary_steps;
 mod explain;
 mod forgery;
 mod identity;

@@ -51,7 +51,7 @@ pub(crate) async fn measure(operator: &Path, folder: &Path, quick: bool) -> Resu
     let callers = begin(&api, &Start::new(folder)?, CALLERS).await?;
     settle(&api, started + LONGEST).await?;
     let at_start = operator.memory()?.0;
-    let at_rest = watch(&api, Duration::from_secs(if quick { 30 } else { 150 })).await;
+    let at_rest = watch(&api, Duration::from_secs(if quick { 60 } else { 150 })).await;
     let of_rest = operator.memory()?;
 
     let mut calls = JoinSet::new();

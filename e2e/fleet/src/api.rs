@@ -1,24 +1,30 @@
-//! As much of an API server as the operator needs to believe that there is a cluster: objects by path, listings in pages, watches, and token
-//! reviews that believe every token. It answers in microseconds, so what is measured beside it is the operator.
+//! As much of an API server as the operator needs to believe that there is a cluster: objects by path with their status apart, listings in pages, watches,
+//! patches and server-side apply, and token reviews that believe every token. It answers in microseconds, so what is measured beside it is the
+//! operator; and it counts what it is asked.
+
+mod apply;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use self::objects::{Asked, Objects, Patch, is_collection, kind_of};
 
 /// The largest object that is taken.
 const MAX_BODY: usize = 1 << 20;
@@ -28,43 +34,33 @@ const MAX_BODY: usize = 1 << 20;
 pub(crate) struct Api(Arc<Inner>);
 
 struct Inner {
-    state: Mutex<Objects>,
+    objects: Mutex<Objects>,
+    requests: Mutex<Requests>,
     /// The number of changes so far, for those who watch.
     changes: watch::Sender<usize>,
 }
 
-#[derive(Default)]
-struct Objects {
-    /// By path, such as `/api/v1/namespaces/default/pods/a`.
-    present: BTreeMap<String, Value>,
-    /// All that ever happened; its length is the resource version.
-    log: Vec<Change>,
-    writes: usize,
+/// What the operator asked since the start, by kind of object; of an event as well, which is not stored. Token reviews are not counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests {
+    pub(crate) writes: BTreeMap<String, u64>,
+    pub(crate) reads: BTreeMap<String, u64>,
 }
 
-#[derive(Clone)]
-struct Change {
-    path: String,
-    labels: Value,
-    /// A line of a watch.
-    line: Bytes,
-}
-
-/// What of a query matters here.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Asked {
-    watch: Option<String>,
-    limit: Option<usize>,
-    r#continue: Option<String>,
-    resource_version: Option<String>,
-    label_selector: Option<String>,
-    field_selector: Option<String>,
+impl Requests {
+    /// Those that came after `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let since = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+            let more = now.iter().map(|(kind, count)| (kind.clone(), count - before.get(kind).unwrap_or(&0)));
+            more.filter(|(_, count)| *count > 0).collect()
+        };
+        Self { writes: since(&self.writes, &before.writes), reads: since(&self.reads, &before.reads) }
+    }
 }
 
 impl Api {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), changes: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { objects: Mutex::default(), requests: Mutex::default(), changes: watch::Sender::new(0) }))
     }
 
     /// Serves on the loopback; returns its port.
@@ -76,64 +72,101 @@ impl Api {
         Ok(port)
     }
 
-    /// Stores an object.
+    /// Stores an object as somebody other than the operator would; of one that is there all but the status.
     pub(crate) fn put(&self, path: &str, object: Value) {
-        self.change(path, Some(object));
+        // Refused by nobody.
+        let _ = self.change(|objects| objects.change(path, false, |_| Ok(Some(object))));
+    }
+
+    /// Changes an object that is there.
+    pub(crate) fn edit(&self, path: &str, edit: impl FnOnce(&mut Value)) -> Result<()> {
+        let edited = self.change(|objects| {
+            objects.change(path, false, |before| {
+                let mut object = before.cloned().ok_or(StatusCode::NOT_FOUND)?;
+                edit(&mut object);
+                Ok(Some(object))
+            })
+        });
+        edited.map(drop).map_err(|_| anyhow::anyhow!("{path} is not there"))
+    }
+
+    /// Writes the status of an object, if it is there still.
+    pub(crate) fn put_status(&self, path: &str, status: Value) {
+        let _ = self.change(|objects| {
+            objects.change(path, true, |before| {
+                let mut object = before.cloned().ok_or(StatusCode::NOT_FOUND)?;
+                object["status"] = status;
+                Ok(Some(object))
+            })
+        });
+    }
+
+    /// Takes an object away, if it is there.
+    pub(crate) fn remove(&self, path: &str) {
+        let _ = self.change(|objects| objects.change(path, false, |_| Ok(None)));
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
-        self.0.state.lock().present.get(path).cloned()
+        self.0.objects.lock().present.get(path).cloned()
     }
 
-    fn change(&self, path: &str, object: Option<Value>) -> Option<Value> {
-        let mut state = self.0.state.lock();
-        let version = (state.log.len() + 1).to_string();
-        let (kind, mut object, is_gone) = match (object, state.present.remove(path)) {
-            (Some(object), None) => ("ADDED", object, false),
-            (Some(object), Some(_)) => ("MODIFIED", object, false),
-            (None, Some(object)) => ("DELETED", object, true),
-            (None, None) => return None,
-        };
-        let metadata = &mut object["metadata"];
-        metadata["resourceVersion"] = json!(version);
-        if metadata["uid"].is_null() {
-            metadata["uid"] = json!(format!("uid-{version}"));
-        }
-        let mut line = json!({"type": kind, "object": &object}).to_string();
-        line.push('\n');
-        let labels = object["metadata"]["labels"].clone();
-        state.log.push(Change { path: path.to_owned(), labels, line: line.into() });
-        if !is_gone {
-            state.present.insert(path.to_owned(), object.clone());
-        }
-        // While the state is locked, so that the number never goes back.
-        self.0.changes.send_replace(state.log.len());
-        (!is_gone).then_some(object)
+    /// What was asked so far.
+    pub(crate) fn requests(&self) -> Requests {
+        self.0.requests.lock().clone()
     }
 
-    /// A write of the operator's.
-    fn write(&self, path: &str, object: Option<Value>) -> Response {
-        self.0.state.lock().writes += 1;
-        match self.change(path, object) {
-            Some(object) => success(&object),
-            None => success(&json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+    /// The number of changes so far.
+    pub(crate) fn changes(&self) -> usize {
+        self.0.objects.lock().log.len()
+    }
+
+    /// The paths, of those that are wanted, that changed since change number `seen`, which it moves on; waits until there is a change.
+    pub(crate) async fn changed(&self, seen: &mut usize, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut changes = self.0.changes.subscribe();
+        // The sender lives as long as this.
+        let _ = changes.wait_for(|count| *count > *seen).await;
+        let objects = self.0.objects.lock();
+        let paths = objects.log.iter().skip(*seen).map(|change| &change.path).filter(|path| wanted(path));
+        let paths = paths.cloned().collect();
+        *seen = objects.log.len();
+        paths
+    }
+
+    /// When an object first was so since change number `from`, and the object as it was then; waits for it until `deadline`.
+    pub(crate) async fn when(
+        &self,
+        path: &str,
+        from: usize,
+        deadline: Instant,
+        is: impl Fn(&Value) -> bool,
+    ) -> Result<(Instant, Value)> {
+        let mut changes = self.0.changes.subscribe();
+        let mut seen = from;
+        loop {
+            let fresh: Vec<_> = {
+                let objects = self.0.objects.lock();
+                let fresh = objects.log.iter().skip(seen).filter(|change| change.path == path).cloned().collect();
+                seen = objects.log.len();
+                fresh
+            };
+            for change in fresh {
+                let object = change.object();
+                if is(&object) {
+                    return Ok((change.at, object));
+                }
+            }
+            if timeout_at(deadline, changes.wait_for(|count| *count > seen)).await.is_err() {
+                bail!("{path} did not become what was waited for; it is {}", self.get(path).unwrap_or_default());
+            }
         }
     }
 
-    fn list(&self, path: &str, asked: &Asked) -> Value {
-        let state = self.0.state.lock();
-        let skip = asked.r#continue.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);
-        let limit = asked.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let mut found = state
-            .present
-            .iter()
-            .filter(|(at, object)| is_in(at, path) && asked.selects(at, &object["metadata"]["labels"]))
-            .map(|(_, object)| object)
-            .skip(skip);
-        let items: Vec<&Value> = found.by_ref().take(limit).collect();
-        let next = found.next().map_or_else(String::new, |_| (skip + items.len()).to_string());
-        let version = state.log.len().to_string();
-        json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version, "continue": next}, "items": items})
+    fn change<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {
+        let mut objects = self.0.objects.lock();
+        let result = change(&mut objects);
+        // While the objects are locked, so that the number never goes back.
+        self.0.changes.send_if_modified(|count| std::mem::replace(count, objects.log.len()) != objects.log.len());
+        result
     }
 
     /// What happened to the objects of a listing since then, for as long as somebody reads it.
@@ -144,7 +177,7 @@ impl Api {
             let (api, path, asked) = (api.clone(), path.clone(), asked.clone());
             async move {
                 loop {
-                    let fresh = api.since(&mut seen, &path, &asked);
+                    let fresh = api.0.objects.lock().since(&mut seen, &path, &asked);
                     if !fresh.is_empty() {
                         return Some((Ok::<_, Infallible>(Bytes::from(fresh)), (seen, changes)));
                     }
@@ -155,123 +188,87 @@ impl Api {
         Body::from_stream(lines).into_response()
     }
 
-    fn since(&self, seen: &mut usize, path: &str, asked: &Asked) -> Vec<u8> {
-        let state = self.0.state.lock();
-        let mut lines = Vec::new();
-        for change in state.log.iter().skip(*seen) {
-            if is_in(&change.path, path) && asked.selects(&change.path, &change.labels) {
-                lines.extend_from_slice(&change.line);
-            }
-        }
-        *seen = state.log.len();
-        lines
+    fn count(&self, method: &Method, path: &str) {
+        let mut requests = self.0.requests.lock();
+        let counts = if *method == Method::GET { &mut requests.reads } else { &mut requests.writes };
+        *counts.entry(kind_of(path).to_owned()).or_default() += 1;
     }
 }
 
-impl Clone for Asked {
-    fn clone(&self) -> Self {
-        Self {
-            label_selector: self.label_selector.clone(),
-            field_selector: self.field_selector.clone(),
-            ..Self::default()
-        }
-    }
-}
-
-impl Asked {
-    /// Selectors of one label, or of one name: the operator uses no others.
-    fn selects(&self, path: &str, labels: &Value) -> bool {
-        let by_label = self.label_selector.as_deref().is_none_or(|selector| match selector.split_once('=') {
-            Some((label, value)) => labels[label] == *value,
-            None => !labels[selector].is_null(),
-        });
-        let name = self.field_selector.as_deref().and_then(|selector| selector.strip_prefix("metadata.name="));
-        by_label && name.is_none_or(|name| path.rsplit('/').next() == Some(name))
-    }
-}
-
-/// Whether an object belongs to a listing, of its namespace or of all: `/api/v1/namespaces/default/pods/a` is in `/api/v1/pods`.
-fn is_in(object: &str, listing: &str) -> bool {
-    let Some((collection, _)) = object.rsplit_once('/') else { return false };
-    if collection == listing {
-        return true;
-    }
-    let (Some((group, kind)), Some((of, wanted))) = (collection.rsplit_once('/'), listing.rsplit_once('/')) else {
-        return false;
+async fn answer(
+    State(api): State<Api>,
+    method: Method,
+    uri: Uri,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let (path, is_status) = match uri.path().strip_suffix("/status") {
+        Some(path) => (path.to_owned(), true),
+        None => (uri.path().to_owned(), false),
     };
-    let namespaced = group.rsplit_once("/namespaces/").map(|(group, _)| group);
-    kind == wanted && namespaced == Some(of)
-}
-
-async fn answer(State(api): State<Api>, method: Method, uri: Uri, Query(asked): Query<Asked>, body: Body) -> Response {
-    let path = uri.path().trim_end_matches("/status").to_owned();
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return failure(StatusCode::PAYLOAD_TOO_LARGE) };
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     if path.ends_with("/tokenreviews") {
         return success(&reviewed(&body));
     }
+    api.count(&method, &path);
     if method == Method::GET {
         return match api.get(&path) {
             Some(object) => success(&object),
             None if asked.watch.is_some() => api.follow(path, asked),
-            None if is_collection(&path) => success(&api.list(&path, &asked)),
+            None if is_collection(&path) => success(&api.0.objects.lock().list(&path, &asked)),
             None => failure(StatusCode::NOT_FOUND),
         };
     }
-    let present = api.get(&path);
-    match (method, present) {
-        (Method::POST, _) => {
+    // Nobody reads events here, and there would be many of one name.
+    if kind_of(&path) == "events" {
+        return success(&body);
+    }
+    let changed = match method {
+        Method::POST => {
             let name = body["metadata"]["name"].as_str().unwrap_or("generated");
             let path = format!("{path}/{name}");
-            match api.get(&path) {
-                // Nobody reads events here, and there would be many of one name.
-                _ if path.contains("/events/") => success(&body),
-                Some(_) => failure(StatusCode::CONFLICT),
-                None => api.write(&path, Some(body)),
+            api.change(|objects| {
+                objects.change(&path, false, |present| match present {
+                    Some(_) => Err(StatusCode::CONFLICT),
+                    None => Ok(Some(body)),
+                })
+            })
+        }
+        Method::PUT => api.change(|objects| {
+            objects.change(&path, is_status, |present| {
+                let present = present.ok_or(StatusCode::NOT_FOUND)?;
+                let version = &body["metadata"]["resourceVersion"];
+                if !version.is_null() && *version != present["metadata"]["resourceVersion"] {
+                    return Err(StatusCode::CONFLICT);
+                }
+                Ok(Some(body))
+            })
+        }),
+        Method::PATCH => {
+            let manager = asked.field_manager.as_deref().unwrap_or_default();
+            let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            match kind {
+                Some("application/apply-patch+yaml") => Ok(Patch::Apply),
+                Some("application/merge-patch+json") => Ok(Patch::Merge),
+                _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             }
+            .and_then(|kind| api.change(|objects| objects.patch(&path, is_status, kind, manager, &body)))
         }
-        (Method::PATCH, present) => {
-            let mut object = present.unwrap_or_else(|| json!({}));
-            merge(&mut object, body);
-            api.write(&path, Some(object))
-        }
-        (_, None) => failure(StatusCode::NOT_FOUND),
-        (Method::PUT, Some(object))
-            if body["metadata"]["resourceVersion"].is_string()
-                && body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] =>
-        {
-            failure(StatusCode::CONFLICT)
-        }
-        (Method::PUT, Some(_)) => api.write(&path, Some(body)),
-        (Method::DELETE, Some(_)) => api.write(&path, None),
-        _ => failure(StatusCode::METHOD_NOT_ALLOWED),
-    }
-}
-
-/// Collections have an even number of segments below their group's version where they are of all namespaces, and an odd one in one.
-fn is_collection(path: &str) -> bool {
-    let segments = path.trim_matches('/').split('/').count();
-    let below = segments - if path.starts_with("/apis/") { 3 } else { 2 };
-    below % 2 == 1
-}
-
-/// RFC 7396, which server-side apply comes down to where nobody else writes.
-fn merge(object: &mut Value, patch: Value) {
-    let Value::Object(patch) = patch else {
-        *object = patch;
-        return;
+        Method::DELETE => api.change(|objects| {
+            objects.change(&path, false, |present| {
+                let present = present.ok_or(StatusCode::NOT_FOUND)?;
+                let uid = &body["preconditions"]["uid"];
+                if uid.is_null() || *uid == present["metadata"]["uid"] { Ok(None) } else { Err(StatusCode::CONFLICT) }
+            })
+        }),
+        _ => Err(StatusCode::METHOD_NOT_ALLOWED),
     };
-    if !object.is_object() {
-        *object = json!({});
-    }
-    for (key, value) in patch {
-        if value.is_null() {
-            if let Some(fields) = object.as_object_mut() {
-                fields.remove(&key);
-            }
-        } else {
-            merge(&mut object[&key], value);
-        }
+    match changed {
+        Ok(Some(object)) => success(&object),
+        Ok(None) => success(&json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+        Err(code) => failure(code),
     }
 }
 
@@ -307,48 +304,39 @@ fn failure(code: StatusCode) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    #[test]
-    fn objects_are_in_the_listings_of_their_namespace_and_of_all() {
-        let pod = "/api/v1/namespaces/default/pods/a";
-        assert!(is_in(pod, "/api/v1/namespaces/default/pods") && is_in(pod, "/api/v1/pods"));
-        assert!(
-            !is_in(pod, "/api/v1/namespaces/other/pods")
-                && !is_in(pod, "/api/v1/services")
-                && !is_in(pod, "/apis/x/v1/pods")
-        );
-        assert!(is_in("/api/v1/namespaces/default", "/api/v1/namespaces"));
-        let auth = "/apis/fairlead.dev/v1alpha1/namespaces/a/peerauths/b";
-        assert!(is_in(auth, "/apis/fairlead.dev/v1alpha1/peerauths"));
-        for collection in [
-            "/api/v1/pods",
-            "/api/v1/namespaces/a/pods",
-            "/apis/apps/v1/deployments",
-            "/apis/apps/v1/namespaces/a/deployments",
-        ] {
-            assert!(is_collection(collection) && !is_collection(&format!("{collection}/x")), "{collection}");
-        }
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_an_object_can_be_waited_for() {
+        let api = Api::new();
+        let path = "/apis/apps/v1/namespaces/n/deployments/d";
+        api.put(path, json!({"metadata": {"name": "d"}, "spec": {"replicas": 1}}));
+        let from = api.changes();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let ready = |object: &Value| object["status"]["ready"] == 1;
+        let (seen, ()) = tokio::join!(api.when(path, from, deadline, ready), async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            api.put_status(path, json!({"ready": 1}));
+            api.put(path, json!({"metadata": {"name": "d"}, "spec": {"replicas": 2}}));
+        });
+        let (at, object) = seen.unwrap();
+        assert_eq!((deadline - at, &object["spec"]["replicas"]), (Duration::from_secs(7), &json!(1)));
+        assert_eq!(api.get(path).unwrap()["status"], json!({"ready": 1}), "only its own door changes a status");
+        assert!(api.when(path, api.changes(), deadline, ready).await.is_err());
     }
 
     #[test]
-    fn a_listing_comes_in_pages_and_a_watch_goes_on_from_it() {
+    fn requests_are_those_that_came_since() {
         let api = Api::new();
-        for name in ["a", "b", "c"] {
-            api.put(&format!("/api/v1/namespaces/n/pods/{name}"), json!({"metadata": {"name": name}}));
-        }
-        let first = api.list("/api/v1/pods", &Asked { limit: Some(2), ..Asked::default() });
-        assert_eq!((first["items"].as_array().map(Vec::len), &first["metadata"]["continue"]), (Some(2), &json!("2")));
-        let rest = Asked { limit: Some(2), r#continue: Some("2".into()), ..Asked::default() };
-        let second = api.list("/api/v1/pods", &rest);
-        assert_eq!(
-            (second["items"][0]["metadata"]["name"].as_str(), second["metadata"]["continue"].as_str()),
-            (Some("c"), Some(""))
-        );
-        let mut seen = 3;
-        api.put("/api/v1/namespaces/n/pods/a", json!({"metadata": {"name": "a"}}));
-        let lines = api.since(&mut seen, "/api/v1/pods", &Asked::default());
-        assert!(String::from_utf8_lossy(&lines).contains("MODIFIED"));
-        assert!(api.since(&mut seen, "/api/v1/pods", &Asked::default()).is_empty());
+        let count = |method, path| api.count(&method, path);
+        count(Method::GET, "/api/v1/pods");
+        let before = api.requests();
+        count(Method::GET, "/api/v1/namespaces/n/services/s");
+        count(Method::PUT, "/apis/coordination.k8s.io/v1/namespaces/n/leases/l");
+        let since = api.requests().since(&before);
+        assert_eq!(since.reads.into_iter().collect::<Vec<_>>(), [("services".to_owned(), 1)]);
+        assert_eq!(since.writes.into_iter().collect::<Vec<_>>(), [("leases".to_owned(), 1)]);
     }
 }

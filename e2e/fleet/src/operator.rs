@@ -18,6 +18,8 @@ use crate::api::Api;
 pub(crate) const PORT: u16 = 8443;
 /// Its namespace.
 pub(crate) const NAMESPACE: &str = "fairlead-system";
+/// A file with the roots, PEM.
+pub(crate) const ROOTS: &str = "roots.crt";
 /// From its start to its port.
 const START: Duration = Duration::from_secs(60);
 
@@ -75,8 +77,13 @@ impl Operator {
     }
 }
 
+/// Leaves the roots that the operator made where proxies look for them.
+pub(crate) fn write_roots(api: &Api, folder: &Path) -> Result<()> {
+    Ok(std::fs::write(folder.join(ROOTS), roots(api)?)?)
+}
+
 /// The roots that the operator made, PEM.
-pub(crate) fn roots(api: &Api) -> Result<Vec<u8>> {
+fn roots(api: &Api) -> Result<Vec<u8>> {
     let root =
         api.get(&format!("/api/v1/namespaces/{NAMESPACE}/secrets/fairlead-root")).context("no Secret fairlead-root")?;
     let encoded = root["data"]["tls.crt"].as_str().context("Secret fairlead-root has no tls.crt")?;

@@ -13,8 +13,11 @@ use fairlead_proxy::identity::{Identity, Operator, SpiffeId, TrustDomain, renew}
 use fairlead_proxy_api::v1;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::api::Api;
+use crate::arrival::POLICY_PROXIES;
 use crate::operator;
 
 /// Where their pods are.
@@ -55,7 +58,7 @@ impl Start {
             address: format!("{}:{}", address(number), operator::PORT),
             identity: self.operator.clone(),
             trust_domain: self.trust_domain.clone(),
-            bundle_path: self.folder.join("roots.crt"),
+            bundle_path: self.folder.join(operator::ROOTS),
         };
         let own = SpiffeId::new(TRUST_DOMAIN, NAMESPACE, "default")?;
         let certifier = Certifier { operator: operator.clone(), own, token_path };
@@ -90,19 +93,34 @@ impl Start {
     }
 }
 
+/// All pods appear, and their proxies start, at one moment; returns when all are configured.
+pub(crate) async fn begin(api: &Api, start: &Start, count: u32) -> Result<Vec<Proxy>> {
+    let mut starting = JoinSet::new();
+    for number in 0..count {
+        let (path, pod) = pod(number);
+        api.put(&path, pod);
+        starting.spawn(start.clone().run(number));
+    }
+    let mut proxies = Vec::new();
+    while let Some(proxy) = starting.join_next().await {
+        proxies.push(proxy??);
+    }
+    Ok(proxies)
+}
+
 fn name(number: u32) -> String {
     format!("pod-{number}")
 }
 
-/// In 10.250.0.0/16 and its neighbours.
-fn address(number: u32) -> Ipv4Addr {
+/// In 10.250.0.0/16.
+pub(crate) fn address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0afa_0000 | number)
 }
 
 /// The pod of a proxy, its path first; the first hundred are what policies of this program select.
-pub(crate) fn pod(number: u32) -> (String, Value) {
+fn pod(number: u32) -> (String, Value) {
     let name = name(number);
-    let group = if number < crate::POLICY_PROXIES { "few" } else { "many" };
+    let group = if number < POLICY_PROXIES { "few" } else { "many" };
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": NAMESPACE, "name": name, "uid": format!("uid-{name}"), "labels": {"group": group}},

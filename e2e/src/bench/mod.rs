@@ -8,8 +8,10 @@ mod control_plane;
 mod data_path;
 mod decision;
 mod figure;
+mod fleet;
 mod growth;
 mod identity;
+mod release;
 
 use std::str::FromStr;
 
@@ -38,6 +40,8 @@ pub enum Part {
     Identity,
     /// How often verdicts on simulated releases are wrong, and how many requests they take.
     Canary,
+    /// How fast and how exactly a release moves traffic, and what a thousand Canaries cost.
+    Release,
     /// What the control plane and a release cost; needs a cluster.
     ControlPlane,
 }
@@ -53,6 +57,7 @@ impl FromStr for Part {
             "policy" => Ok(Self::Policy),
             "identity" => Ok(Self::Identity),
             "canary" => Ok(Self::Canary),
+            "release" => Ok(Self::Release),
             "control-plane" => Ok(Self::ControlPlane),
             letter => Scenario::ALL
                 .into_iter()
@@ -61,7 +66,7 @@ impl FromStr for Part {
                 .ok_or_else(|| {
                     let letters: Vec<_> = Scenario::ALL.iter().map(|scenario| scenario.letter()).collect();
                     format!(
-                        "there are proxy, growth, decision, policy, identity, canary, control-plane, and of the data path {}",
+                        "there are proxy, growth, decision, policy, identity, canary, release, control-plane, and of the data path {}",
                         letters.join(", ")
                     )
                 }),
@@ -134,6 +139,12 @@ async fn measure(options: &Options) -> Result<()> {
         tables.push(simulated.table);
         tables.push(figure::table(&simulated.figures));
         figures.extend(simulated.figures);
+    }
+    if options.includes(Part::Release) {
+        let measured = release::measure(options.quick).await?;
+        tables.push(figure::table(&measured.figures));
+        tables.push(measured.table);
+        figures.extend(measured.figures);
     }
     if options.includes(Part::ControlPlane) {
         let measured = control_plane::measure().await?;

@@ -46,7 +46,7 @@ enum Command {
     },
     /// Measure speed and size, print them beside what was promised, write .bench/results.json
     Bench {
-        /// Only these: proxy, growth, decision, canary, control-plane, or scenarios of the data path by letter (A,B,C,G,D,E,T,F,M)
+        /// Only these: proxy, growth, decision, identity, policy, canary, release, control-plane, or scenarios of the data path by letter (A,B,C,G,D,E,T,F,M)
         #[arg(long, value_delimiter = ',')]
         only: Vec<bench::Part>,
         /// Short runs: to see what a change did, not to publish

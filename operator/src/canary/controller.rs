@@ -4,6 +4,7 @@
 //! read from the API server at that moment, so that a cache that lags cannot make a decision twice.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after the first failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// From here on a pause is long.
+const LONG: Duration = Duration::from_secs(30);
 /// While the last pods of a clone end.
 const SOON: Duration = Duration::from_secs(1);
 /// After a conflict.
@@ -245,6 +248,20 @@ enum Again {
     Never,
 }
 
+impl Again {
+    /// Long pauses differ from Canary to Canary, or those that began together would come together each time.
+    fn spread(self, key: &Key) -> Self {
+        match self {
+            Self::In(delay) if delay >= LONG => {
+                let mut hasher = std::hash::DefaultHasher::new();
+                key.hash(&mut hasher);
+                Self::In(delay - delay / 4 * (hasher.finish() % 1024) as u32 / 1024)
+            }
+            other => other,
+        }
+    }
+}
+
 /// Which Canary is worked on when. Never the same one twice at a time.
 #[derive(Default)]
 struct Queue {
@@ -279,6 +296,7 @@ impl Queue {
 
     fn finish(&mut self, key: Key, again: Again) {
         self.running.remove(&key);
+        let again = again.spread(&key);
         let delay = match again {
             Again::Never => {
                 self.failures.remove(&key);

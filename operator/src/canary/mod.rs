@@ -4,21 +4,24 @@
 //! 1. The leader labels the Deployment of each Canary (phase `Initialized`). From then on the webhook asks [`hold::review`] about every
 //!    write to it.
 //! 2. The template changes: the webhook pauses the Deployment in that write. [`controller`] sees a new [`revision`](revision::revision)
-//!    and runs it as `<name>-canary` (`Progressing`).
-//! 3. When the clone's pods are ready, `status.step` says how traffic is split; proxies follow the status, not the spec. [`judge`]
-//!    looks at what they counted. Good evidence leads to the next step, `hold` at least later (`Holding`).
-//! 4. After the last step the Deployment is unpaused. Once its rollout is done the weight goes to 0, proxies acknowledge, the clone
-//!    is deleted (`Promoting`, `Succeeded`). Bad evidence, or pods that cannot run: weight 0, acknowledgement, clone deleted; the
-//!    Deployment stays paused (`RollingBack`, `Failed`) and this template is not tried again.
+//!    and runs it as `<name>-canary` (`Progressing`). A ConfigMap or Secret that it names changes: the same, but there is nothing to hold, as running pods
+//!    keep what they read.
+//! 3. When the clone's pods are ready, `status.step` says what they get: a share of the traffic, copies, or requests that match. Proxies follow the status,
+//!    not the spec. [`judge`] looks at what they counted. Good evidence, what [`outside`] says, a hold that is over (`Holding`) and a person's word
+//!    (`WaitingApproval`) lead to the next step.
+//! 4. After the last step the clone gets as many pods as the rollout takes away, and the Deployment is unpaused. Once its rollout is done the new version gets
+//!    nothing by the split any more, proxies acknowledge, the clone is deleted (`Promoting`, `Succeeded`). Bad evidence, pods that cannot run, a check that
+//!    refuses, an abort: no split, acknowledgement, clone deleted; the Deployment stays paused (`RollingBack`, `Failed`) and this version is not tried
+//!    again until somebody asks for it.
 //!
 //! # Guarantees
 //! - The whole state of a release is the Canary's status. [`plan`] decides from it and from the objects as they are now; each
 //!   decision is persisted before anything follows from it. So the operator may stop between any two writes.
+//! - What a user asks for with an annotation is done once: it goes into the status, then off the Canary, and then happens.
 //! - A clone is taken away only after every proxy said that it sends it nothing, or [`plan::ACKNOWLEDGE_WITHIN`] passed.
 //! - Where NetworkPolicies isolate the application, its pods may talk among themselves as long as a pod of the clone runs, so that
 //!   the clone can hand plain callers over ([`passage`]).
 //! - The Deployment is unpaused only at the very version of the object that was judged: a template that changed meanwhile stays held.
-//!
 //! - A Canary may go at any moment, with the operator or without it: nothing holds it back. Its split ends with it, the clone goes
 //!   by its owner reference, and the Deployment says by itself (label and annotations) how it is to be released.
 //!

@@ -25,11 +25,14 @@ use super::revision::{agree, template_of};
 /// short enough that one that hangs does not keep a bad version running.
 pub const ACKNOWLEDGE_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
+/// The reason of the condition `Accepted` of the younger of two Canaries of one Deployment.
+pub const CONFLICTED: &str = "Conflicted";
+
 /// The reason of the condition `Accepted` while the API server does not take the clone.
 const CLONE_REFUSED: &str = "CloneRefused";
 
-/// While there is evidence to look at. Proxies report about once a second.
-const WATCHFUL: Duration = Duration::from_secs(2);
+/// While there is evidence to look at: as often as proxies report.
+const WATCHFUL: Duration = Duration::from_secs(1);
 /// While something is awaited that takes moments.
 const SOON: Duration = Duration::from_secs(1);
 /// While the user must do something that no watch of ours tells.

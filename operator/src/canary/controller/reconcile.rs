@@ -16,7 +16,7 @@ use crate::canary::act::{self, Subjects};
 use crate::canary::config::{self, Kind};
 use crate::canary::observe::{self, CloneDeployment, Deployment, Observed, Subject, Trouble};
 use crate::canary::outside::{ApiVersion, Asked, CheckBody, Names, Told};
-use crate::canary::plan::{Action, Note, clone_refused, plan};
+use crate::canary::plan::{Action, CONFLICTED, Note, clone_refused, plan};
 use crate::canary::revision::config as digest;
 use crate::canary::{clone, generation, groups};
 
@@ -164,7 +164,7 @@ impl Releases {
             CHECKS.into_iter().filter_map(|phase| Some((phase, self.world.answer(&asked, phase)?))).collect();
         Ok(Observed {
             now: Timestamp::now(),
-            rival: self.rival(canary, workload).await?,
+            rival: if may_have_rival(&status) { self.rival(canary, workload).await? } else { None },
             injected: match deployment {
                 Some(deployment) => self.injected(&namespace, deployment).await?,
                 None => false,
@@ -333,6 +333,12 @@ impl Releases {
             tracing::warn!(%error, reason = note.reason, "event not written");
         }
     }
+}
+
+/// Whether there may be an older Canary of the same Deployment. Neither age nor Deployment of a Canary ever change, so whoever had none at the first look
+/// never gets one.
+fn may_have_rival(status: &fairlead_crds::CanaryStatus) -> bool {
+    status.phase.is_none() || status.conditions.iter().any(|condition| condition.reason == CONFLICTED)
 }
 
 /// What the world is asked about: the present split of the present release.

@@ -6,6 +6,7 @@ use fairlead_crds::{Check, CheckPhase, Metric, Notify};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+mod deaths;
 mod passages;
 
 use super::*;

@@ -3,7 +3,7 @@
 use fairlead_crds::{CanaryStatus, ConditionType, Fact, Phase, set_condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{CLONE_REFUSED, Note, Planner, steps};
+use super::{CLONE_REFUSED, CONFLICTED, Note, Planner, steps};
 
 /// Why a Canary is not in force.
 pub(super) struct Objection {
@@ -18,7 +18,7 @@ impl Planner<'_> {
         if let Some(rival) = &self.observed.rival {
             return Some(Objection {
                 condition: ConditionType::Accepted,
-                reason: "Conflicted",
+                reason: CONFLICTED,
                 message: format!(
                     "Canary {rival} is older and releases Deployment {workload} already: delete one of the two"
                 ),

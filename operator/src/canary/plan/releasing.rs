@@ -142,7 +142,8 @@ impl Planner<'_> {
         }
         self.count();
         let wanted = spec.steps.get(index);
-        let lasted = self.observed.now.duration_since(step.since.0);
+        // Splits of one second are numbered into the next.
+        let lasted = self.observed.now.duration_since(step.since.0).max(SignedDuration::ZERO);
         let exceeds = |limit: std::time::Duration| SignedDuration::try_from(limit).is_ok_and(|limit| lasted >= limit);
         let overdue = exceeds(spec.analysis.step_deadline.as_std());
         match self.judge(wanted.is_some_and(fairlead_crds::CanaryStep::steers)) {

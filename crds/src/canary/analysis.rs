@@ -118,7 +118,7 @@ pub struct LatencyLimits {
     pub max: Option<Percent>,
     /// Quantiles that have a limit, however the running version does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub quantiles: Vec<QuantileLimit>,
 }
 

@@ -42,8 +42,10 @@ pub struct Metric {
 }
 
 /// A query to Prometheus, or to what answers like it.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.timeout) >= duration('100ms') && duration(self.timeout) <= duration('1m')")
+    .message("metrics.prometheus.timeout: from 100ms to 1m"))]
 pub struct Prometheus {
     /// Where its API begins: http://prometheus.monitoring:9090.
     #[schemars(length(min = 1, max = 2048), regex(pattern = URL))]
@@ -66,8 +68,10 @@ fn metric_timeout() -> Duration {
 }
 
 /// A gate by HTTP: a POST of what the release is about, as JSON. 2xx lets it go on; 4xx does not; after anything else, or no answer, it is asked again.
-#[derive(JsonSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.timeout) >= duration('100ms') && duration(self.timeout) <= duration('5m')")
+    .message("checks.timeout: from 100ms to 5m"))]
 pub struct Check {
     /// When it is asked.
     pub phase: CheckPhase,

@@ -96,6 +96,12 @@ pub struct CanaryStepStatus {
     /// Somebody approved it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approved: bool,
+    /// When it was first judged well, or approved after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub well: Option<Time>,
+    /// A person was told that they are waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub announced: bool,
     /// It had no verdict by its deadline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overdue: bool,

@@ -186,11 +186,12 @@ async fn a_changed_config_map_is_released_and_its_pods_are_replaced() -> Result<
         Ok(())
     })
     .await?;
-    let after = pods(mesh.list("Pod", ns, "app=reviews").await?);
-    ensure!(
-        after.iter().all(|pod| !before.contains(pod)),
-        "pods of the former configuration run: {before:?}, {after:?}"
-    );
+    eventually("pods of the new configuration alone", || async {
+        let after = pods(mesh.list("Pod", ns, "app=reviews").await?);
+        ensure!(after.iter().all(|pod| !before.contains(pod)), "{before:?} were there, and now {after:?}");
+        Ok(())
+    })
+    .await?;
     let report = shop.load.report().await?;
     ensure!(report.ok > 500 && report.failed == 0, "requests failed: {report:?}");
     Ok(())

@@ -89,13 +89,19 @@ pub(super) async fn perform(client: &Client, action: &Action, subjects: &Subject
         }
         (Action::Unpause, Some(deployment)) => {
             // The version as it was observed: a template that changed since is not released with it.
-            let body = json!({
+            let mut body = json!({
                 "metadata": {
                     "resourceVersion": deployment["metadata"]["resourceVersion"],
                     "annotations": {HELD: null, REFUSED: null},
                 },
                 "spec": {"paused": null},
             });
+            let noted = &deployment["spec"]["template"]["metadata"]["annotations"][CONFIG_ANNOTATION];
+            if noted.is_string() {
+                // Its new pods read what there is now.
+                body["spec"]["template"] =
+                    json!({"metadata": {"annotations": {CONFIG_ANNOTATION: config_of(subjects.revision)}}});
+            }
             deployments.patch(named(deployment), &merging(), &Patch::Merge(body)).await.map(drop)
         }
         (Action::Refuse | Action::Forgive, Some(deployment)) => {

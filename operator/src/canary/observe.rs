@@ -108,6 +108,8 @@ pub struct Deployment {
     pub replicas: i64,
     /// How many pods may be away while it is rolled out.
     pub unavailable: i64,
+    /// `spec.progressDeadlineSeconds`.
+    pub progress_deadline: Option<i64>,
     /// How its rollout goes.
     pub rollout: Rollout,
 }
@@ -123,6 +125,8 @@ pub struct CloneDeployment {
     pub deleting: bool,
     /// `spec.replicas`.
     pub replicas: i64,
+    /// `spec.progressDeadlineSeconds`.
+    pub progress_deadline: Option<i64>,
     /// How its rollout goes.
     pub rollout: Rollout,
 }
@@ -152,6 +156,7 @@ impl Deployment {
             managed_by: object["metadata"]["labels"][CANARY_LABEL].as_str().map(str::to_owned),
             replicas: replicas(object),
             unavailable: unavailable(object),
+            progress_deadline: object["spec"]["progressDeadlineSeconds"].as_i64(),
             rollout: Rollout::read(object),
         }
     }
@@ -171,6 +176,7 @@ impl CloneDeployment {
             ours: owners.into_iter().flatten().any(|reference| reference["uid"] == owner),
             deleting: object["metadata"]["deletionTimestamp"].is_string(),
             replicas: replicas(object),
+            progress_deadline: object["spec"]["progressDeadlineSeconds"].as_i64(),
             rollout: Rollout::read(object),
         }
     }

@@ -107,8 +107,9 @@ pub fn plan(observed: &Observed) -> Plan {
         actions: Vec::new(),
         again: IDLE,
     };
+    let moved = planner.hear() == Moved::Yes || planner.advance() == Moved::Yes;
     planner.conditions();
-    if planner.hear() == Moved::Yes || planner.advance() == Moved::Yes {
+    if moved {
         planner.actions.clear();
         planner.again = Duration::ZERO;
     }
@@ -239,15 +240,17 @@ impl Planner<'_> {
                 self.actions.push(Action::Unpause);
                 self.again = SOON;
             }
-        } else if refused.as_ref() == Some(&deployment.revision) {
+        } else if refused.as_ref().is_some_and(|refused| agree(refused, &deployment.revision)) {
             if !deployment.paused && !same_template {
                 return self.promote("The Deployment was resumed by hand: it is rolled out against the evidence");
             }
             self.refuse(deployment);
-        } else if !deployment.paused && agree(&deployment.revision, &stable.revision) {
+        } else if agree(&deployment.revision, &stable.revision) {
             // What can be read of its configuration is more than it was, or less.
             self.status.stable = Some(version(&deployment.revision));
             return Moved::Yes;
+        } else if same_template && deployment.paused && !deployment.held {
+            // A pause of the user's own, which a release would end.
         } else if deployment.paused || same_template {
             return self.start(deployment, &stable.revision);
         } else {
@@ -270,6 +273,7 @@ impl Planner<'_> {
         self.status.judgement = None;
         self.status.ending = None;
         self.status.phase = Some(Phase::Progressing);
+        self.before_steps();
         self.verdict(VerdictResult::Inconclusive, "the new version is starting");
         let why = if template_of(&deployment.revision) == template_of(stable) {
             ": a ConfigMap or Secret that it names changed"

@@ -184,12 +184,18 @@ impl<'a> Compiler<'a> {
                 base.push((endpoint, candidate.pod.and_then(|p| p.deployment.as_deref())));
             }
         }
-        let endpoints = base.len();
+        let present = base.len();
+        let mut absent = 0;
         let mut released = Vec::new();
         let state = self.state;
         for (canary_name, canary) in state.canaries.get(&service.namespace).into_iter().flatten() {
             let deployment = canary.deployment.as_str();
-            let stable = base.iter().filter(|(_, d)| *d == Some(deployment)).count();
+            let mut stable = base.iter().filter(|(_, d)| *d == Some(deployment)).count();
+            // All of it goes to the canary, also while a rollout has stopped every pod of the Deployment's own.
+            if stable == 0 && canary.share == WHOLE {
+                stable = clones.get(deployment).map_or(0, Vec::len);
+                absent += stable;
+            }
             if stable == 0 {
                 continue;
             }
@@ -202,7 +208,7 @@ impl<'a> Compiler<'a> {
                 mark(&mut base, &mut clone, canary);
                 released.push((canary, stable, format!("{name}#{deployment}-canary"), clone));
                 // With all of it on the canary, nothing of the rest is for the Deployment.
-                if canary.share == WHOLE && stable < endpoints {
+                if canary.share == WHOLE && stable < present {
                     base.retain(|(_, d)| *d != Some(deployment));
                 }
             }
@@ -215,6 +221,7 @@ impl<'a> Compiler<'a> {
                 Release { canary, stable, set }
             })
             .collect();
+        let endpoints = present + absent;
         let part = Part { service: service.clone(), port: wanted.port, set, endpoints, releases };
         sets.parts.insert(name, part.clone());
         part

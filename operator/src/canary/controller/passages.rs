@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{DeleteParams, ListParams, Patch, Preconditions};
 use kube::core::Selector;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt};
 
 use super::Releases;
 use crate::canary::act::{Subjects, applying, is_not_found};
@@ -76,6 +76,7 @@ impl Releases {
 
         let mut kept = Kept::default();
         let mut wanted: Vec<NetworkPolicy> = Vec::new();
+        let taken: BTreeSet<String> = others.iter().map(ResourceExt::name_any).collect();
         let policies: Vec<_> = others.into_iter().filter_map(Isolating::read).collect();
         if let Some(subject) = subject.filter(|_| !too_many && policies.iter().any(|p| p.ingress || p.egress)) {
             let app = App {
@@ -92,6 +93,11 @@ impl Releases {
         }
         for policy in &wanted {
             let name = policy.name_any();
+            if taken.contains(&name) {
+                // A user's own: not to be written over, nor deleted later.
+                kept.closed = Some(name_taken(&name));
+                continue;
+            }
             if ours.iter().any(|known| known.name_any() == name && same(known, policy)) {
                 continue;
             }
@@ -144,6 +150,17 @@ fn same(known: &NetworkPolicy, wanted: &NetworkPolicy) -> bool {
     known.spec == wanted.spec
         && known.labels() == wanted.labels()
         && known.metadata.owner_references == wanted.metadata.owner_references
+}
+
+fn name_taken(policy: &str) -> Note {
+    Note {
+        warning: true,
+        reason: "CallersRefused",
+        message: format!(
+            "NetworkPolicy {policy} exists and is not Fairlead's, so callers without a sidecar that reach the new version cannot be handed over: \
+             rename it"
+        ),
+    }
 }
 
 fn closed(policy: &str) -> Note {

@@ -262,7 +262,9 @@ impl Releases {
         if canary.spec.notify.is_empty() || !TOLD.contains(&note.reason) {
             return;
         }
-        let revision = observed.deployment.as_ref().map(|deployment| deployment.revision.clone());
+        // Of the release that it is about, which a change of the Deployment may have ended.
+        let released = canary.status.canary.as_ref().map(|canary| canary.revision.clone());
+        let revision = released.or_else(|| observed.deployment.as_ref().map(|deployment| deployment.revision.clone()));
         let told = Told {
             api_version: ApiVersion::V1Alpha1,
             namespace: canary.namespace.clone(),

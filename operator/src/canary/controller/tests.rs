@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fairlead_crds::{Check, CheckPhase, Metric, Notify};
+use fairlead_crds::{CONFIG_ANNOTATION, Check, CheckPhase, Metric, Notify};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -244,6 +244,46 @@ async fn a_release_goes_from_the_label_to_the_rollout() {
     assert_eq!(cluster.status()["step"]["weight"], 0);
     assert!(cluster.api.get(CLONE).is_none());
     assert_eq!(cluster.status()["history"][0]["outcome"], "Succeeded");
+}
+
+#[tokio::test]
+async fn what_is_noted_of_the_configuration_is_what_the_pods_read() {
+    let cluster = Cluster::new();
+    let config = |colour: &str| {
+        cluster.api.put("/api/v1/namespaces/shop/configmaps/settings", json!({"data": {"colour": colour}}))
+    };
+    let mut deployment = cluster.api.get(DEPLOYMENT).unwrap();
+    deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+        json!([{"configMapRef": {"name": "settings"}}]);
+    cluster.api.put(DEPLOYMENT, deployment);
+    config("red");
+    cluster.settle().await;
+    let noted = || {
+        cluster.api.get(DEPLOYMENT).unwrap()["spec"]["template"]["metadata"]["annotations"][CONFIG_ANNOTATION].clone()
+    };
+    let release = async || {
+        cluster.settle().await;
+        cluster.roll_out(CLONE);
+        cluster.settle().await;
+        cluster.count((100_000, 0), (100_000, 0));
+        cluster.settle().await;
+        cluster.roll_out(DEPLOYMENT);
+        cluster.settle().await;
+        assert_eq!(cluster.status()["phase"], "Succeeded");
+    };
+    config("green");
+    release().await;
+    let green = noted();
+    assert!(green.is_string());
+    // By a template, and back by itself: each time the pods are others.
+    config("blue");
+    cluster.apply("v2");
+    release().await;
+    let blue = noted();
+    assert!(blue.is_string() && blue != green);
+    config("green");
+    release().await;
+    assert_eq!(noted(), green);
 }
 
 #[tokio::test]

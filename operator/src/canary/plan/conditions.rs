@@ -1,9 +1,9 @@
 //! Whether a Canary is in force: what its conditions say, and why it is not.
 
-use fairlead_crds::{CanaryStatus, ConditionType, Fact, Phase, set_condition};
+use fairlead_crds::{CanaryStatus, ConditionType, Fact, set_condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{CLONE_REFUSED, CONFLICTED, Note, Planner, steps};
+use super::{Action, CLONE_REFUSED, CONFLICTED, Note, Planner};
 
 /// Why a Canary is not in force.
 pub(super) struct Objection {
@@ -23,14 +23,6 @@ impl Planner<'_> {
                     "Canary {rival} is older and releases Deployment {workload} already: delete one of the two"
                 ),
             });
-        }
-        let steps = self.observed.canary.spec.steps.iter().enumerate();
-        let unreadable = steps.filter(|(_, step)| !step.matches.is_empty()).find_map(|(index, step)| {
-            let why = crate::index::validate_matches(&step.matches).err()?;
-            Some(format!("steps[{index}].matches: {why}"))
-        });
-        if let Some(message) = unreadable {
-            return Some(Objection { condition: ConditionType::Accepted, reason: "Invalid", message });
         }
         if self.observed.deployment.is_none() {
             return Some(Objection {
@@ -63,20 +55,18 @@ impl Planner<'_> {
         None
     }
 
-    /// What [`clone_refused`] wrote, while it is true.
+    /// What [`clone_refused`] wrote, while it is true: as long as the clone is asked for again.
     pub(super) fn refusal(&self) -> Option<String> {
-        let releasing = matches!(
-            self.status.phase,
-            Some(Phase::Progressing | Phase::Holding | Phase::WaitingApproval | Phase::Suspended)
-        );
-        let wanted = self.observed.deployment.as_ref().filter(|_| releasing)?;
-        let clone = self.observed.clone.as_ref();
-        let replicas = steps::replicas(&self.observed.canary.spec, self.index().unwrap_or(0), wanted.replicas);
-        if clone.is_some_and(|clone| clone.revision == wanted.revision && clone.replicas == replicas) {
-            return None;
-        }
-        let known = self.status.conditions.iter().find(|known| known.reason == CLONE_REFUSED)?;
+        let asks = self.actions.iter().any(|action| matches!(action, Action::ApplyClone { .. }));
+        let known = self.status.conditions.iter().find(|known| asks && known.reason == CLONE_REFUSED)?;
         Some(known.message.clone())
+    }
+
+    /// Why the matches of a step cannot be read.
+    pub(super) fn unreadable(&self, index: usize) -> Option<String> {
+        let matches = &self.observed.canary.spec.steps.get(index)?.matches;
+        let why = crate::index::validate_matches(matches).err().filter(|_| !matches.is_empty())?;
+        Some(format!("steps[{index}].matches: {why}"))
     }
 
     fn accepted(&self) -> &'static str {
@@ -108,9 +98,13 @@ impl Planner<'_> {
             facts[0].1 = Fact::fails(
                 "Unschedulable",
                 format!(
-                    "No node takes the new version's pods: make room for as many as the running version has, loosen anti-affinity, or say fewer                      in spec.rollout.replicas or a step's replicas ({message})"
+                    "No node takes the new version's pods: make room for as many as the running version has, loosen anti-affinity, or say fewer \
+                     in spec.rollout.replicas or a step's replicas ({message})"
                 ),
             );
+        }
+        if let Some(why) = (0..self.observed.canary.spec.steps.len()).find_map(|index| self.unreadable(index)) {
+            facts[0].1 = Fact::fails("Invalid", format!("{why}; a release goes no further than the step before"));
         }
         if let Some(refusal) = self.refusal() {
             facts[0].1 = Fact::fails(CLONE_REFUSED, refusal);

@@ -1,6 +1,7 @@
 //! How releases end: rolled out, taken back, or overtaken by the next.
 
 use fairlead_crds::{CheckPhase, Outcome, Percent, Phase, VerdictResult};
+use k8s_openapi::jiff::SignedDuration;
 
 use super::record::version;
 use super::{Action, Moved, Planner, SOON};
@@ -11,13 +12,31 @@ use crate::canary::revision::{config_of, template_of};
 /// All of it.
 const WHOLE: f64 = 1.0;
 
+/// As Kubernetes has it for Deployments that say nothing.
+const ROOM_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+
 impl Planner<'_> {
     /// The evidence is in: the Deployment itself is rolled out, then traffic goes back to it.
     pub(super) fn promoting(&mut self, deployment: &Deployment) -> Moved {
         let canary = self.status.canary.as_ref().map(|canary| canary.revision.clone()).unwrap_or_default();
         let stable = self.status.stable.as_ref().map(|stable| stable.revision.clone()).unwrap_or_default();
-        if deployment.revision != canary {
+        // Configuration that changed since is read by the pods that start now, and is the next release's matter.
+        let only_config = !deployment.paused && template_of(&deployment.revision) == template_of(&canary);
+        if deployment.revision != canary && !only_config {
             if stable == deployment.revision {
+                // Its own pods first, then those of the new version go.
+                self.again = SOON;
+                if deployment.paused {
+                    self.actions.push(Action::Unpause);
+                    return Moved::No;
+                }
+                if !deployment.rollout.done {
+                    self.waits(&format!(
+                        "the template went back: the Deployment is rolled back: {}",
+                        deployment.rollout.progress
+                    ));
+                    return Moved::No;
+                }
                 let reason = "the template went back while it was being rolled out";
                 return self.roll_back(Outcome::Superseded, VerdictResult::Inconclusive, reason);
             }
@@ -33,7 +52,7 @@ impl Planner<'_> {
         // Nothing is written to the Deployment where configuration alone changed: then its pods are still the old ones.
         let restarts = template_of(&canary) == template_of(&stable)
             && canary != stable
-            && deployment.noted_config.as_deref() != config_of(&canary);
+            && deployment.noted_config.as_deref() != config_of(&deployment.revision);
         if deployment.paused || restarts {
             if let Some(moved) = self.make_room(deployment) {
                 return moved;
@@ -64,11 +83,17 @@ impl Planner<'_> {
             clone.ours && !clone.deleting && clone.revision == deployment.revision && clone.rollout.stuck.is_none()
         })?;
         let needed = deployment.unavailable;
-        if needed == 0 || self.refusal().is_some() || self.observed.trouble.hopeless.is_some() {
+        let since = self.status.step.as_ref().map(|step| self.observed.now.duration_since(step.since.0));
+        let over = since.is_none_or(|since| since > self.room_within());
+        if needed == 0 || over || self.observed.trouble.hopeless.is_some() {
             return None;
         }
         if clone.replicas < needed {
             self.actions.push(Action::ApplyClone { replicas: needed });
+            if self.refusal().is_some() {
+                self.actions.pop();
+                return None;
+            }
             self.waits("the new version gets as many pods as the rollout takes away");
             return Some(Moved::No);
         }
@@ -82,7 +107,7 @@ impl Planner<'_> {
         // All at once: then nobody may be sent to pods that are all stopped.
         let step = self.status.step.as_ref()?;
         if needed >= deployment.replicas {
-            if step.index.is_some() && step.weight.fraction() < WHOLE {
+            if step.weight.fraction() < WHOLE {
                 let index = self.index().unwrap_or(0);
                 self.split(index, Percent::try_from(100.0).unwrap_or(step.weight));
                 return Some(Moved::Yes);
@@ -93,6 +118,12 @@ impl Planner<'_> {
             }
         }
         None
+    }
+
+    /// How long a promotion waits for pods that take the place of those that it stops: as long as pods may take to start.
+    fn room_within(&self) -> SignedDuration {
+        let deadline = self.observed.canary.spec.rollout.progress_deadline;
+        deadline.and_then(|deadline| SignedDuration::try_from(deadline.as_std()).ok()).unwrap_or(ROOM_WITHIN)
     }
 
     /// Proxies send the new version nothing any more: it goes.
@@ -138,7 +169,7 @@ impl Planner<'_> {
     /// Another version than the one that runs as a canary.
     pub(super) fn start_over(&mut self, deployment: &Deployment) -> Moved {
         self.remember(Outcome::Superseded, "the template changed again");
-        self.leave_step();
+        self.before_steps();
         self.status.canary = Some(version(&deployment.revision));
         self.status.judgement = None;
         self.status.phase = Some(Phase::Progressing);
@@ -151,6 +182,7 @@ impl Planner<'_> {
 
     pub(super) fn promote(&mut self, why: &str) -> Moved {
         self.status.phase = Some(Phase::Promoting);
+        self.renumber();
         self.verdict(VerdictResult::NonInferior, why);
         self.note("Promoting", format!("{why}. The Deployment is rolled out"))
     }

@@ -106,6 +106,21 @@ impl Planner<'_> {
         self.number(i32::try_from(index).ok(), weight);
     }
 
+    /// The same split, from now on.
+    pub(super) fn renumber(&mut self) {
+        if let Some(step) = self.status.step.clone() {
+            self.number(step.index, step.weight);
+            if let Some(split) = &mut self.status.step {
+                (split.mirror, split.matches) = (step.mirror, step.matches);
+            }
+        }
+    }
+
+    /// No step runs yet: what is asked and acknowledged from here on is about this release.
+    pub(super) fn before_steps(&mut self) {
+        self.number(None, Percent::ZERO);
+    }
+
     fn number(&mut self, index: Option<i32>, weight: Percent) {
         let last = self.status.step.as_ref();
         let earliest = last.map_or(Timestamp::MIN.as_second(), |step| step.since.0.as_second() + 1);
@@ -116,6 +131,8 @@ impl Planner<'_> {
             mirror: None,
             matches: Vec::new(),
             approved: false,
+            well: None,
+            announced: false,
             overdue: false,
             since: Time(since),
         });

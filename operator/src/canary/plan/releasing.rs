@@ -1,7 +1,8 @@
 //! A release that is under way: the new version starts, gets traffic, and goes from step to step.
 
-use fairlead_crds::{CheckPhase, OnInconclusive, Outcome, Phase, Verdict, VerdictResult};
-use k8s_openapi::jiff::SignedDuration;
+use fairlead_crds::{CanaryStep, CheckPhase, OnInconclusive, Outcome, Phase, Verdict, VerdictResult};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::record::version;
 use super::{Action, Moved, Planner, SOON, WATCHFUL, steps};
@@ -21,6 +22,10 @@ enum Judged {
     Well,
     /// Too little is known.
     Open,
+    /// A metric is outside its limits, and may yet come back.
+    Outside,
+    /// A metric was not looked at yet, as when the operator has just begun.
+    Unseen,
 }
 
 impl Planner<'_> {
@@ -51,10 +56,10 @@ impl Planner<'_> {
         if let Some(moved) = self.suspended() {
             return moved;
         }
-        if deployment.replicas == 0 && !self.in_step() {
-            return self.promote("The Deployment is scaled to zero: nothing runs that could be judged");
-        }
         self.again = WATCHFUL;
+        if deployment.replicas == 0 && !self.in_step() {
+            return self.scaled_to_zero();
+        }
         let current =
             self.observed.clone.as_ref().filter(|clone| clone.revision == deployment.revision && !clone.deleting);
         if let Some(reason) = current.and_then(|clone| self.cannot_run(clone)) {
@@ -74,7 +79,10 @@ impl Planner<'_> {
         }
         let index = self.index();
         let wanted = steps::replicas(&self.observed.canary.spec, index.unwrap_or(0), deployment.replicas);
-        let fits = current.is_some_and(|clone| clone.replicas == wanted);
+        let deadline = self.observed.canary.spec.rollout.progress_deadline;
+        let deadline = deadline
+            .map_or(deployment.progress_deadline, |deadline| i64::try_from(deadline.as_std().as_secs().max(1)).ok());
+        let fits = current.is_some_and(|clone| clone.replicas == wanted && clone.progress_deadline == deadline);
         // What runs under the old template may be replaced only when nobody sends it anything.
         if !fits && (current.is_some() || self.observed.clone.is_none() || self.unused()) {
             self.actions.push(Action::ApplyClone { replicas: wanted });
@@ -85,6 +93,10 @@ impl Planner<'_> {
         }
         let rollout = current.map(|clone| &clone.rollout);
         if fits && rollout.is_some_and(|rollout| rollout.done) {
+            if let Some(why) = self.unreadable(0) {
+                self.verdict(VerdictResult::Inconclusive, &why);
+                return Moved::No;
+            }
             return self.enter(0);
         }
         let progress = match rollout {
@@ -105,8 +117,15 @@ impl Planner<'_> {
             }
             self.status.phase = Some(Phase::Progressing);
             self.note("Resumed", "The release goes on".to_owned());
-            // Anew, as nothing was judged in the meantime and its deadline may be over.
-            return Some(self.index().map_or(Moved::Yes, |index| self.enter(index)));
+            // Anew, as nothing was judged in the meantime and its deadline may be over. What a person said of it counts.
+            let approved = self.is_approved();
+            if let Some(index) = self.index() {
+                self.enter(index);
+                if let Some(step) = &mut self.status.step {
+                    step.approved = approved;
+                }
+            }
+            return Some(Moved::Yes);
         }
         if !is_suspended {
             self.status.phase = Some(Phase::Suspended);
@@ -119,6 +138,28 @@ impl Planner<'_> {
         }
         self.again = WATCHFUL;
         Some(Moved::No)
+    }
+
+    /// A release of what runs nowhere needs no evidence, and what people and programs have to say all the same.
+    fn scaled_to_zero(&mut self) -> Moved {
+        for phase in [CheckPhase::BeforeStart, CheckPhase::BeforePromote] {
+            match self.ask(phase) {
+                Some(CheckAnswer::Passed) => {}
+                Some(CheckAnswer::Refused(why)) => {
+                    return self.roll_back(Outcome::Failed, VerdictResult::Inconclusive, &why);
+                }
+                answer => {
+                    self.verdict(VerdictResult::Inconclusive, &format!("scaled to zero: {}", pending(answer)));
+                    return Moved::No;
+                }
+            }
+        }
+        if self.observed.canary.spec.steps.iter().any(|step| step.approval.is_some()) {
+            let reason = "scaled to zero: nothing runs that a person could approve; scale it up, or promote it";
+            self.verdict(VerdictResult::Inconclusive, reason);
+            return Moved::No;
+        }
+        self.promote("The Deployment is scaled to zero: nothing runs that could be judged")
     }
 
     /// Why the new version's pods will never be ready.
@@ -137,34 +178,68 @@ impl Planner<'_> {
     fn step(&mut self, index: usize, deployment: &Deployment, clone: Option<&CloneDeployment>) -> Moved {
         let spec = &self.observed.canary.spec;
         let Some(step) = self.status.step.clone() else { return Moved::No };
-        if index < spec.steps.len() && !steps::is_as_asked(spec, index, &step) {
+        // The spec was edited. More pods come before more traffic.
+        let edited = index < spec.steps.len() && !steps::is_as_asked(spec, index, &step);
+        let has_room = || {
+            let needed = steps::replicas(spec, index, deployment.replicas);
+            clone.is_some_and(|clone| clone.replicas >= needed && clone.rollout.done)
+        };
+        if edited && has_room() && self.unreadable(index).is_none() {
             return self.enter(index);
         }
         self.count();
         let wanted = spec.steps.get(index);
         // Splits of one second are numbered into the next.
-        let lasted = self.observed.now.duration_since(step.since.0).max(SignedDuration::ZERO);
-        let exceeds = |limit: std::time::Duration| SignedDuration::try_from(limit).is_ok_and(|limit| lasted >= limit);
-        let overdue = exceeds(spec.analysis.step_deadline.as_std());
-        match self.judge(wanted.is_some_and(fairlead_crds::CanaryStep::steers)) {
+        let since = |time: Timestamp| self.observed.now.duration_since(time).max(SignedDuration::ZERO);
+        let lasted = since(step.since.0);
+        let limit = |limit: std::time::Duration| SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+        let (deadline, hold) = (
+            limit(spec.analysis.step_deadline.as_std()),
+            limit(wanted.map(|wanted| wanted.hold.as_std()).unwrap_or_default()),
+        );
+        // One that was well had its verdict; what comes after that has a time of its own, from the end of the hold.
+        let overdue = step.well.is_none() && lasted >= deadline;
+        let late = step.well.as_ref().is_some_and(|well| {
+            since(well.0) >= deadline && lasted >= hold.checked_add(deadline).unwrap_or(SignedDuration::MAX)
+        });
+        let judged = self.judge(wanted.is_none_or(CanaryStep::steers));
+        match judged {
             Judged::Regressed(reason) => return self.roll_back(Outcome::Failed, VerdictResult::Regressed, &reason),
-            Judged::Well => {}
-            Judged::Open => {
+            Judged::Well => {
+                if let Some(step) = self.status.step.as_mut().filter(|step| step.well.is_none()) {
+                    step.well = Some(Time(self.observed.now));
+                }
+            }
+            Judged::Unseen => {
                 self.status.phase = Some(Phase::Progressing);
-                if let Some(moved) = self.undecided(overdue) {
+                return Moved::No;
+            }
+            Judged::Open | Judged::Outside => {
+                self.status.phase = Some(Phase::Progressing);
+                let may_advance = matches!(judged, Judged::Open);
+                if let Some(moved) = self.undecided(overdue, may_advance) {
                     return moved;
                 }
             }
         }
-        if !exceeds(wanted.map(|wanted| wanted.hold.as_std()).unwrap_or_default()) {
+        if edited {
+            self.status.phase = Some(Phase::Progressing);
+            let progress = clone.map(|clone| clone.rollout.progress.clone()).unwrap_or_default();
+            let why = self
+                .unreadable(index)
+                .unwrap_or_else(|| format!("the step was edited and needs more pods: {progress}"));
+            self.also(&why);
+            return Moved::No;
+        }
+        if lasted < hold {
             self.status.phase = Some(Phase::Holding);
             return Moved::No;
         }
-        self.gates(index, deployment, clone, overdue)
+        self.gates(index, deployment, clone, late)
     }
 
     /// Too little is known of a step. `None`: it counts as passed all the same.
-    fn undecided(&mut self, overdue: bool) -> Option<Moved> {
+    fn undecided(&mut self, overdue: bool, may_advance: bool) -> Option<Moved> {
         if !overdue {
             return Some(Moved::No);
         }
@@ -173,13 +248,13 @@ impl Planner<'_> {
         let late = format!("no verdict in {}: {reason}", analysis.step_deadline);
         match analysis.on_inconclusive {
             OnInconclusive::Rollback => Some(self.roll_back(Outcome::Failed, VerdictResult::Inconclusive, &late)),
-            OnInconclusive::Advance => self
+            OnInconclusive::Advance if may_advance => self
                 .first_overdue()
                 .then(|| self.warn("Undecided", format!("{late}. The step counts as passed, as onInconclusive says"))),
-            OnInconclusive::Hold if self.first_overdue() => {
+            _ if self.first_overdue() => {
                 Some(self.warn("Undecided", format!("{late}. It goes on; promote or abort ends it")))
             }
-            OnInconclusive::Hold => Some(Moved::No),
+            _ => Some(Moved::No),
         }
     }
 
@@ -187,14 +262,8 @@ impl Planner<'_> {
         self.status.step.as_mut().is_some_and(|step| !std::mem::replace(&mut step.overdue, true))
     }
 
-    /// The evidence is well and the hold over: what else must be true before the next step?
-    fn gates(
-        &mut self,
-        index: usize,
-        deployment: &Deployment,
-        clone: Option<&CloneDeployment>,
-        overdue: bool,
-    ) -> Moved {
+    /// The evidence is well and the hold over: what else must be true before the next step? `late`: for longer than a step may wait.
+    fn gates(&mut self, index: usize, deployment: &Deployment, clone: Option<&CloneDeployment>, late: bool) -> Moved {
         let spec = &self.observed.canary.spec;
         self.status.phase = Some(Phase::Progressing);
         let last = index + 1 >= spec.steps.len();
@@ -205,24 +274,22 @@ impl Planner<'_> {
                 Some(CheckAnswer::Refused(why)) => {
                     return self.roll_back(Outcome::Failed, VerdictResult::Inconclusive, &why);
                 }
-                answer if overdue && spec.analysis.on_inconclusive == OnInconclusive::Rollback => {
-                    let late = format!("not passed in {}: {}", spec.analysis.step_deadline, pending(answer));
-                    return self.roll_back(Outcome::Failed, VerdictResult::Inconclusive, &late);
-                }
                 answer => {
-                    self.also(&pending(answer));
-                    return Moved::No;
+                    // One that nobody has asked yet is not late.
+                    let is_late = late && matches!(answer, Some(CheckAnswer::Pending(Some(_))));
+                    return self.held_up(&pending(answer), is_late);
                 }
             }
             if phase == CheckPhase::Step && self.wants_approval() && !self.is_approved() {
-                let waited = self.observed.canary.status.phase == Some(Phase::WaitingApproval);
+                let announced =
+                    self.status.step.as_mut().is_some_and(|step| std::mem::replace(&mut step.announced, true));
                 self.status.phase = Some(Phase::WaitingApproval);
                 let ask = format!(
                     "fairlead canary approve -n {} {}",
                     self.observed.canary.namespace, self.observed.canary.name
                 );
                 self.also(&format!("waits for approval: {ask}"));
-                if waited {
+                if announced {
                     return Moved::No;
                 }
                 return self.note("WaitingApproval", format!("Step {} waits for approval: {ask}", index + 1));
@@ -241,11 +308,30 @@ impl Planner<'_> {
         }
         if needed > clone.replicas {
             self.actions.push(Action::ApplyClone { replicas: needed });
+        } else if let Some(why) = self.unreadable(index + 1) {
+            return self.held_up(&why, false);
         } else if clone.rollout.done {
             return self.enter(index + 1);
         }
         self.again = SOON;
-        self.also(&format!("the next step needs {needed} pods: {}", clone.rollout.progress));
+        let progress = self.refusal().unwrap_or_else(|| clone.rollout.progress.clone());
+        self.held_up(&format!("the next step needs {needed} pods: {progress}"), late)
+    }
+
+    /// Something besides the evidence is missing.
+    fn held_up(&mut self, why: &str, late: bool) -> Moved {
+        let analysis = &self.observed.canary.spec.analysis;
+        self.also(why);
+        if !late {
+            return Moved::No;
+        }
+        let late = format!("not passed in {}: {why}", analysis.step_deadline);
+        if analysis.on_inconclusive == OnInconclusive::Rollback {
+            return self.roll_back(Outcome::Failed, VerdictResult::Inconclusive, &late);
+        }
+        if self.first_overdue() {
+            return self.warn("Undecided", format!("{late}. It goes on; promote or abort ends it"));
+        }
         Moved::No
     }
 
@@ -269,6 +355,13 @@ impl Planner<'_> {
         let judgement = judge(&evidence, by, &self.observed.canary_counts, &self.observed.stable_counts, analysis);
         if evidence != kept {
             self.status.judgement = judge::keep(&evidence, analysis);
+        }
+        if self.observed.deployment.as_ref().is_some_and(|deployment| deployment.replicas == 0) {
+            self.verdict(
+                VerdictResult::Inconclusive,
+                "the Deployment is scaled to zero: nothing runs that could be judged",
+            );
+            return Judged::Unseen;
         }
         let unjudged = by == By::Limits && !judge::has_limits(analysis);
         self.status.verdict = Some(Verdict {
@@ -299,38 +392,35 @@ impl Planner<'_> {
         if self.observed.canary.spec.skip_analysis {
             return judged;
         }
-        let mut open = None;
+        let mut lacking: Option<(Judged, String)> = None;
         for metric in metrics {
-            let Some(look) = self.observed.looks.iter().find(|look| look.name == metric.name) else {
-                open.get_or_insert(format!("metric {} was not looked at yet", metric.name));
-                continue;
+            let look = self.observed.looks.iter().find(|look| look.name == metric.name);
+            let unseen = || (Judged::Unseen, format!("metric {} was not looked at yet", metric.name));
+            let found = match look.map(|look| (look, look.value, &look.error)) {
+                Some((look, Some(value), _)) => {
+                    let below = metric.min.filter(|min| value < *min).map(|min| format!("below {min}"));
+                    let above = metric.max.filter(|max| value > *max).map(|max| format!("above {max}"));
+                    let Some(where_) = below.or(above) else { continue };
+                    let broken = format!("metric {} is {value}, {where_}", metric.name);
+                    if look.outside_in_a_row >= LOOKS {
+                        return Judged::Regressed(format!("{broken}, in {} looks in a row", look.outside_in_a_row));
+                    }
+                    (Judged::Outside, broken)
+                }
+                Some((_, None, Some(error))) => (Judged::Open, format!("metric {}: {error}", metric.name)),
+                _ => unseen(),
             };
-            let limits = [("below", metric.min), ("above", metric.max)];
-            let broken = look.value.and_then(|value| {
-                let is_broken = |(side, limit): &(&str, Option<f64>)| {
-                    limit.is_some_and(|limit| if *side == "below" { value < limit } else { value > limit })
-                };
-                let (side, limit) = limits.into_iter().find(is_broken)?;
-                Some(format!("metric {} is {value}, {side} {}", metric.name, limit.unwrap_or_default()))
-            });
-            match (broken, &look.error) {
-                (Some(broken), _) if look.outside_in_a_row >= LOOKS => {
-                    return Judged::Regressed(format!("{broken}, in {} looks in a row", look.outside_in_a_row));
-                }
-                (Some(broken), _) => open = open.or(Some(broken)),
-                (None, Some(error)) => open = open.or(Some(format!("metric {}: {error}", metric.name))),
-                (None, None) if look.value.is_none() => {
-                    open.get_or_insert(format!("metric {} was not looked at yet", metric.name));
-                }
-                (None, None) => {}
+            // What is outside says more than what is not known.
+            if lacking.is_none() || matches!(found.0, Judged::Outside) {
+                lacking = Some(found);
             }
         }
-        match open {
-            Some(open) => {
-                self.also(&open);
-                Judged::Open
-            }
-            None => judged,
+        let Some((lacking, why)) = lacking else { return judged };
+        self.also(&why);
+        // Evidence that is still open keeps its deadline, whatever a metric says.
+        match (judged, lacking) {
+            (Judged::Open, Judged::Unseen) => Judged::Open,
+            (_, lacking) => lacking,
         }
     }
 

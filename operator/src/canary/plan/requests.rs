@@ -37,10 +37,15 @@ impl Planner<'_> {
             Request::Approve if under_way && self.wants_approval() => {
                 let Some(step) = &mut self.status.step else { return Moved::Yes };
                 step.approved = true;
+                // What comes after it has its own time.
+                if let Some(well) = &mut step.well {
+                    well.0 = self.observed.now;
+                }
                 self.note("Approved", "The step is approved".to_owned())
             }
             Request::Approve => self.refuse_request(request, "no step that is under way asks for approval"),
-            Request::Abort if under_way => {
+            // The Deployment is as it was, as long as it is paused.
+            Request::Abort if under_way || (phase == Some(Phase::Promoting) && self.is_held()) => {
                 self.roll_back(Outcome::Aborted, VerdictResult::Inconclusive, "aborted as asked")
             }
             Request::Promote if under_way => self.promote("Promoted as asked, without further evidence"),
@@ -68,6 +73,10 @@ impl Planner<'_> {
             (Some(deployment), Some(stable)) => self.start(deployment, &stable.revision),
             _ => self.refuse_request(Request::Retry, "no release of what the Deployment holds has failed"),
         }
+    }
+
+    fn is_held(&self) -> bool {
+        self.observed.deployment.as_ref().is_some_and(|deployment| deployment.paused)
     }
 
     /// Whether the present step waits for a person, sooner or later.

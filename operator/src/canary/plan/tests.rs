@@ -92,6 +92,7 @@ impl World {
                 managed_by: None,
                 replicas: 2,
                 unavailable: 0,
+                progress_deadline: None,
                 rollout: rollout(true),
             }),
             clone: None,
@@ -217,16 +218,28 @@ impl World {
         let before = self.writes;
         if plan.status != self.status {
             let split = |status: &CanaryStatus| {
-                status.step.clone().map(|step| CanaryStepStatus { approved: false, overdue: false, ..step })
+                status.step.clone().map(|step| CanaryStepStatus {
+                    approved: false,
+                    well: None,
+                    announced: false,
+                    overdue: false,
+                    ..step
+                })
             };
             if split(&plan.status) != split(&self.status) {
                 assert!(generation(&plan.status) > generation(&self.status), "splits are numbered upwards");
                 let step = plan.status.step.as_ref().unwrap();
-                self.story.push(match step {
+                let what = |step: &CanaryStepStatus| (step.index, step.weight, step.mirror, step.matches.clone());
+                let is_news = self.status.step.as_ref().map(what) != Some(what(step))
+                    && (self.status.step.is_some() || gets(step) > 0.0);
+                let told = match step {
                     CanaryStepStatus { mirror: Some(dark), .. } => format!("mirror {} %", dark.percent),
                     step if !step.matches.is_empty() => "matches".to_owned(),
                     step => format!("{} %", step.weight),
-                });
+                };
+                if is_news {
+                    self.story.push(told);
+                }
                 self.counted = Default::default();
                 self.before = Default::default();
             }
@@ -265,6 +278,7 @@ impl World {
                     ours: true,
                     deleting: false,
                     replicas: *replicas,
+                    progress_deadline: None,
                     rollout: rollout(false),
                 });
             }
@@ -684,6 +698,7 @@ fn what_is_not_in_force_touches_nothing_and_says_why() {
             ours: false,
             deleting: false,
             replicas: 1,
+            progress_deadline: None,
             rollout: rollout(true),
         });
     });
@@ -699,6 +714,7 @@ fn a_foreign_clone_is_never_deleted() {
         ours: false,
         deleting: false,
         replicas: 1,
+        progress_deadline: None,
         rollout: rollout(true),
     });
     world.change("v2");

@@ -341,6 +341,15 @@ fn all_at_once_leaves_the_deployment_nothing_unless_the_canary_is_away() {
     assert_eq!(reached(&proxy, &Method::GET, "/", None), ["shop/web:80#web-canary"]);
     let opaque = (0..1_000_000_000).step_by(9_999_991).map(|random| proxy.opaque.choose(random));
     assert!(opaque.into_iter().all(|target| target == Some(&Place::Set(1))));
+    // A rollout that stops all pods at once has stopped them.
+    for others in [0, 2] {
+        let index = release(0, others, 1);
+        index.apply(canary("web", 100.0));
+        let proxy = compiled(&index, NS);
+        let reached = reached(&proxy, &Method::GET, "/", None);
+        assert!(reached.contains(&"shop/web:80#web-canary".to_owned()), "{others}: {reached:?}");
+        assert_eq!(reached.len(), 1 + usize::from(others > 0));
+    }
     let index = release(2, 0, 0);
     index.apply(canary("web", 100.0));
     let service = service_at(&index, ADDRESS);

@@ -31,7 +31,8 @@ impl Mortal {
     fn new(dies_after: Option<usize>) -> Self {
         let cluster = Cluster::new();
         let mut deployment = cluster.api.get(DEPLOYMENT).unwrap();
-        deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
+        deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+            json!([{"configMapRef": {"name": "settings"}}]);
         cluster.api.put(DEPLOYMENT, deployment);
         cluster.api.put(CONFIG, json!({"data": {"colour": "red"}}));
         if let Some(writes) = dies_after {
@@ -83,8 +84,12 @@ impl Mortal {
         let api = &self.cluster.api;
         let deployment = api.get(DEPLOYMENT).unwrap();
         let status = self.cluster.status();
-        let history: Vec<_> =
-            status["history"].as_array().into_iter().flatten().map(|release| (&release["revision"], &release["outcome"])).collect();
+        let history: Vec<_> = status["history"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|release| (&release["revision"], &release["outcome"]))
+            .collect();
         json!({
             "deployment": [deployment["metadata"]["labels"], deployment["metadata"]["annotations"], deployment["spec"]],
             "clone": api.get(CLONE).map(|clone| clone["spec"].clone()),
@@ -112,12 +117,7 @@ async fn survives(story: Story, phase: &str) {
 
 #[tokio::test]
 async fn a_good_release_ends_well() {
-    let story = &[
-        Act::Apply("v2"),
-        Act::RollOut(CLONE),
-        Act::Count(100_000, 10),
-        Act::RollOut(DEPLOYMENT),
-    ];
+    let story = &[Act::Apply("v2"), Act::RollOut(CLONE), Act::Count(100_000, 10), Act::RollOut(DEPLOYMENT)];
     survives(story, "Succeeded").await;
 }
 
@@ -155,7 +155,6 @@ async fn what_is_asked_of_a_release_is_done_once() {
 
 #[tokio::test]
 async fn a_changed_configuration_is_released() {
-    let story =
-        &[Act::Configure("green"), Act::RollOut(CLONE), Act::Count(100_000, 10), Act::RollOut(DEPLOYMENT)];
+    let story = &[Act::Configure("green"), Act::RollOut(CLONE), Act::Count(100_000, 10), Act::RollOut(DEPLOYMENT)];
     survives(story, "Succeeded").await;
 }

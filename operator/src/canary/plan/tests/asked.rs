@@ -264,3 +264,64 @@ fn a_metric_that_stays_outside_its_limits_rolls_back() {
     assert_eq!(world.reason(), "metric orders is 11, above 10, in 3 looks in a row");
     assert_eq!(world.status.verdict.as_ref().unwrap().result, VerdictResult::Regressed);
 }
+
+#[test]
+fn a_look_that_is_missing_or_outside_once_ends_nothing_however_long_a_step_lasts() {
+    for then in [fairlead_crds::OnInconclusive::Rollback, fairlead_crds::OnInconclusive::Advance] {
+        let mut world = with_metric();
+        world.spec.analysis.on_inconclusive = then;
+        world.set_steps(json!([{"weight": 50, "hold": "3h"}]));
+        world.looks = look(Some(5.0), None, 0);
+        world.until_phase(Phase::Holding);
+        world.run(3_000);
+        for looks in [Vec::new(), look(Some(0.5), None, 1), look(None, Some("no answer"), 0)] {
+            world.looks = looks;
+            world.run(60);
+            assert_eq!((world.status.phase, world.index()), (Some(Phase::Progressing), Some(0)), "{then:?}");
+            assert!(world.deployment().paused);
+        }
+        world.looks = look(Some(5.0), None, 0);
+        world.run(5);
+        assert_eq!(world.status.phase, Some(Phase::Holding));
+    }
+}
+
+#[test]
+fn what_is_outside_is_not_passed_for_want_of_a_verdict() {
+    let mut world = with_metric();
+    world.spec.analysis.on_inconclusive = fairlead_crds::OnInconclusive::Advance;
+    world.looks = look(Some(0.5), None, 2);
+    world.run(4_000);
+    assert_eq!((world.index(), world.deployment().paused), (Some(0), true));
+}
+
+#[test]
+fn approved_while_it_is_suspended_it_stays_approved() {
+    let mut world = with_approval();
+    world.until_phase(Phase::WaitingApproval);
+    world.spec.suspend = true;
+    world.until_phase(Phase::Suspended);
+    request(&mut world, "approve");
+    world.spec.suspend = false;
+    world.until(|world| world.index() == Some(1));
+    assert_eq!(
+        world.told.iter().filter(|reason| **reason == "WaitingApproval").count(),
+        2,
+        "of the first and the second step"
+    );
+}
+
+#[test]
+fn a_retry_asks_its_checks_anew() {
+    let mut world = with_check("BeforeStart");
+    world.answers.insert(CheckPhase::BeforeStart, CheckAnswer::Refused("no".to_owned()));
+    world.change("v2");
+    world.run(1);
+    let first = generation(&world.status);
+    world.until_phase(Phase::Failed);
+    world.answers.clear();
+    request(&mut world, "retry");
+    assert!(generation(&world.status) > first, "what it is asked about has another number");
+    world.answers.insert(CheckPhase::BeforeStart, CheckAnswer::Passed);
+    world.until_phase(Phase::Succeeded);
+}

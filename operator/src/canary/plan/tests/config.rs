@@ -106,3 +106,31 @@ fn an_operator_that_stops_after_any_write_of_a_changed_configuration_changes_not
         world.until_phase(Phase::Failed);
     });
 }
+
+#[test]
+fn a_configuration_that_changes_in_mid_rollout_is_the_next_release() {
+    let mut world = configured();
+    world.change("v2-ca");
+    world.stalled = true;
+    world.until_phase(Phase::Promoting);
+    world.run(5);
+    reconfigure(&mut world, "v2-cb");
+    world.run(30);
+    assert_eq!(world.status.phase, Some(Phase::Promoting), "what is being rolled out is no other template");
+    world.stalled = false;
+    world.until(|world| world.status.history.len() == 2);
+    let releases: Vec<_> =
+        world.status.history.iter().map(|release| (release.revision.as_str(), release.outcome)).collect();
+    assert_eq!(releases, [("v2-cb", Outcome::Succeeded), ("v2-ca", Outcome::Succeeded)]);
+}
+
+#[test]
+fn a_pause_of_the_users_own_outlasts_a_changed_configuration() {
+    let mut world = configured();
+    world.deployment.as_mut().unwrap().paused = true;
+    for revision in ["v1-cb", "v1-cb-sa"] {
+        reconfigure(&mut world, revision);
+        world.run(30);
+        assert!(world.deployment().paused && world.clone.is_none());
+    }
+}

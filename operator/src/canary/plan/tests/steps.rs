@@ -239,15 +239,158 @@ fn a_service_that_selects_by_version_is_said_and_nothing_ends_for_it() {
     world.until_phase(Phase::Succeeded);
 }
 
+const UNREADABLE: &str = r#"{"headers": [{"name": "a", "type": "RegularExpression", "value": "("}]}"#;
+
+fn unreadable() -> serde_json::Value {
+    json!({"matches": [serde_json::from_str::<serde_json::Value>(UNREADABLE).unwrap()], "hold": "1m"})
+}
+
 #[test]
-fn matches_that_cannot_be_read_are_refused() {
-    let mut world = World::new();
-    world.set_steps(
-        json!([{"matches": [{"headers": [{"name": "a", "type": "RegularExpression", "value": "("}]}], "hold": "1m"}]),
-    );
+fn a_release_stops_before_a_step_whose_matches_cannot_be_read() {
+    for (steps, at) in [(json!([unreadable()]), None), (json!([{"hold": "1s"}, unreadable(), {"weight": 5}]), Some(0))]
+    {
+        let mut world = World::managed();
+        world.set_steps(steps);
+        world.change("v2");
+        world.run(300);
+        let (status, reason, message) = world.condition("Accepted");
+        assert_eq!((status, reason), ("False", "Invalid"));
+        assert!(message.starts_with("steps[") && message.contains("].matches: "), "{message}");
+        assert!(world.deployment().paused, "nothing of it is released unjudged");
+        assert_eq!(world.index(), at);
+        world.set_steps(json!([{"weight": 50}]));
+        world.until_phase(Phase::Succeeded);
+    }
+}
+
+#[test]
+fn a_step_that_becomes_unreadable_leaves_the_split_as_it_is() {
+    let mut world = World::managed();
+    world.set_steps(json!([{"matches": [{"headers": [{"name": "a", "value": "b"}]}], "hold": "1h"}]));
+    world.change("v2");
+    world.until(World::splits);
+    let split = world.status.step.clone().unwrap();
+    world.set_steps(json!([unreadable()]));
+    world.run(300);
+    let step = world.status.step.clone().unwrap();
+    assert_eq!((&step.matches, step.since), (&split.matches, split.since));
+    assert_eq!(world.condition("Accepted").1, "Invalid");
+    assert!(world.deployment().paused && world.deployment().managed_by.is_some());
+}
+
+#[test]
+fn steps_that_are_cut_off_do_not_make_a_verdict_of_the_present_one() {
+    let mut world = World::managed();
+    world.spec.analysis.errors.margin = Percent::try_from(0.05).unwrap();
+    world.change("v2");
+    world.until(|world| world.index() == Some(3));
+    world.clone.as_mut().unwrap().rollout.done = false;
+    world.unready = true;
+    world.spec.steps.truncate(2);
+    world.run(600);
+    assert_eq!((world.status.phase, world.deployment().paused), (Some(Phase::Progressing), true));
+}
+
+#[test]
+fn more_weight_in_the_present_step_waits_for_more_pods() {
+    let mut world = World::managed();
+    world.deployment.as_mut().unwrap().replicas = 10;
+    world.spec.rollout.replicas = fairlead_crds::Replicas::ByWeight;
+    world.set_steps(json!([{"weight": 5, "hold": "1h"}]));
+    world.change("v2");
+    world.until(World::splits);
+    world.unready = true;
+    world.spec.steps[0].weight = Some(Percent::try_from(90.0).unwrap());
+    world.run(60);
+    assert_eq!(world.clone.as_ref().unwrap().replicas, 9);
+    assert_eq!(world.status.step.as_ref().unwrap().weight.value(), 5.0, "one pod does not get the traffic of nine");
+    world.unready = false;
+    world.until(|world| world.status.step.as_ref().unwrap().weight.value() > 89.0);
+}
+
+#[test]
+fn a_hold_that_outlasts_the_deadline_is_no_failure() {
+    let mut world = World::managed();
+    world.set_steps(json!([{"weight": 50, "hold": "2h"}]));
+    world.spec.checks = serde_json::from_value(json!([{"phase": "Step", "url": "http://checks.shop/x"}])).unwrap();
+    world.spec.analysis.on_inconclusive = fairlead_crds::OnInconclusive::Rollback;
+    world.change("v2");
+    world.until_phase(Phase::Holding);
+    world.run(7_000);
+    assert_eq!(world.status.phase, Some(Phase::Holding));
+    // Asked for the first time, and not answered yet.
+    world.run(300);
+    assert_eq!((world.status.phase, world.index()), (Some(Phase::Progressing), Some(0)));
+    world.answers.insert(CheckPhase::Step, CheckAnswer::Pending(Some("no answer".to_owned())));
+    world.run(1_000);
+    assert_eq!(world.index(), Some(0), "it has a time of its own");
+    world.until_phase(Phase::Failed);
+}
+
+#[test]
+fn a_promotion_that_gets_no_room_goes_on_after_a_while_and_may_be_aborted_until_then() {
+    let promoting = || {
+        let mut world = World::managed();
+        let deployment = world.deployment.as_mut().unwrap();
+        (deployment.replicas, deployment.unavailable) = (4, 2);
+        world.set_steps(json!([{"weight": 10, "replicas": 1, "hold": "30s"}]));
+        world.change("v2");
+        world.until_phase(Phase::Holding);
+        world.unready = true;
+        world.until_phase(Phase::Promoting);
+        world
+    };
+    let mut world = promoting();
+    let began = world.now;
+    world.until(|world| !world.deployment().paused);
+    assert!((600..620).contains(&(world.now - began)), "it took {} s", world.now - began);
+    let mut world = promoting();
+    world.run(10);
+    world.request = Some("abort".to_owned());
+    world.until_phase(Phase::Failed);
+    assert!(world.deployment().paused);
+}
+
+#[test]
+fn a_template_that_goes_back_in_mid_rollout_keeps_the_new_versions_pods_until_the_old_ones_are_back() {
+    let mut world = World::releasing();
+    world.stalled = true;
+    world.until_phase(Phase::Promoting);
     world.run(5);
-    let (status, reason, message) = world.condition("Accepted");
-    assert_eq!((status, reason), ("False", "Invalid"));
-    assert!(message.starts_with("steps[0].matches: "), "{message}");
-    assert_eq!(world.deployment().managed_by, None);
+    world.change("v1");
+    world.run(60);
+    assert!(!world.deployment().paused && world.clone.is_some() && world.splits());
+    world.stalled = false;
+    world.until_phase(Phase::Initialized);
+    assert!(world.clone.is_none());
+    assert_eq!(world.status.history[0].outcome, Outcome::Superseded);
+}
+
+#[test]
+fn scaled_to_zero_people_and_programs_are_asked_all_the_same() {
+    let mut world = World::managed();
+    world.set_steps(json!([{"weight": 5, "approval": {}}]));
+    world.deployment.as_mut().unwrap().replicas = 0;
+    world.change("v2");
+    world.run(100);
+    assert_eq!(world.status.phase, Some(Phase::Progressing));
+    assert!(world.reason().ends_with("scale it up, or promote it"), "{}", world.reason());
+    // And in the middle of a step it says why nothing happens.
+    let mut world = World::releasing();
+    world.deployment.as_mut().unwrap().replicas = 0;
+    world.run(4_000);
+    assert_eq!(world.reason(), "the Deployment is scaled to zero: nothing runs that could be judged");
+    assert!(!world.told.contains(&"Undecided"));
+}
+
+#[test]
+fn another_patience_with_pods_reaches_those_that_start() {
+    let mut world = World::managed();
+    world.unready = true;
+    world.change("v2");
+    world.run(5);
+    let applied = world.writes;
+    world.spec.rollout.progress_deadline = Some("1h".parse().unwrap());
+    world.reconcile();
+    assert!(world.writes > applied, "the clone is applied again");
 }

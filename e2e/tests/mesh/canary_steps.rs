@@ -196,3 +196,18 @@ async fn a_changed_config_map_is_released_and_its_pods_are_replaced() -> Result<
     ensure!(report.ok > 500 && report.failed == 0, "requests failed: {report:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_deployment_whose_rollout_stops_all_pods_at_once_loses_no_request() -> Result<()> {
+    let spec = "steps: [{weight: 20, replicas: 1}]\n  analysis: {errors: {margin: 4}}";
+    let shop = Shop::open_as("recreate", &reviews("v1"), spec).await?;
+    let (mesh, ns) = (&shop.mesh, shop.ns.name());
+    let recreate = r#"{"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}}"#;
+    mesh.kubectl().run(&["patch", "-n", ns, "deployment/reviews", "-p", recreate]).await?.ok()?;
+    shop.release(&reviews("v1").label("release", "second")).await?;
+    shop.ends_as("Succeeded").await?;
+    shop.clone_is_gone().await?;
+    let report = shop.load.report().await?;
+    ensure!(report.ok > 500 && report.failed == 0, "requests failed: {report:?}");
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! Which ConfigMaps and Secrets a pod template names: a change of what they hold is a change of the version.
+//! Which `ConfigMaps` and Secrets a pod template names: a change of what they hold is a change of the version.
 
 use std::collections::BTreeSet;
 

@@ -255,7 +255,7 @@ impl Again {
             Self::In(delay) if delay >= LONG => {
                 let mut hasher = std::hash::DefaultHasher::new();
                 key.hash(&mut hasher);
-                Self::In(delay - delay / 4 * (hasher.finish() % 1024) as u32 / 1024)
+                Self::In(delay / 4 * 3 + delay / 4 * (hasher.finish() % 1024) as u32 / 1024)
             }
             other => other,
         }

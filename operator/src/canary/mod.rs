@@ -4,7 +4,7 @@
 //! 1. The leader labels the Deployment of each Canary (phase `Initialized`). From then on the webhook asks [`hold::review`] about every
 //!    write to it.
 //! 2. The template changes: the webhook pauses the Deployment in that write. [`controller`] sees a new [`revision`](revision::revision)
-//!    and runs it as `<name>-canary` (`Progressing`). A ConfigMap or Secret that it names changes: the same, but there is nothing to hold, as running pods
+//!    and runs it as `<name>-canary` (`Progressing`). A `ConfigMap` or Secret that it names changes: the same, but there is nothing to hold, as running pods
 //!    keep what they read.
 //! 3. When the clone's pods are ready, `status.step` says what they get: a share of the traffic, copies, or requests that match. Proxies follow the status,
 //!    not the spec. [`judge`] looks at what they counted. Good evidence, what [`outside`] says, a hold that is over (`Holding`) and a person's word

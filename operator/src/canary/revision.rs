@@ -1,4 +1,4 @@
-//! What names a version: a digest of its pod template and, where that names ConfigMaps or Secrets, of what they hold.
+//! What names a version: a digest of its pod template and, where that names `ConfigMaps` or Secrets, of what they hold.
 //!
 //! Made here rather than taken from a ReplicaSet's `pod-template-hash`, because a held template has no ReplicaSet yet, and because the
 //! template that a clone runs must be told to be the one that its Deployment holds.
@@ -16,7 +16,7 @@ const KEPT: usize = 5;
 
 /// Between the digest of a template and that of its configuration.
 const AND: char = '-';
-/// What the digests of ConfigMaps begin with, and those of Secrets.
+/// What the digests of `ConfigMaps` begin with, and those of Secrets.
 const MAPS: char = 'c';
 const SECRETS: char = 's';
 
@@ -64,7 +64,7 @@ pub fn agree(one: &str, other: &str) -> bool {
         })
 }
 
-/// The digests of what a template's ConfigMaps and Secrets hold, in their order: `c0123456789-s0123456789`, each only if there are any. `None` where
+/// The digests of what a template's `ConfigMaps` and Secrets hold, in their order: `c0123456789-s0123456789`, each only if there are any. `None` where
 /// there are none.
 ///
 /// Revisions are shown in statuses and metrics, so what a Secret holds is digested with its UID, which only those know who may read it: nobody

@@ -198,7 +198,7 @@ impl Releases {
         })
     }
 
-    /// The digest of what the ConfigMaps and Secrets hold that a Deployment's template names, and whether there are Secrets that may not be read.
+    /// The digest of what the `ConfigMaps` and Secrets hold that a Deployment's template names, and whether there are Secrets that may not be read.
     pub(super) async fn config(&self, namespace: &str, deployment: &Value) -> Result<(Option<String>, bool), Error> {
         let mut held = Vec::new();
         let mut unseen = false;

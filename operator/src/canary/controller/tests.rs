@@ -250,7 +250,7 @@ async fn a_release_goes_from_the_label_to_the_rollout() {
 async fn what_is_noted_of_the_configuration_is_what_the_pods_read() {
     let cluster = Cluster::new();
     let config = |colour: &str| {
-        cluster.api.put("/api/v1/namespaces/shop/configmaps/settings", json!({"data": {"colour": colour}}))
+        cluster.api.put("/api/v1/namespaces/shop/configmaps/settings", json!({"data": {"colour": colour}}));
     };
     let mut deployment = cluster.api.get(DEPLOYMENT).unwrap();
     deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"] =

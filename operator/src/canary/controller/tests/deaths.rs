@@ -15,7 +15,7 @@ enum Act {
     Count(u64, u64),
     /// The user writes this into the annotation.
     Request(&'static str),
-    /// The user writes the ConfigMap that the template names.
+    /// The user writes the `ConfigMap` that the template names.
     Configure(&'static str),
 }
 

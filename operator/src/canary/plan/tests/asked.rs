@@ -168,7 +168,7 @@ fn before_a_check_has_answered_nothing_goes_on() {
             "first step" => assert_eq!(world.index(), Some(0), "{phase}"),
             "last step" => assert_eq!((world.index(), world.deployment().paused), (Some(4), true), "{phase}"),
             _ => {
-                assert_eq!((world.status.phase, world.deployment().paused), (Some(Phase::Promoting), false), "{phase}")
+                assert_eq!((world.status.phase, world.deployment().paused), (Some(Phase::Promoting), false), "{phase}");
             }
         }
         world.answers.insert(key, CheckAnswer::Pending(Some("check http://checks.shop answered 503".to_owned())));

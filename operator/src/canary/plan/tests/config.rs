@@ -1,4 +1,4 @@
-//! Versions that differ in their ConfigMaps and Secrets.
+//! Versions that differ in their `ConfigMaps` and Secrets.
 
 use super::*;
 

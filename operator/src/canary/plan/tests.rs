@@ -391,6 +391,20 @@ fn the_first_release_is_not_judged() {
 }
 
 #[test]
+fn a_canary_that_is_made_in_the_middle_of_a_rollout_lets_it_end_and_holds_the_next() {
+    let mut world = World::new();
+    world.deployment.as_mut().unwrap().rollout = rollout(false);
+    world.stalled = true;
+    world.run(30);
+    assert_eq!(world.status.stable.as_ref().unwrap().revision, "v1", "what is being rolled out is what is stable");
+    assert!(!world.deployment().paused && world.clone.is_none());
+    world.stalled = false;
+    world.run(5);
+    world.change("v2");
+    world.until_phase(Phase::Succeeded);
+}
+
+#[test]
 fn a_good_version_is_promoted() {
     let mut world = World::managed();
     world.change("v2");
